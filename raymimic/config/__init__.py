@@ -1,1 +1,25 @@
+"""Settings: dotted, key-locked, one class for each algorithm."""
 
+from raymimic.config.base_config import (
+    BaseConfig,
+    config_factory,
+    config_from_file,
+    get_all_registered_configs,
+    import_modules,
+    parse_set,
+)
+from raymimic.config.bc_config import BCConfig
+from raymimic.config.config import Config
+from raymimic.config.td3_bc_config import TD3_BCConfig
+
+__all__ = [
+    "BCConfig",
+    "BaseConfig",
+    "Config",
+    "TD3_BCConfig",
+    "config_factory",
+    "config_from_file",
+    "get_all_registered_configs",
+    "import_modules",
+    "parse_set",
+]

@@ -1,0 +1,355 @@
+"""The settings that all algorithms share, and the registry of algorithm configs.
+
+The trailing (or preceding) comment of an assignment in a config class is its documentation:
+``raymimic config ALGO`` prints it, for a user's own classes too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from raymimic.config.config import Config
+from raymimic.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+REGISTERED_CONFIGS: dict[str, type[BaseConfig]] = {}
+
+# What a net's section of optim_params takes besides the keys that its algorithm lists, each with
+# what its absence stands for. robomimic's training script adds the last two by itself.
+OPTIONAL_OPTIM_PARAMS: dict[str, Any] = {
+    "optimizer_type": "adam",
+    "num_train_batches": None,
+    "num_epochs": None,
+}
+OPTIONAL_LEARNING_RATE: dict[str, Any] = {
+    "decay_factor": 0.1,
+    "epoch_schedule": (),
+    "scheduler_type": "multistep",
+    "step_every_batch": False,
+    "warmup_steps": 0,
+    "num_cycles": 0.5,
+}
+
+
+class BaseConfig(Config):
+    """Base of all algorithms' configs; a subclass fills ``self.algo`` in ``algo_config``.
+
+    A subclass that sets ``ALGO_NAME`` is registered under that name, so that
+    :func:`config_factory` finds it. Each ``<section>_config`` method fills one section and may be
+    extended. Keys are locked afterwards. Sections and keys are robomimic 0.5's
+    (``robomimic/config/base_config.py``); ``ray``, ``mlflow``, ``train.dtype``,
+    ``train.imports`` and ``experiment.rollout.seed`` are raymimic's own, and ``train.output_dir``
+    is relative to the current directory instead of the package's.
+
+    Args:
+        dict_to_load: values that replace the defaults, such as a parsed JSON config.
+
+    Raises:
+        ConfigError: ``dict_to_load`` names an unknown key.
+    """
+
+    __slots__ = ()
+
+    ALGO_NAME: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        name = cls.__dict__.get("ALGO_NAME")
+        if name is None:
+            return
+        known = REGISTERED_CONFIGS.get(name, cls)
+        # A module that is imported again brings the same class anew.
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ConfigError(
+                f"ALGO_NAME '{name}' of {cls.__module__}.{cls.__qualname__} is taken by "
+                f"{known.__module__}.{known.__qualname__}: choose another name"
+            )
+        REGISTERED_CONFIGS[name] = cls
+
+    def __init__(self, dict_to_load: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.algo_name = type(self).ALGO_NAME
+        self.experiment_config()
+        self.train_config()
+        self.algo_config()
+        self.observation_config()
+        self.meta_config()
+        self.ray_config()
+        self.mlflow_config()
+        for optim_params in _sections_named(self, "optim_params"):
+            for net in optim_params.values():
+                if isinstance(net, Config):
+                    net.optional_keys(**OPTIONAL_OPTIM_PARAMS)
+                    net.learning_rate.optional_keys(**OPTIONAL_LEARNING_RATE)
+        self.lock_keys()
+        if dict_to_load is not None:
+            self.update(dict_to_load)
+
+    # The sections' methods are statements only: what they set is said beside each.
+
+    def experiment_config(self) -> None:
+        """Fills ``experiment``: name, logging, checkpoints and evaluation rollouts."""
+        self.experiment.name = "test"  # results go to <train.output_dir>/<name>/<time>
+        self.experiment.validate = False  # compute losses on held-out demos after each epoch
+        self.experiment.logging.terminal_output_to_txt = True  # keep the printed lines in logs/
+        self.experiment.logging.log_tb = True  # write TensorBoard events to logs/tb
+        self.experiment.logging.log_wandb = False  # no effect: metrics go to MLflow
+        self.experiment.logging.wandb_proj_name = "debug"  # no effect: see mlflow.experiment_name
+
+        self.experiment.save.enabled = True  # keep checkpoints besides the last one
+        self.experiment.save.every_n_seconds = None  # keep one after this many seconds
+        self.experiment.save.every_n_epochs = 50  # keep one every so many epochs
+        self.experiment.save.epochs = []  # keep those of these epochs (the first is 1)
+        self.experiment.save.on_best_validation = False  # keep each new least validation loss
+        self.experiment.save.on_best_rollout_return = False  # keep each new highest mean return
+        self.experiment.save.on_best_rollout_success_rate = True  # keep each new best success rate
+
+        self.experiment.epoch_every_n_steps = 100  # gradient steps in an epoch; null: one pass
+        self.experiment.validation_epoch_every_n_steps = 10  # at most so many batches; null: all
+
+        self.experiment.env = None  # evaluate in the environment of this name, not the dataset's
+        self.experiment.additional_envs = None  # names of further environments to evaluate in
+        self.experiment.render = False  # no effect: evaluation runs without a screen
+        self.experiment.render_video = True  # record evaluation episodes
+        self.experiment.keep_all_videos = False  # keep videos of epochs without a checkpoint too
+        self.experiment.video_skip = 5  # environment steps between two frames of a video
+
+        self.experiment.rollout.enabled = True  # evaluate while training
+        self.experiment.rollout.n = 50  # episodes of one evaluation, in each environment
+        self.experiment.rollout.horizon = 400  # longest episode, in environment steps
+        self.experiment.rollout.rate = 50  # evaluate every so many epochs
+        self.experiment.rollout.warmstart = 0  # epochs before the first evaluation
+        self.experiment.rollout.terminate_on_success = True  # end an episode at its success
+        self.experiment.rollout.seed = None  # seeds of the episodes; null: from train.seed
+
+        self.experiment.env_meta_update_dict = Config()  # changes to the dataset's env_args
+        self.experiment.env_meta_update_dict.do_not_lock_keys()
+
+        self.experiment.ckpt_path = None  # start from the weights of this checkpoint
+
+        # One of robomimic's own templates holds this key, which nothing reads.
+        self.experiment.optional_keys(mse=None)
+
+    def train_config(self) -> None:
+        """Fills ``train``: data, batches, length and numerics of the training."""
+        # Path (or URI) of an HDF5 file, or a list of such with options: [{"path", "weight",
+        # "filter_key", "validation_filter_key", "demo_limit", "eval", "key"}, ...].
+        self.train.data = None
+        self.train.output_dir = f"{self.algo_name}_trained_models"  # relative to where you are
+        self.train.imports = []  # modules to import in every process (--import)
+
+        self.train.normalize_weights_by_ds_size = False  # divide datasets' weights by their sizes
+        self.train.num_data_workers = 0  # no effect: batches are gathered without processes
+        self.train.hdf5_cache_mode = "all"  # no effect: what is used is loaded once
+        self.train.hdf5_use_swmr = True  # no effect: the file is read once, then closed
+        self.train.hdf5_load_next_obs = True  # load next_obs (where the algorithm uses it)
+        self.train.hdf5_normalize_obs = False  # normalise observations by training statistics
+        self.train.hdf5_filter_key = None  # train on the demos of this mask; null: on all
+        self.train.hdf5_validation_filter_key = None  # validate on the demos of this mask
+
+        self.train.seq_length = 1  # time steps in a sample
+        self.train.pad_seq_length = True  # repeat the last step where a demo ends too early
+        self.train.frame_stack = 1  # past observations that come with each one
+        self.train.pad_frame_stack = True  # repeat the first step where a demo starts too late
+        self.train.dataset_keys = ("actions", "rewards", "dones")  # loaded besides observations
+        self.train.action_keys = ["actions"]  # joined in this order to the action vector
+        # How each action key is normalised: null, "min_max" (to [-1, 1]) or "gaussian".
+        self.train.action_config = {"actions": {"normalization": None}}
+        self.train.goal_mode = None  # "last": a demo's last observation is its goal
+
+        self.train.cuda = True  # use GPUs where there are any
+        self.train.dtype = "float32"  # of networks and data; "float64" for exact comparisons
+        self.train.batch_size = 100  # samples of a gradient step, over all workers
+        self.train.num_epochs = 2000  # length of the training
+        self.train.seed = 1  # all random draws derive from it
+        self.train.max_grad_norm = None  # clip gradients to this L2 norm (BC's policy)
+
+    def algo_config(self) -> None:
+        """Fills ``algo``: what the algorithm needs (for subclasses)."""
+
+    def observation_config(self) -> None:
+        """Fills ``observation``: which observations of what kind, and how they are encoded."""
+        # Keys by modality that the policy sees.
+        self.observation.modalities.obs.low_dim = [
+            "robot0_eef_pos",
+            "robot0_eef_quat",
+            "robot0_gripper_qpos",
+            "object",
+        ]
+        self.observation.modalities.obs.rgb = []  # colour images
+        self.observation.modalities.obs.depth = []  # depth images
+        self.observation.modalities.obs.scan = []  # laser scans
+        self.observation.modalities.goal.low_dim = []  # keys by modality that make up the goal
+        self.observation.modalities.goal.rgb = []  # colour images of the goal
+        self.observation.modalities.goal.depth = []  # depth images of the goal
+        self.observation.modalities.goal.scan = []  # laser scans of the goal
+
+        # Encoder by modality; low-dimensional observations are taken as they are.
+        encoders = {"low_dim": None, "rgb": "VisualCore", "depth": "VisualCore", "scan": "ScanCore"}
+        for modality, core_class in encoders.items():
+            encoder = self.observation.encoder[modality]
+            encoder.core_class = core_class
+            encoder.core_kwargs.do_not_lock_keys()
+            encoder.obs_randomizer_class = None
+            encoder.obs_randomizer_kwargs.do_not_lock_keys()
+        # Modalities of the user's own may be added.
+        self.observation.modalities.obs.do_not_lock_keys()
+        self.observation.modalities.goal.do_not_lock_keys()
+        self.observation.encoder.do_not_lock_keys()
+
+    def meta_config(self) -> None:
+        """Fills ``meta``: what robomimic's sweeps note about themselves."""
+        self.meta.hp_base_config_file = None  # config that a sweep started from
+        self.meta.hp_keys = []  # keys that a sweep varied
+        self.meta.hp_values = []  # and their values in this run
+
+    def ray_config(self) -> None:
+        """Fills ``ray``: processes, resources and storage on the cluster."""
+        self.ray.address = None  # of a running cluster; null: RAY_ADDRESS, else a local one
+        self.ray.num_workers = 1  # processes that train together; 0: this one, without Ray
+        self.ray.cpus_per_worker = 1.0  # CPUs reserved for each, in fractions too
+        self.ray.gpus_per_worker = None  # null: 1 with train.cuda and GPUs in the cluster, else 0
+        self.ray.threads_per_worker = None  # torch threads; null: cpus_per_worker, at least 1
+        self.ray.data_placement = "replicate"  # all data on each worker, or "shard": 1/N of it
+        self.ray.storage_path = None  # folder or URI for results; null: train.output_dir
+        self.ray.commit_interval_s = 2.0  # least seconds between two commits of the last checkpoint
+        self.ray.max_failures = 3  # restarts after lost workers before the training fails
+        self.ray.placement_timeout_s = 300  # seconds to wait for resources that an autoscaler adds
+        self.ray.rollout_actors = 2  # processes that evaluate while training goes on
+        self.ray.envs_per_actor = 8  # environments in each, stepped with one forward pass
+        self.ray.cpus_per_actor = 1.0  # CPUs reserved for each, in fractions too
+
+    def mlflow_config(self) -> None:
+        """Fills ``mlflow``: where the run is logged, and under which names."""
+        self.mlflow.enabled = True  # log parameters, metrics and results to MLflow
+        self.mlflow.tracking_uri = None  # null: MLFLOW_TRACKING_URI, else SQLite beside the run
+        self.mlflow.experiment_name = None  # null: "raymimic"
+        self.mlflow.run_name = None  # null: experiment.name
+        self.mlflow.tags = {}  # tags of your own, name to value
+
+    @property
+    def use_goals(self) -> bool:
+        """Whether the policy is given goals."""
+        return any(self.observation.modalities.goal.values())
+
+    @property
+    def all_obs_keys(self) -> list[str]:
+        """All observation keys, of observations and goals and every modality, sorted."""
+        groups = self.observation.modalities.values()
+        return sorted({key for group in groups for keys in group.values() for key in keys})
+
+
+def get_all_registered_configs() -> dict[str, type[BaseConfig]]:
+    """Returns the config class of each algorithm name."""
+    return dict(REGISTERED_CONFIGS)
+
+
+def config_factory(algo_name: str, dic: Mapping[str, Any] | None = None) -> BaseConfig:
+    """Makes the config of an algorithm.
+
+    Args:
+        algo_name: as registered by ``ALGO_NAME``.
+        dic: values that replace the defaults, such as a parsed robomimic JSON config.
+
+    Raises:
+        ConfigError: the algorithm or a key is unknown, or ``dic`` is another algorithm's.
+    """
+    if algo_name not in REGISTERED_CONFIGS:
+        raise ConfigError(
+            f"unknown algorithm '{algo_name}': known are {', '.join(sorted(REGISTERED_CONFIGS))}; "
+            "a module of yours that defines it is named with --import"
+        )
+    if dic is not None and dic.get("algo_name", algo_name) != algo_name:
+        raise ConfigError(
+            f"'algo_name' is '{dic['algo_name']}' in a config for '{algo_name}': remove or "
+            "correct it"
+        )
+    return REGISTERED_CONFIGS[algo_name](dic)
+
+
+def config_from_file(path: str | Path) -> BaseConfig:
+    """Reads a JSON config, raymimic's or robomimic's (0.3 to 0.5).
+
+    Modules that its ``train.imports`` names are imported first, as they may define the algorithm.
+
+    Raises:
+        ConfigError: the file cannot be read, is no JSON (its line is named), has no
+            ``algo_name``, or names an unknown algorithm or key; the file is named in each.
+    """
+    try:
+        content = json.loads(Path(path).expanduser().read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise ConfigError(f"cannot read config {path}: {reason}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("algo_name"), str):
+        raise ConfigError(f"{path}: 'algo_name' is missing; a config is a JSON object that has it")
+    try:
+        train = content.get("train")
+        import_modules(train.get("imports", ()) if isinstance(train, dict) else ())
+        return config_factory(content["algo_name"], content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Imports a user's modules, which register algorithms and configs.
+
+    Raises:
+        ConfigError: one of them does not exist on the path.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # A module that exists but imports a missing one is the user's code to mend.
+            if error.name != name and not name.startswith(f"{error.name}."):
+                raise
+            raise ConfigError(
+                f"module '{name}' (--import, train.imports) is not on the Python path: put its "
+                "folder on PYTHONPATH or install it"
+            ) from None
+
+
+def parse_set(assignment: str) -> tuple[str, Any]:
+    """Splits a command line's ``key=value``.
+
+    Args:
+        assignment: a dotted key and a JSON value, such as ``algo.alpha=5``. Python's ``None``,
+            ``True`` and ``False`` are understood too; anything else is a string.
+
+    Returns:
+        The dotted key and the value.
+
+    Raises:
+        ConfigError: there is no ``=`` or nothing before it.
+    """
+    path, equals, text = assignment.partition("=")
+    path, text = path.strip(), text.strip()
+    if not equals or not path:
+        raise ConfigError(f"--set takes key=value, such as algo.alpha=5, not '{assignment}'")
+    python = {"None": None, "True": True, "False": False}
+    if text in python:
+        return path, python[text]
+    try:
+        return path, json.loads(text)
+    except json.JSONDecodeError:
+        return path, text
+
+
+def _sections_named(config: Config, name: str) -> Iterator[Config]:
+    for key, value in config.items():
+        if isinstance(value, Config):
+            if key == name:
+                yield value
+            else:
+                yield from _sections_named(value, name)
