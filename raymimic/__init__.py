@@ -1,0 +1,21 @@
+"""raymimic: robomimic at cluster scale.
+
+Importing the package is cheap; torch, Ray and MLflow load when something needs them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["TrainResult", "__version__", "train"]
+
+if TYPE_CHECKING:
+    from raymimic.training.trainer import TrainResult, train
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("train", "TrainResult"):
+        from raymimic.training import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module 'raymimic' has no attribute '{name}'")

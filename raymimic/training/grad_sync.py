@@ -1,0 +1,96 @@
+"""Data parallelism by averaging gradients: what makes N workers compute one worker's step.
+
+One flat all-reduce per optimizer, called by `TorchUtils.backprop_for_loss` between backward
+and clipping. Unlike a wrapper around each network it covers any call path (custom methods,
+several networks in one loss) and leaves state-dict keys alone.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raymimic.errors import TrainingError
+
+
+class GradientSync:
+    """The ranks that train one model together.
+
+    A global batch of `B` samples is cut into `n_r` per rank, and each rank's loss is a mean over
+    its own samples, so the global mean weighs rank r by `n_r / B`.
+
+    Attributes:
+        weight: `n_r / B` of the current step; the training loop sets it before each step.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+        self.weight = 1.0
+
+    def average_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        """Replaces every gradient by its weighted mean over the ranks, in place.
+
+        Parameters without a gradient are passed over: which ones have none follows from the
+        program, and every rank runs the same program.
+        """
+        if self.world_size == 1:
+            return
+        grads = [p.grad for p in params if p.grad is not None]
+        if not grads:
+            return
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        flat.mul_(self.weight)
+        dist.all_reduce(flat)
+        pieces = flat.split([g.numel() for g in grads])
+        torch._foreach_copy_(grads, [p.view_as(g) for p, g in zip(pieces, grads, strict=True)])
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The global batch's mean, from this rank's mean over its samples; detached."""
+        mean = x.detach().mean()
+        if self.world_size > 1:
+            mean = mean * self.weight
+            dist.all_reduce(mean)
+        return mean
+
+    def broadcast_state(self, nets: nn.Module) -> None:
+        """Gives every rank the first rank's parameters and buffers."""
+        if self.world_size > 1:
+            for tensor in nets.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank (all ranks must call it)."""
+        if self.world_size == 1:
+            return flag
+        flags: list[bool] = [False] * self.world_size
+        dist.all_gather_object(flags, flag)
+        return any(flags)
+
+    def check_replicas(self, nets: nn.Module, epoch: int) -> None:
+        """Compares the parameters of all ranks bit by bit, through one checksum each.
+
+        Raises:
+            TrainingError: the replicas differ, which names the first parameter that does.
+        """
+        if self.world_size == 1:
+            return
+        named = dict(nets.named_parameters())
+        sums = torch.stack([_checksum(p.detach()) for p in named.values()])
+        low, high = sums.clone(), sums.clone()
+        dist.all_reduce(low, dist.ReduceOp.MIN)
+        dist.all_reduce(high, dist.ReduceOp.MAX)
+        differing = (low != high).nonzero().flatten().tolist()
+        if differing:
+            key = list(named)[differing[0]]
+            raise TrainingError(
+                f"the workers' copies of '{key}' differ after epoch {epoch} "
+                f"({len(differing)} of {len(named)} parameters do): this algorithm updates it "
+                "without TorchUtils.backprop_for_loss, which averages gradients over the workers"
+            )
+
+
+def _checksum(x: Tensor) -> Tensor:
+    """Sum of a tensor's bit patterns as integers (`[]`, int64); wraps, and is exact."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    return x.contiguous().view(bits).sum(dtype=torch.int64)
