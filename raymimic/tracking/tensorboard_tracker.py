@@ -1,0 +1,50 @@
+"""TensorBoard event files beside the run (``experiment.logging.log_tb``)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raymimic.tracking.tracker import Status
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
+
+
+class TensorboardTracker:
+    """Writes metrics by epoch to ``<run_dir>/logs/tb``, where robomimic puts them.
+
+    A resumed run adds an event file to the same folder. Parameters, tags and files are
+    not written: ``config.json`` and the files themselves lie beside the folder.
+    """
+
+    def __init__(self) -> None:
+        self._writer: SummaryWriter | None = None
+
+    def start(
+        self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str | None:
+        """See :meth:`~raymimic.tracking.tracker.Tracker.start`; there is no name to return."""
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(run_dir / "logs" / "tb"))
+        return None
+
+    def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """See :meth:`~raymimic.tracking.tracker.Tracker.log_epoch`; the x-axis is the epoch."""
+        assert self._writer is not None, "start() comes first"
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.add_scalar("gradient_steps", step, epoch)
+        self._writer.flush()
+
+    def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
+        """Does nothing: see the class."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Does nothing: see the class."""
+
+    def finish(self, status: Status) -> None:
+        """See :meth:`~raymimic.tracking.tracker.Tracker.finish`; closes the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
