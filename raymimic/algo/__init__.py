@@ -1,1 +1,36 @@
+"""Algorithms: what is computed on a batch, and what acts at test time."""
 
+from raymimic.algo.algo import (
+    Algo,
+    HierarchicalAlgo,
+    PlannerAlgo,
+    PolicyAlgo,
+    ValueAlgo,
+    algo_class,
+    algo_factory,
+    algo_name_to_factory_func,
+    register_algo_factory_func,
+    registered_algos,
+)
+from raymimic.algo.rollout_policy import RolloutPolicy
+
+# isort: split
+# Importing an algorithm registers it.
+from raymimic.algo.bc import BC
+from raymimic.algo.td3_bc import TD3_BC
+
+__all__ = [
+    "BC",
+    "TD3_BC",
+    "Algo",
+    "HierarchicalAlgo",
+    "PlannerAlgo",
+    "PolicyAlgo",
+    "RolloutPolicy",
+    "ValueAlgo",
+    "algo_class",
+    "algo_factory",
+    "algo_name_to_factory_func",
+    "register_algo_factory_func",
+    "registered_algos",
+]

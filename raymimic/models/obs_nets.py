@@ -1,0 +1,206 @@
+"""Networks whose inputs are dicts of observations and whose outputs are dicts of tensors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raymimic.errors import ConfigError, did_you_mean
+from raymimic.models.base_nets import MLP
+from raymimic.utils.obs_utils import ObsShapes
+
+ObsDict = Mapping[str, Tensor]
+EncoderKwargs = Mapping[str, Mapping[str, Any]]
+
+
+class EncoderCore(nn.Module):
+    """Base of the networks that turn one observation key into features.
+
+    Args:
+        input_shape: shape of the observation, without batch dimensions.
+    """
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+
+    @property
+    def output_dim(self) -> int:
+        """Number of features that come out."""
+        raise NotImplementedError
+
+
+_ENCODER_CORES: dict[str, type[EncoderCore]] = {}
+
+
+def register_encoder_core(core: type[EncoderCore]) -> type[EncoderCore]:
+    """Makes an encoder known under its class name, for ``encoder.<modality>.core_class``.
+
+    Raises:
+        ConfigError: if another class has that name already.
+    """
+    known = _ENCODER_CORES.setdefault(core.__name__, core)
+    if (known.__module__, known.__qualname__) != (core.__module__, core.__qualname__):
+        raise ConfigError(f"an encoder core '{core.__name__}' is registered already: rename one")
+    _ENCODER_CORES[core.__name__] = core
+    return core
+
+
+def obs_encoder_args_from_config(encoder_config: EncoderKwargs) -> dict[str, Any]:
+    """Returns ``config.observation.encoder`` as keyword arguments of this module's networks."""
+    return {"encoder_kwargs": encoder_config}
+
+
+def _encoder_core(
+    key: str, shape: Sequence[int], modality: str, kwargs: Mapping[str, Any]
+) -> EncoderCore | None:
+    """Makes the encoder that the config names for a key; None means: as it is, flattened."""
+    if kwargs.get("obs_randomizer_class") is not None:
+        raise ConfigError(
+            f"observation.encoder.{modality}.obs_randomizer_class="
+            f"{kwargs['obs_randomizer_class']} is not available: set it to null"
+        )
+    name = kwargs.get("core_class")
+    if name is None:
+        return None
+    if name not in _ENCODER_CORES:
+        raise ConfigError(
+            f"observation key '{key}' is {modality}, whose encoder.core_class '{name}' is not "
+            f"available{did_you_mean(name, _ENCODER_CORES)}"
+        )
+    return _ENCODER_CORES[name](shape, **(kwargs.get("core_kwargs") or {}))
+
+
+class ObservationEncoder(nn.Module):
+    """Encodes each observation key, flattens it, and concatenates them in order.
+
+    Args:
+        obs_shapes: the keys, their shapes and modalities.
+        encoder_kwargs: for each modality, how its keys are encoded (``core_class`` and
+            ``core_kwargs``); None, or an absent modality: as they are.
+    """
+
+    def __init__(self, obs_shapes: ObsShapes, encoder_kwargs: EncoderKwargs | None = None) -> None:
+        super().__init__()
+        self.obs_shapes = obs_shapes
+        self.obs_nets = nn.ModuleDict()
+        self.output_dim = 0
+        for key, shape in obs_shapes.items():
+            modality = obs_shapes.modality(key)
+            core = _encoder_core(key, shape, modality, (encoder_kwargs or {}).get(modality, {}))
+            if core is None:
+                self.output_dim += torch.Size(shape).numel()
+            else:
+                self.obs_nets[key] = core
+                self.output_dim += core.output_dim
+
+    def forward(self, obs_dict: ObsDict) -> Tensor:
+        """Maps ``{key: [B, *shape]}``, which may hold more keys, to features ``[B, D]``."""
+        features = []
+        for key in self.obs_shapes:
+            x = obs_dict[key]
+            if key in self.obs_nets:
+                x = torch.relu(self.obs_nets[key](x))
+            features.append(x.flatten(start_dim=1) if x.dim() != 2 else x)
+        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+
+
+class ObservationGroupEncoder(nn.Module):
+    """Encodes several groups of observations (``obs``, ``goal``, …) side by side.
+
+    Args:
+        group_shapes: the groups, in the order in which they are concatenated.
+        encoder_kwargs: see :class:`ObservationEncoder`.
+    """
+
+    def __init__(
+        self, group_shapes: Mapping[str, ObsShapes], encoder_kwargs: EncoderKwargs | None = None
+    ) -> None:
+        super().__init__()
+        self.nets = nn.ModuleDict()
+        self.output_dim = 0
+        for group, shapes in group_shapes.items():
+            encoder = ObservationEncoder(shapes, encoder_kwargs)
+            self.nets[group] = encoder
+            self.output_dim += encoder.output_dim
+
+    def forward(self, **groups: ObsDict | None) -> Tensor:
+        """Maps observations of each group, which may be more groups, to ``[B, D]``."""
+        features = [encoder(groups[group]) for group, encoder in self.nets.items()]
+        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+
+
+class ObservationDecoder(nn.Module):
+    """Predicts each output from shared features by a linear layer of its own.
+
+    Args:
+        decode_shapes: the outputs and their shapes.
+        input_feat_dim: number of features.
+    """
+
+    def __init__(self, decode_shapes: Mapping[str, Sequence[int]], input_feat_dim: int) -> None:
+        super().__init__()
+        self.shapes = {k: tuple(shape) for k, shape in decode_shapes.items()}
+        self.nets = nn.ModuleDict(
+            {
+                k: nn.Linear(input_feat_dim, torch.Size(shape).numel())
+                for k, shape in self.shapes.items()
+            }
+        )
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """Maps ``[B, D]`` to ``{key: [B, *shape]}``."""
+        outputs: dict[str, Tensor] = {}
+        for key, net in self.nets.items():
+            x = net(features)
+            shape = self.shapes[key]
+            outputs[key] = x if len(shape) == 1 else x.reshape(-1, *shape)
+        return outputs
+
+
+class MIMO_MLP(nn.Module):
+    """Observation groups in, a dict of tensors out: encoder, MLP, decoder.
+
+    Args:
+        input_obs_group_shapes: the groups of observations.
+        output_shapes: the outputs and their shapes.
+        layer_dims: sizes of the hidden layers, each followed by the activation.
+        activation: makes the activation.
+        encoder_kwargs: see :class:`ObservationEncoder`.
+    """
+
+    def __init__(
+        self,
+        input_obs_group_shapes: Mapping[str, ObsShapes],
+        output_shapes: Mapping[str, Sequence[int]],
+        layer_dims: Sequence[int],
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        super().__init__()
+        encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs)
+        *hidden_dims, last_dim = layer_dims
+        self.nets = nn.ModuleDict(
+            {
+                "encoder": encoder,
+                "mlp": MLP(encoder.output_dim, last_dim, hidden_dims, activation, activation),
+                "decoder": ObservationDecoder(output_shapes, last_dim),
+            }
+        )
+
+    def forward(self, **groups: ObsDict | None) -> dict[str, Tensor]:
+        """Maps observations of each group to ``{output: [B, *shape]}``."""
+        features = self.nets["encoder"](**groups)
+        outputs: dict[str, Tensor] = self.nets["decoder"](self.nets["mlp"](features))
+        return outputs
+
+
+def obs_and_goal_groups(
+    obs_shapes: Mapping[str, Sequence[int]], goal_shapes: Mapping[str, Sequence[int]] | None
+) -> dict[str, ObsShapes]:
+    """Returns the observation groups of a network that may be conditioned on a goal."""
+    groups = {"obs": ObsShapes(obs_shapes)}
+    if goal_shapes:
+        groups["goal"] = ObsShapes(goal_shapes)
+    return groups

@@ -1,0 +1,229 @@
+"""Small pieces that training steps are made of: updates of parameters and of targets."""
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, MultiStepLR
+
+from raymimic.errors import CheckpointError, ConfigError, did_you_mean
+
+
+class GradSync(Protocol):
+    """What makes several workers take one and the same gradient step.
+
+    An optimizer that carries one as its attribute ``grad_sync`` steps on the gradient of
+    the global batch, see :func:`backprop_for_loss`.
+    """
+
+    def average_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        """Replaces each ``.grad`` by its mean over the global batch, on all ranks alike."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Returns the global batch's mean, detached, from the mean over this rank's share."""
+
+
+def get_torch_device(try_to_use_cuda: bool) -> torch.device:
+    """Returns the first GPU if it is wanted and there is one, else the CPU."""
+    if try_to_use_cuda and torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = True
+        return torch.device("cuda:0")
+    return torch.device("cpu")
+
+
+def maybe_no_grad(no_grad: bool) -> AbstractContextManager[Any]:
+    """Returns ``torch.no_grad()`` if asked, else a context in which nothing changes."""
+    return torch.no_grad() if no_grad else nullcontext()
+
+
+@torch.no_grad()
+def soft_update(source: nn.Module, target: nn.Module, tau: float) -> None:
+    """Moves target parameters towards the source's: ``target += tau * (source - target)``.
+
+    Args:
+        source: the network that is learned.
+        target: the slow copy of it, with the same parameters in the same order.
+        tau: length of the move, 0 (stay) to 1 (copy).
+    """
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+
+
+@torch.no_grad()
+def hard_update(source: nn.Module, target: nn.Module) -> None:
+    """Copies the source's parameters into the target."""
+    torch._foreach_copy_(list(target.parameters()), list(source.parameters()))
+
+
+def optimizer_from_optim_params(
+    net_optim_params: Mapping[str, Any], net: nn.Module
+) -> torch.optim.Adam:
+    """Makes the optimizer of one network.
+
+    The fused kernels update all parameters in one call, on CPU too, where they are several
+    times faster than torch's default.
+
+    Args:
+        net_optim_params: a section of ``config.algo.optim_params``: ``optimizer_type``
+            (``"adam"``, the default, or ``"adamw"``), ``learning_rate.initial`` and
+            ``regularization.L2``.
+        net: the network whose parameters are to be optimized.
+
+    Raises:
+        ConfigError: for an unknown ``optimizer_type``.
+    """
+    types: dict[str, type[torch.optim.Adam]] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
+    name = net_optim_params.get("optimizer_type", "adam")
+    if name not in types:
+        raise ConfigError(f"optimizer_type '{name}' is unknown{did_you_mean(name, types)}")
+    return types[name](
+        net.parameters(),
+        lr=net_optim_params["learning_rate"]["initial"],
+        weight_decay=net_optim_params["regularization"]["L2"],
+        fused=True,
+    )
+
+
+def lr_scheduler_from_optim_params(
+    net_optim_params: Mapping[str, Any], optimizer: Optimizer
+) -> LRScheduler | None:
+    """Makes the learning-rate schedule of one optimizer.
+
+    ``learning_rate.scheduler_type`` is one of
+
+    - ``"multistep"`` (the default): times ``decay_factor`` at each epoch of ``epoch_schedule``;
+    - ``"linear"``: down to ``decay_factor`` times the initial rate at the one epoch of
+      ``epoch_schedule``;
+    - ``"cosine"``: up over ``warmup_steps``, then down to zero at the last of
+      ``num_train_batches * num_epochs`` gradient steps, in ``num_cycles`` (0.5) cycles.
+
+    Args:
+        net_optim_params: a section of ``config.algo.optim_params``.
+        optimizer: the optimizer whose learning rate is scheduled.
+
+    Returns:
+        The scheduler, or None where the learning rate stays as it is.
+
+    Raises:
+        ConfigError: for an unknown type, or settings that contradict it.
+    """
+    settings = net_optim_params["learning_rate"]
+    name = settings.get("scheduler_type", "multistep")
+    epochs = list(settings.get("epoch_schedule", ()))
+    if name == "multistep":
+        return MultiStepLR(optimizer, epochs, settings["decay_factor"]) if epochs else None
+    if name == "linear":
+        if len(epochs) > 1:
+            raise ConfigError(
+                "learning_rate.epoch_schedule of the scheduler_type 'linear' takes one epoch, "
+                f"the last of the decay, but has {len(epochs)}"
+            )
+        return LinearLR(optimizer, 1.0, settings["decay_factor"], epochs[0]) if epochs else None
+    if name == "cosine":
+        if not settings.get("step_every_batch", False):
+            raise ConfigError(
+                "the scheduler_type 'cosine' counts gradient steps: set "
+                "learning_rate.step_every_batch=true"
+            )
+        if not {"num_train_batches", "num_epochs"} <= set(net_optim_params):
+            raise ConfigError(
+                "the scheduler_type 'cosine' needs num_train_batches and num_epochs in "
+                "algo.optim_params; training sets them"
+            )
+        warmup = settings.get("warmup_steps", 0)
+        total = net_optim_params["num_train_batches"] * net_optim_params["num_epochs"]
+        cycles = settings.get("num_cycles", 0.5)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return float(step / warmup)
+            progress = (step - warmup) / max(1, total - warmup)
+            return max(0.0, 0.5 * (1.0 + math.cos(2.0 * math.pi * cycles * progress)))
+
+        return LambdaLR(optimizer, factor)
+    known = ("multistep", "linear", "cosine")
+    raise ConfigError(f"scheduler_type '{name}' is unknown{did_you_mean(name, known)}")
+
+
+def backprop_for_loss(
+    net: nn.Module,
+    optim: Optimizer,
+    loss: Tensor,
+    max_grad_norm: float | None = None,
+    retain_graph: bool = False,
+) -> Tensor:
+    """Takes one gradient step on a loss.
+
+    Where the optimizer carries a :class:`GradSync`, gradients are averaged over the ranks
+    before they are clipped.
+
+    Unlike robomimic's, this computes gradients of ``net`` alone: a critic through which an
+    actor's loss flows is neither charged for weight gradients nor left with them.
+
+    Args:
+        net: the network to update.
+        optim: the optimizer of its parameters.
+        loss: scalar, the mean over this rank's samples.
+        max_grad_norm: the longest that the gradient may be, in the L2 norm.
+        retain_graph: keep the graph for another backward pass.
+
+    Returns:
+        The squared L2 norm of the gradient that was applied, as robomimic logs it: a 0-d
+        tensor, left on the device.
+    """
+    params = [p for p in net.parameters() if p.requires_grad]
+    optim.zero_grad()
+    loss.backward(retain_graph=retain_graph, inputs=params)  # type: ignore[no-untyped-call]
+    sync: GradSync | None = getattr(optim, "grad_sync", None)
+    if sync is not None:
+        sync.average_gradients(params)
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = nn.utils.get_total_norm(grads)
+    if max_grad_norm is not None:
+        nn.utils.clip_grads_with_norm_(params, max_grad_norm, norm)
+        norm = norm * (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+    optim.step()
+    return norm.square()
+
+
+def get_state_dict(obj: Any) -> Any:
+    """Returns the state of nested dicts and lists of stateful objects, nested alike.
+
+    Args:
+        obj: anything with ``state_dict()``, None, or dicts and lists of those.
+    """
+    if isinstance(obj, Mapping):
+        return {k: get_state_dict(v) for k, v in obj.items()}
+    if isinstance(obj, list):
+        return [get_state_dict(v) for v in obj]
+    return None if obj is None else obj.state_dict()
+
+
+def load_state_dict(obj: Any, state_dict: Any) -> None:
+    """Loads what :func:`get_state_dict` returned for objects of the same structure.
+
+    Raises:
+        CheckpointError: if the structure differs.
+    """
+    if isinstance(obj, Mapping):
+        if not isinstance(state_dict, Mapping) or set(obj) != set(state_dict):
+            raise CheckpointError(
+                f"the checkpoint holds states of {list(state_dict or ())}, not of {list(obj)}"
+            )
+        for k, v in obj.items():
+            load_state_dict(v, state_dict[k])
+    elif isinstance(obj, list):
+        if not isinstance(state_dict, list) or len(obj) != len(state_dict):
+            raise CheckpointError(f"the checkpoint holds another number of states than {len(obj)}")
+        for v, state in zip(obj, state_dict, strict=True):
+            load_state_dict(v, state)
+    elif (obj is None) != (state_dict is None):
+        raise CheckpointError("the checkpoint's schedulers are not those of this config")
+    elif obj is not None:
+        obj.load_state_dict(state_dict)
