@@ -20,20 +20,20 @@ logger = logging.getLogger(__name__)
 
 REGISTERED_CONFIGS: dict[str, type[BaseConfig]] = {}
 
-# What a net's section of optim_params takes besides the keys that its algorithm lists, each with
-# what its absence stands for. robomimic's training script adds the last two by itself.
-OPTIONAL_OPTIM_PARAMS: dict[str, Any] = {
-    "optimizer_type": "adam",
-    "num_train_batches": None,
-    "num_epochs": None,
+# What a net's section of optim_params takes besides the keys that its algorithm lists: what the
+# absence of each stands for, and its meaning. robomimic's training script adds the last two itself.
+OPTIONAL_OPTIM_PARAMS: dict[str, tuple[Any, str]] = {
+    "optimizer_type": ("adam", 'or "adamw"'),
+    "num_train_batches": (None, "set by the training: gradient steps in an epoch"),
+    "num_epochs": (None, "set by the training: its number of epochs"),
 }
-OPTIONAL_LEARNING_RATE: dict[str, Any] = {
-    "decay_factor": 0.1,
-    "epoch_schedule": (),
-    "scheduler_type": "multistep",
-    "step_every_batch": False,
-    "warmup_steps": 0,
-    "num_cycles": 0.5,
+OPTIONAL_LEARNING_RATE: dict[str, tuple[Any, str]] = {
+    "decay_factor": (0.1, "factor at each decay"),
+    "epoch_schedule": ((), "epochs of the decays"),
+    "scheduler_type": ("multistep", 'or "linear", "cosine"'),
+    "step_every_batch": (False, "step the schedule with each gradient step, not each epoch"),
+    "warmup_steps": (0, "gradient steps of linear warm-up before the cosine"),
+    "num_cycles": (0.5, "periods of the cosine over the training"),
 }
 
 
@@ -82,11 +82,11 @@ class BaseConfig(Config):
         self.meta_config()
         self.ray_config()
         self.mlflow_config()
-        for optim_params in _sections_named(self, "optim_params"):
+        for _, optim_params in sections_named(self, "optim_params"):
             for net in optim_params.values():
                 if isinstance(net, Config):
-                    net.optional_keys(**OPTIONAL_OPTIM_PARAMS)
-                    net.learning_rate.optional_keys(**OPTIONAL_LEARNING_RATE)
+                    net.optional_keys(**_defaults(OPTIONAL_OPTIM_PARAMS))
+                    net.learning_rate.optional_keys(**_defaults(OPTIONAL_LEARNING_RATE))
         self.lock_keys()
         if dict_to_load is not None:
             self.update(dict_to_load)
@@ -128,9 +128,7 @@ class BaseConfig(Config):
         self.experiment.rollout.terminate_on_success = True  # end an episode at its success
         self.experiment.rollout.seed = None  # seeds of the episodes; null: from train.seed
 
-        self.experiment.env_meta_update_dict = Config()  # changes to the dataset's env_args
-        self.experiment.env_meta_update_dict.do_not_lock_keys()
-
+        self.experiment.env_meta_update_dict = {}  # changes to the dataset's env_args
         self.experiment.ckpt_path = None  # start from the weights of this checkpoint
 
         # One of robomimic's own templates holds this key, which nothing reads.
@@ -155,7 +153,7 @@ class BaseConfig(Config):
 
         self.train.seq_length = 1  # time steps in a sample
         self.train.pad_seq_length = True  # repeat the last step where a demo ends too early
-        self.train.frame_stack = 1  # past observations that come with each one
+        self.train.frame_stack = 1  # observations in a stack: the current one and those before it
         self.train.pad_frame_stack = True  # repeat the first step where a demo starts too late
         self.train.dataset_keys = ("actions", "rewards", "dones")  # loaded besides observations
         self.train.action_keys = ["actions"]  # joined in this order to the action vector
@@ -190,14 +188,24 @@ class BaseConfig(Config):
         self.observation.modalities.goal.depth = []  # depth images of the goal
         self.observation.modalities.goal.scan = []  # laser scans of the goal
 
-        # Encoder by modality; low-dimensional observations are taken as they are.
-        encoders = {"low_dim": None, "rgb": "VisualCore", "depth": "VisualCore", "scan": "ScanCore"}
-        for modality, core_class in encoders.items():
-            encoder = self.observation.encoder[modality]
-            encoder.core_class = core_class
-            encoder.core_kwargs.do_not_lock_keys()
-            encoder.obs_randomizer_class = None
-            encoder.obs_randomizer_kwargs.do_not_lock_keys()
+        # Class that encodes each low-dimensional key; null: its values are taken as they are.
+        self.observation.encoder.low_dim.core_class = None
+        self.observation.encoder.low_dim.core_kwargs = {}  # its arguments
+        self.observation.encoder.low_dim.obs_randomizer_class = None  # augments the key
+        self.observation.encoder.low_dim.obs_randomizer_kwargs = {}  # its arguments
+        self.observation.encoder.rgb.core_class = "VisualCore"  # encodes each colour image
+        self.observation.encoder.rgb.core_kwargs = {}  # its arguments
+        self.observation.encoder.rgb.obs_randomizer_class = None  # augments it: "CropRandomizer"
+        self.observation.encoder.rgb.obs_randomizer_kwargs = {}  # its arguments
+        self.observation.encoder.depth.core_class = "VisualCore"  # encodes each depth image
+        self.observation.encoder.depth.core_kwargs = {}  # its arguments
+        self.observation.encoder.depth.obs_randomizer_class = None  # augments it
+        self.observation.encoder.depth.obs_randomizer_kwargs = {}  # its arguments
+        self.observation.encoder.scan.core_class = "ScanCore"  # encodes each laser scan
+        self.observation.encoder.scan.core_kwargs = {}  # its arguments
+        self.observation.encoder.scan.obs_randomizer_class = None  # augments it
+        self.observation.encoder.scan.obs_randomizer_kwargs = {}  # its arguments
+
         # Modalities of the user's own may be added.
         self.observation.modalities.obs.do_not_lock_keys()
         self.observation.modalities.goal.do_not_lock_keys()
@@ -346,10 +354,15 @@ def parse_set(assignment: str) -> tuple[str, Any]:
         return path, text
 
 
-def _sections_named(config: Config, name: str) -> Iterator[Config]:
+def _defaults(optional: dict[str, tuple[Any, str]]) -> dict[str, Any]:
+    return {key: default for key, (default, _) in optional.items()}
+
+
+def sections_named(config: Config, name: str) -> Iterator[tuple[str, Config]]:
+    """Yields ``(dotted path, section)`` of the outermost sections of that name, however deep."""
     for key, value in config.items():
         if isinstance(value, Config):
             if key == name:
-                yield value
+                yield key, value
             else:
-                yield from _sections_named(value, name)
+                yield from ((f"{key}.{p}", s) for p, s in sections_named(value, name))

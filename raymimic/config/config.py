@@ -185,11 +185,17 @@ class Config(dict[str, Any]):
             raise section._unknown(key, self)
         return section[key]
 
-    def leaves(self) -> Iterator[tuple[str, Any]]:
-        """Yields ``(dotted path, value)`` of all values; an empty section counts as one."""
-        for key, value in self.items():
+    def leaves(self, optional: bool = False) -> Iterator[tuple[str, Any]]:
+        """Yields ``(dotted path, value)`` of all values; an empty section counts as one.
+
+        Args:
+            optional: include absent optional keys, with their defaults.
+        """
+        absent = {k: v for k, v in self._optional.items() if k not in self} if optional else {}
+        for key, value in [*self.items(), *absent.items()]:
             if isinstance(value, Config) and value:
-                yield from ((f"{key}.{path}", leaf) for path, leaf in value.leaves())
+                for path, leaf in value.leaves(optional):
+                    yield f"{key}.{path}", leaf
             else:
                 yield key, value
 
