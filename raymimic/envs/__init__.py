@@ -1,1 +1,1 @@
-
+"""Environments behind robomimic's interface."""

@@ -1,0 +1,229 @@
+"""EnvGym keeps what gymnasium says, under robomimic's interface."""
+
+import logging
+import os
+
+import gymnasium
+import numpy as np
+import pytest
+
+from raymimic.envs.env_base import EnvType, env_from_metadata
+from raymimic.envs.env_gym import EnvGym, current_name
+from raymimic.envs.seeds import Purpose, episode_seeds, evaluation_seeds, final_seeds
+from raymimic.errors import EnvError
+from raymimic.rollout.video import enable_rendering, encode_mp4
+
+HOPPER = {"env_name": "Hopper-v5", "type": 2, "env_kwargs": {}}
+
+
+class CountingEnv(gymnasium.Env):
+    """Counts actions up; solved at 3; terminates at ``end``; nested dictionary observations."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "count": gymnasium.spaces.Box(-np.inf, np.inf, (1,)),
+            "robot": gymnasium.spaces.Dict({"arm": gymnasium.spaces.Box(-1, 1, (2,))}),
+        }
+    )
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, end=5, render_mode=None):
+        self.end, self.render_mode = end, render_mode
+
+    def _obs(self):
+        return {"count": np.array([self.count]), "robot": {"arm": np.array([0.5, -0.5])}}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0.0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.count += float(action[0])
+        return self._obs(), 2.0, self.count >= self.end, False, {"is_success": self.count == 3}
+
+
+@pytest.fixture(autouse=True)
+def _counting_env():
+    gymnasium.register("Counting-v0", entry_point=CountingEnv, max_episode_steps=4)
+    yield
+    gymnasium.registry.pop("Counting-v0")
+
+
+def test_termination_and_time_limit_are_kept_apart():
+    env = EnvGym("Counting-v0", end=2)
+    env.reset(seed=0)
+    _, reward, done, info = env.step(np.ones(1))
+    assert (reward, done, info["terminated"], info["truncated"]) == (2.0, False, False, False)
+    _, _, done, info = env.step(np.ones(1))
+    assert (done, info["terminated"], info["truncated"]) == (True, True, False)
+    assert env.is_done()
+
+    env = EnvGym("Counting-v0")
+    env.reset(seed=0)
+    for _ in range(4):
+        _, _, done, info = env.step(np.ones(1))
+    assert (done, info["terminated"], info["truncated"]) == (True, False, True)
+
+
+def test_dict_observations_keep_their_keys_and_are_copies():
+    env = EnvGym("Counting-v0")
+    first = env.reset(seed=0)
+    second, *_ = env.step(np.ones(1))
+    assert set(first) == {"count", "robot/arm"}
+    assert first["count"] == 0.0
+    assert second["count"] == 1.0
+    np.testing.assert_array_equal(env.get_observation()["robot/arm"], [0.5, -0.5])
+
+
+def test_array_observations_are_flat():
+    env = EnvGym("Hopper-v5")
+    obs = env.reset(seed=3)
+    raw, _ = gymnasium.make("Hopper-v5").reset(seed=3)
+    assert set(obs) == {"flat"}
+    np.testing.assert_array_equal(obs["flat"], raw)
+    assert env.action_dimension == 3
+
+
+def test_success_comes_from_info_of_the_last_step():
+    env = EnvGym("Counting-v0")
+    env.reset(seed=0)
+    seen = []
+    for _ in range(4):
+        env.step(np.ones(1))
+        seen.append(env.is_success()["task"])
+    assert seen == [False, False, True, False]
+    env.reset()
+    assert env.is_success() == {"task": False}
+
+
+@pytest.mark.parametrize(
+    ("old", "current"),
+    [
+        ("Walker2d-v2", "Walker2d-v5"),
+        ("Hopper-v3", "Hopper-v5"),
+        ("walker2d-medium-expert-v2", "Walker2d-v5"),
+        ("halfcheetah-random-v0", "HalfCheetah-v5"),
+    ],
+)
+def test_old_names_map_to_the_current_version_with_a_warning(old, current, caplog):
+    with caplog.at_level(logging.WARNING, "raymimic"):
+        assert current_name(old) == current
+    assert f"'{old}' is played as '{current}'" in caplog.text
+
+
+def test_current_names_stay_without_a_warning(caplog):
+    assert current_name("Walker2d-v5") == "Walker2d-v5"
+    assert current_name("Pendulum-v1") == "Pendulum-v1"
+    assert not caplog.records
+    assert EnvGym("Hopper-v2").serialize()["env_name"] == "Hopper-v5"
+
+
+def test_serialize_round_trip():
+    env = EnvGym("Hopper-v5", terminate_when_unhealthy=False)
+    meta = env.serialize()
+    assert meta == {
+        "env_name": "Hopper-v5",
+        "type": EnvType.GYM_TYPE,
+        "env_kwargs": {"terminate_when_unhealthy": False},
+    }
+    again = env_from_metadata(meta)
+    assert again.serialize() == meta
+    np.testing.assert_array_equal(env.reset(seed=1)["flat"], again.reset(seed=1)["flat"])
+
+
+def test_metadata_without_kwargs_and_another_name():
+    env = env_from_metadata({"env_name": "Hopper-v5", "type": 2}, env_name="Walker2d-v5")
+    assert env.name == "Walker2d-v5"
+
+
+def test_reset_to_reproduces_a_state_and_what_follows():
+    env = EnvGym("Walker2d-v5")
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
+    for _ in range(7):
+        env.step(rng.uniform(-1, 1, 6))
+    state, obs = env.get_state(), env.get_observation()
+    assert state["states"].shape == (1 + 9 + 9,)
+    actions = rng.uniform(-1, 1, (5, 6))
+    original = [env.step(action)[0]["flat"] for action in actions]
+
+    np.testing.assert_array_equal(env.reset_to(state)["flat"], obs["flat"])
+    first = [env.step(action)[0]["flat"] for action in actions]
+    env.reset(seed=5)
+    env.reset_to(state)
+    second = [env.step(action)[0]["flat"] for action in actions]
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, original, rtol=1e-5, atol=1e-5)
+
+
+def test_states_of_another_model_are_refused():
+    with pytest.raises(EnvError, match=r"'Hopper-v5' has states of shape \(13,\), not \(19,\)"):
+        EnvGym("Hopper-v5").reset_to({"states": np.zeros(19)})
+    with pytest.raises(EnvError, match="no MuJoCo environment"):
+        EnvGym("Counting-v0").get_state()
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"env_name": "Waker2d-v5", "type": 2}, "did you mean 'Walker2d-v5'"),
+        ({"env_name": "Hopper-v5", "type": 2, "env_kwargs": {"nonsense": 1}}, "cannot be made"),
+        ({"env_name": "CartPole-v1", "type": 2}, "only vectors can be played"),
+        ({"env_name": "Lift", "type": 1}, "is of type 1"),
+        ({"type": 2}, "lacks 'env_name'"),
+        ({"env_name": "no_such_module_x:Foo-v0"}, "no_such_module_x"),
+    ],
+)
+def test_what_cannot_be_made_is_explained(meta, message):
+    with pytest.raises(EnvError, match=message):
+        env_from_metadata(meta)
+
+
+def test_frames_need_an_environment_made_for_rendering():
+    env = EnvGym("Hopper-v5")
+    env.reset(seed=0)
+    with pytest.raises(EnvError, match="render_offscreen"):
+        env.render()
+
+
+def test_render_and_encode_or_say_what_is_missing(monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    try:
+        enable_rendering(HOPPER)
+    except EnvError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        assert "libEGL" in str(error) or "egl:" in str(error)  # noqa: PT017
+        pytest.skip(str(error))
+    env = env_from_metadata(HOPPER, render=True)
+    env.reset(seed=0)
+    frame = env.render()
+    assert frame.shape == (480, 480, 3)
+    assert frame.dtype == np.uint8
+    assert frame.std() > 5  # a picture, not a blank
+    small = env.render(height=48, width=96)
+    np.testing.assert_array_equal(small, frame[::10, ::5])
+    mp4 = encode_mp4([frame, frame, frame])
+    assert mp4[4:8] == b"ftyp"
+
+
+def test_a_backend_that_cannot_work_is_named(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    with pytest.raises(EnvError, match=r"'Hopper-v5' cannot be rendered here \(nonsense: .*") as e:
+        enable_rendering(HOPPER)
+    assert "\n" not in str(e.value)
+    assert os.environ["MUJOCO_GL"] == "nonsense"
+
+
+def test_seeds_of_different_purposes_never_coincide():
+    groups = [
+        episode_seeds(purpose, base, stage, 50)
+        for purpose in Purpose
+        for base in (0, 1, 2**31)
+        for stage in (0, 1, 2**20 - 1)
+    ]
+    assert len(set().union(*groups)) == sum(len(g) for g in groups) == 27 * 50
+    assert evaluation_seeds(3, 7, 5)[:3] == evaluation_seeds(3, 7, 3)
+    assert not set(evaluation_seeds(0, 0, 2**16)) & set(final_seeds(0, 2**16))
+    with pytest.raises(ValueError, match="no seeds"):
+        evaluation_seeds(0, 2**20, 1)
