@@ -18,13 +18,16 @@ CURSOR = "cursor.json"
 ARTIFACTS = "artifacts"
 RUN_FILE = "mlflow_run.json"
 
-# Exit status of a delivery process that finds another one at work on the spool.
-EXIT_BUSY = 3
-
 
 def spool_dir_of(run_dir: Path) -> Path:
     """The folder in which a run keeps its spool."""
     return run_dir / "logs" / "mlflow"
+
+
+def one_line(error: Exception) -> str:
+    """An exception as a short line: its kind and the beginning of its message."""
+    first, *_ = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def write_json(path: Path, value: Any) -> None:

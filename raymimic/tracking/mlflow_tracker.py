@@ -26,9 +26,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raymimic.errors import ConfigError, OutputError, did_you_mean
+from raymimic.tracking.delivery import EXIT_BUSY
 from raymimic.tracking.journal import (
     ARTIFACTS,
-    EXIT_BUSY,
     JOURNAL,
     RUN_FILE,
     JournalWriter,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 
-class TensorboardTracker:
+class TensorBoardTracker:
     """Writes metrics by epoch to ``<run_dir>/logs/tb``, where robomimic puts them.
 
     A resumed run adds an event file to the same folder. Parameters, tags and files are
