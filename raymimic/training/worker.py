@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 import raymimic
-from raymimic.config import BaseConfig, Config, config_factory
-from raymimic.config.base_config import import_modules
+from raymimic.config import BaseConfig, config_factory
+from raymimic.config.base_config import import_modules, sections_named
 from raymimic.errors import CheckpointError, ConfigError, RaymimicError, TrainingError
 from raymimic.training.checkpoint import CheckpointStore
 from raymimic.training.epoch import run_epoch
@@ -115,7 +115,7 @@ class _Worker:
         self.sync = GradientSync(world_size)
         torch.set_num_threads(_threads(config))
         self.data = make_loaders(
-            config, algo_class(config).needs, device=device, rank=rank, world_size=world_size
+            config, algo_class(config.algo_name, config).needs, device=device, rank=rank, world_size=world_size
         )
         self._fill_in_schedule_lengths()
         config.lock()
@@ -132,7 +132,9 @@ class _Worker:
         self.history: list[EpochRecord] = []
         self._restore()
         self.sync.broadcast_state(self.algo.nets)
-        self.algo.attach_grad_sync(self.sync)
+        self.algo.grad_sync = self.sync
+        for _, optimizer in self.algo.named_optimizers():
+            optimizer.grad_sync = self.sync
         self.unsent: list[EpochRecord] = []
         self.report_s = 0.0
         self.last_commit = self.last_progress = self.last_time_save = time.monotonic()
@@ -144,9 +146,10 @@ class _Worker:
         stretches its schedules by the batch size; this counts batches.
         """
         with self.config.unlocked():
-            for optim_params in _optim_params(self.config.algo):
-                optim_params["num_train_batches"] = self.data.train.num_steps
-                optim_params["num_epochs"] = self.config.train.num_epochs
+            for _, nets in sections_named(self.config.algo, "optim_params"):
+                for optim_params in nets.values():
+                    optim_params["num_train_batches"] = self.data.train.num_steps
+                    optim_params["num_epochs"] = self.config.train.num_epochs
 
     def _restore(self) -> None:
         """Loads the run's last checkpoint, or the weights that `experiment.ckpt_path` names."""
@@ -331,17 +334,6 @@ def _threads(config: BaseConfig) -> int:
     if config.ray.num_workers == 0:
         return torch.get_num_threads()
     return max(1, int(config.ray.cpus_per_worker))
-
-
-def _optim_params(algo_config: Config) -> list[Config]:
-    """Every network's optimizer settings, at any depth (hierarchical algorithms nest them)."""
-    found: list[Config] = []
-    for key, value in algo_config.items():
-        if key == "optim_params":
-            found.extend(value.values())
-        elif isinstance(value, Config):
-            found.extend(_optim_params(value))
-    return found
 
 
 def _seed(seed: int, epoch: int, rank: int) -> None:

@@ -1,0 +1,155 @@
+"""The folder of a run: where it lies, how it is found again, what lies in it.
+
+`<storage_path or output_dir>/<name>/<time>/{models,videos,logs,config.json,mlflow_run.json}`, as
+robomimic lays it out. Where the storage is a URI, logs, videos and pictures are written to a local
+folder of the same layout under `train.output_dir` and copied from there.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from raymimic.config import BaseConfig, config_factory
+from raymimic.config.base_config import import_modules
+from raymimic.errors import ConfigError, OutputError
+from raymimic.utils import storage
+
+CONFIG = "config.json"
+
+
+class RunFolder:
+    """One run's files.
+
+    Args:
+        uri: the run's folder or URI, absolute.
+        local: where the driver writes; the same place unless `uri` is remote.
+    """
+
+    def __init__(self, uri: str, local: Path) -> None:
+        self.uri = uri
+        self.local = local
+        self._mirrored: dict[Path, float] = {}
+
+    @classmethod
+    def create(cls, config: BaseConfig) -> "RunFolder":
+        """Makes the folder of a new run; two runs never share one.
+
+        Raises:
+            OutputError: it cannot be written.
+            ConfigError: it would lie in a Ray job's working directory, which vanishes.
+        """
+        base, name = run_base(config), config.experiment.name
+        stamp = time.strftime("%Y%m%d%H%M%S")
+        taken = set(storage.subfolders(storage.join(base, name)))
+        for attempt in range(1000):
+            unique = stamp if attempt == 0 else f"{stamp}_{attempt}"
+            if unique in taken:
+                continue
+            run = cls.at(storage.join(base, name, unique), config)
+            try:
+                run.local.mkdir(parents=True, exist_ok=storage.is_uri(run.uri))
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise _unwritable(run.local, error) from error
+            run.prepare()
+            run.write_config(config)
+            return run
+        raise OutputError(f"1000 runs named '{name}' started in one second; choose another name")
+
+    @classmethod
+    def at(cls, uri: str, config: BaseConfig) -> "RunFolder":
+        """The folder of an existing or future run at a path or URI."""
+        if not storage.is_uri(uri):
+            return cls(storage.absolute(uri), Path(storage.absolute(uri)))
+        name, stamp = uri.rstrip("/").rsplit("/", 2)[-2:]
+        return cls(uri.rstrip("/"), Path(config.train.output_dir).absolute() / name / stamp)
+
+    def prepare(self) -> None:
+        """Makes the subfolders, and fetches back the MLflow run's id if only the storage has it."""
+        try:
+            for sub in ("models", "videos", "logs"):
+                if sub != "models" or not storage.is_uri(self.uri):
+                    (self.local / sub).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.local, error) from error
+        remote = storage.join(self.uri, "mlflow_run.json")
+        here = self.local / "mlflow_run.json"
+        if storage.is_uri(self.uri) and not here.exists() and storage.exists(remote):
+            here.write_bytes(storage.read_bytes(remote))
+
+    def write_config(self, config: BaseConfig) -> None:
+        """Writes `config.json`, which resumes the run and which `--config` accepts."""
+        storage.write_bytes(storage.join(self.uri, CONFIG), config.dump().encode())
+
+    def mirror(self) -> None:
+        """Copies what is new in the local folder to a remote storage."""
+        if not storage.is_uri(self.uri):
+            return
+        for path in sorted(self.local.rglob("*")):
+            if path.is_file() and self._mirrored.get(path) != path.stat().st_mtime:
+                self._mirrored[path] = path.stat().st_mtime
+                storage.upload(path, storage.join(self.uri, *path.relative_to(self.local).parts))
+
+
+def run_base(config: BaseConfig) -> str:
+    """The folder or URI that holds all runs, absolute.
+
+    Raises:
+        ConfigError: a relative folder inside a Ray job.
+    """
+    base = str(config.ray.storage_path or config.train.output_dir)
+    if storage.is_uri(base):
+        return base.rstrip("/")
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and not Path(base).expanduser().is_absolute():
+        raise ConfigError(
+            f"results would go to '{base}' in this Ray job's working directory, which is deleted "
+            "with the job; give an absolute folder that outlives it, or a URI: "
+            "--set ray.storage_path=/shared/results"
+        )
+    return storage.absolute(base)
+
+
+def find_run(config: BaseConfig) -> str:
+    """The newest run of the config's name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folder = storage.join(run_base(config), config.experiment.name)
+    stamps = [s for s in storage.subfolders(folder) if storage.exists(storage.join(folder, s, CONFIG))]
+    if not stamps:
+        raise ConfigError(
+            f"no run named '{config.experiment.name}' to resume in '{run_base(config)}'; name its "
+            "folder after --resume, or its --name"
+        )
+    return storage.join(folder, max(stamps))
+
+
+def config_of_run(run_dir: str) -> BaseConfig:
+    """The config that a run was started with.
+
+    Raises:
+        ConfigError: there is no run at that place.
+    """
+    path = storage.join(storage.absolute(run_dir), CONFIG)
+    try:
+        content: dict[str, Any] = json.loads(storage.read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"no run to resume at '{run_dir}': it has no {CONFIG}; a run's folder is "
+            "<output_dir>/<name>/<time>"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not valid JSON: {error}") from error
+    import_modules(content["train"].get("imports", ()))
+    return config_factory(content["algo_name"], content)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write to '{path}': {error.strerror or error}; choose another place with "
+        "--set train.output_dir=… or --set ray.storage_path=…"
+    )
