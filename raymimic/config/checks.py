@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,8 @@ NO_EFFECT: dict[str, str] = {
     "train.hdf5_use_swmr": "the file is read once and closed",
 }
 
-_DATASET_KEYS: dict[str, Any] = {
+# What an entry of train.data may hold, and of which type.
+DATASET_KEYS: dict[str, Any] = {
     "path": str,
     "weight": (int, float),
     "filter_key": (str, type(None)),
@@ -30,7 +32,8 @@ _DATASET_KEYS: dict[str, Any] = {
     "key": (str, type(None)),
     "lang": (str, type(None)),
 }
-_ACTION_KEYS = ("normalization", "format", "convert_at_runtime")
+# What an action of train.action_config may hold.
+ACTION_KEYS = ("normalization", "format", "convert_at_runtime")
 
 
 def check_config(config: BaseConfig) -> None:
@@ -101,7 +104,9 @@ def _dataset_problems(config: BaseConfig) -> Iterator[str]:
     if data is None or data == "" or data == []:
         yield "'train.data' names no dataset: give the path of an HDF5 file (--dataset)"
         return
-    if isinstance(data, dict) or not all(isinstance(entry, dict) for entry in _entries(data)):
+    if not isinstance(data, str | os.PathLike | list | tuple) or not all(
+        isinstance(entry, dict) for entry in _entries(data)
+    ):
         yield (
             "'train.data' must be the path of an HDF5 file or a list of such entries: "
             '[{"path": "demos.hdf5"}]'
@@ -109,12 +114,12 @@ def _dataset_problems(config: BaseConfig) -> Iterator[str]:
         return
     for i, entry in enumerate(_entries(data)):
         name = f"train.data[{i}]"
-        if not entry.get("path"):
+        if not entry.get("path") or not isinstance(entry["path"], str | os.PathLike):
             yield f"'{name}.path' is missing: give the path of an HDF5 file"
         for key, value in entry.items():
-            if key not in _DATASET_KEYS:
-                yield f"unknown key '{name}.{key}'{did_you_mean(key, _DATASET_KEYS)}"
-            elif key != "path" and not isinstance(value, _DATASET_KEYS[key]):
+            if key not in DATASET_KEYS:
+                yield f"unknown key '{name}.{key}'{did_you_mean(key, DATASET_KEYS)}"
+            elif key != "path" and not isinstance(value, DATASET_KEYS[key]):
                 yield f"'{name}.{key}' cannot be {value!r}: remove or correct it"
         if isinstance(entry.get("weight"), int | float) and not entry["weight"] > 0:
             yield f"'{name}.weight' is {entry['weight']}: it must be greater than 0"
@@ -218,11 +223,16 @@ def _action_problems(config: BaseConfig) -> Iterator[str]:
         if not isinstance(options, dict):
             yield f"'train.action_config.{action}' must be a section, such as {{}}"
             continue
+        if options.get("format") == "rot_6d":
+            yield (
+                f"'train.action_config.{action}.format' is 'rot_6d', which is not available: store "
+                "this action in the format that the environment takes"
+            )
         for key in options:
-            if key not in _ACTION_KEYS:
+            if key not in ACTION_KEYS:
                 yield (
                     f"unknown key 'train.action_config.{action}.{key}'"
-                    f"{did_you_mean(key, _ACTION_KEYS)}"
+                    f"{did_you_mean(key, ACTION_KEYS)}"
                 )
 
 
@@ -270,7 +280,7 @@ def _algo_problems(config: BaseConfig) -> Iterator[str]:
     losses = algo.get("loss")
     if losses and not any(losses.values()):
         yield f"all weights in 'algo.loss' are 0 ({', '.join(losses)}): raise one"
-    if algo.get("n_step", 1) > train.seq_length:
+    if algo.get("n_step", 1) > train.seq_length >= 1:
         yield (
             f"'algo.n_step' is {algo.n_step} but 'train.seq_length' is {train.seq_length}: raise "
             f"'train.seq_length' to {algo.n_step}"

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import UnknownKeyError
+from raymimic.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -129,8 +130,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "train.goal_mode": (None, "last"),
     "train.hdf5_cache_mode": (None, "all", "low_dim"),
     "train.action_config.*.normalization": (None, "min_max", "gaussian"),
-    "train.action_config.*.format": (None, "rot_6d"),
-    "train.action_config.*.convert_at_runtime": (None, "rot_axis_angle", "rot_euler"),
     "ray.data_placement": ("replicate", "shard"),
     "algo.*optim_params.*.optimizer_type": ("adam", "adamw"),
     "algo.*learning_rate.scheduler_type": ("multistep", "linear", "cosine"),
@@ -148,6 +147,9 @@ def type_problems(config: BaseConfig) -> list[str]:
             value = config.get_path(path)
         except UnknownKeyError:
             continue  # a section that this config does without
+        except ConfigError as error:  # a value where a section should be
+            problems.append(str(error))
+            continue
         example = _lookup(_EXAMPLES, path, default)
         nullable = default is None or any(fnmatchcase(path, key) for key in _NULLABLE)
         if example is None or (value is None and nullable) or _alike(value, example):
