@@ -10,6 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import numpy.typing as npt
 
@@ -145,8 +146,6 @@ class EnvGym(EnvBase):
         Raises:
             EnvError: this is no MuJoCo environment.
         """
-        import mujoco
-
         base = self._simulator()
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         state = np.empty(mujoco.mj_stateSize(base.model, kind))
@@ -166,8 +165,6 @@ class EnvGym(EnvBase):
         Raises:
             EnvError: this is no MuJoCo environment, or the state is of another model.
         """
-        import mujoco
-
         base = self._simulator()
         states = np.asarray(state["states"], np.float64)
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -252,6 +249,8 @@ class EnvGym(EnvBase):
 def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     """``gymnasium.make`` with one-sentence errors."""
     module, _, env_id = name.rpartition(":")
+    # Or MuJoCo prints what it thinks of gymnasium's models and leaves a MUJOCO_LOG.TXT behind.
+    mujoco.set_mju_user_warning(lambda message: logger.debug("MuJoCo: %s", message))
     try:
         if module:
             importlib.import_module(module)

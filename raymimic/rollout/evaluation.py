@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from raymimic.errors import ConfigError, EnvError
+from raymimic.errors import EnvError
 from raymimic.rollout.episodes import Episode, Film, run_episodes
 from raymimic.rollout.video import enable_rendering, encode_mp4
 
@@ -111,14 +110,10 @@ def evaluate(job: EvalJob, num_envs: int, imports: Sequence[str] = ()) -> EvalRe
     """
     import torch
 
-    from raymimic.utils.file_utils import policy_from_checkpoint
+    from raymimic.utils.file_utils import import_modules, policy_from_checkpoint
 
     started = time.perf_counter()
-    for module in imports:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"cannot import module '{module}' to evaluate: {error}") from error
+    import_modules(imports)
     policy, _ = policy_from_checkpoint(ckpt_path=job.checkpoint, device=torch.device("cpu"))
     episodes: dict[str, list[Episode]] = {}
     videos: list[Video] = []

@@ -89,11 +89,8 @@ def ppo_snapshots(recipe: Recipe, seed: int) -> Iterator[SourcePolicy]:
         model.learning_rate = 3e-4 * (1.0 - 0.95 * done)
         model._setup_lr_schedule()
         model.learn(recipe.snapshot_every, reset_num_timesteps=False)
-        layers = [
-            model.policy.mlp_extractor.policy_net[0],
-            model.policy.mlp_extractor.policy_net[2],
-        ]
-        layers.append(model.policy.action_net)
+        network = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
+        layers: list[Any] = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
         yield SourcePolicy(
             obs_mean=obs_rms.mean.copy(),
             obs_std=np.sqrt(obs_rms.var + envs.epsilon),

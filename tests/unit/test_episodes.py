@@ -1,0 +1,175 @@
+"""An episode is a function of its seed, whatever is played beside it."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raymimic.envs.seeds import evaluation_seeds
+from raymimic.rollout.episodes import WIDTH, Film, run_episodes
+from raymimic.rollout.evaluation import EvalJob, EvalResult, Video
+
+HOPPER = {"env_name": "Hopper-v5", "type": 2}
+
+
+class TinyPolicy:
+    """A network of a shape whose last bits depend on the row of the batch (17 → 6 likewise)."""
+
+    def __init__(self, obs_dim=11, ac_dim=3):
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(obs_dim, ac_dim), nn.Tanh())
+        self.batches, self.masks = [], []
+
+    def start_episode(self, mask=None):
+        self.masks.append(None if mask is None else mask.copy())
+
+    @torch.no_grad()
+    def __call__(self, ob, goal=None, batched_ob=False):
+        assert batched_ob
+        self.batches.append(len(ob["flat"]))
+        return self.net(torch.as_tensor(ob["flat"]).float()).numpy()
+
+
+class TimedEnv(gymnasium.Env):
+    """Runs for ``seed % 5 + 2`` steps, each of reward 1; solved at ``solved``."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (3,))
+    broken = False
+
+    def __init__(self, solved=-1, render_mode=None):
+        self.solved, self.render_mode = solved, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        self.left, self.steps = seed % 5 + 2, 0
+        return np.zeros(2), {}
+
+    def step(self, action):
+        self.left -= 1
+        self.steps += 1
+        return np.zeros(2), 1.0, self.left == 0, False, {"success": self.steps == self.solved}
+
+    def render(self):
+        return np.full((16, 16, 3), self.steps, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _timed_env():
+    gymnasium.register("Timed-v0", entry_point=TimedEnv, order_enforce=False)
+    yield
+    gymnasium.registry.pop("Timed-v0")
+
+
+def timed(**kwargs):
+    return {"env_name": "Timed-v0", "type": 2, "env_kwargs": kwargs}
+
+
+def outcome(episodes):
+    return [(e.seed, e.episode_return, e.length, e.terminated) for e in episodes]
+
+
+def test_one_environment_and_eight_play_the_same_episodes():
+    seeds = evaluation_seeds(base_seed=1, epoch=3, n=20)
+    alone = run_episodes(TinyPolicy(), HOPPER, seeds, 150, num_envs=1)
+    together = run_episodes(TinyPolicy(), HOPPER, seeds, 150, num_envs=8)
+    halves = [
+        e
+        for s in (seeds[:7], seeds[7:])
+        for e in run_episodes(TinyPolicy(), HOPPER, s, 150, num_envs=3)
+    ]
+    assert outcome(alone) == outcome(together) == outcome(halves)
+    assert len({e.episode_return for e in alone}) == 20
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(11, 3), (17, 6), (257, 7), (17, 256), (64, 64)])
+def test_a_row_of_fixed_width_does_not_depend_on_the_others(inputs, outputs):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Linear(outputs, 6), nn.Sigmoid())
+    row = torch.randn(inputs)
+    with torch.no_grad():
+        for position in range(WIDTH):
+            seen = set()
+            for other in (0.0, 1e6, float("nan"), None):
+                batch = (
+                    torch.randn(WIDTH, inputs)
+                    if other is None
+                    else torch.full((WIDTH, inputs), other)
+                )
+                batch[position] = row
+                seen.add(net(batch)[position].numpy().tobytes())
+            assert len(seen) == 1
+    torch.set_num_threads(threads)
+
+
+def test_every_forward_pass_is_as_wide_and_runs_on_one_thread():
+    policy = TinyPolicy(obs_dim=2)
+    threads = torch.get_num_threads()
+    run_episodes(policy, timed(), range(5), 100, num_envs=3)
+    assert set(policy.batches) == {WIDTH}
+    assert torch.get_num_threads() == threads
+
+
+def test_each_start_is_announced_by_its_row():
+    policy = TinyPolicy(obs_dim=2)
+    seeds = [3, 20, 21, 6]
+    run_episodes(policy, timed(), seeds, 100, num_envs=2)
+    started = [np.flatnonzero(mask).tolist() for mask in policy.masks[1:]]
+    assert policy.masks[0] is None
+    assert sorted(row for rows in started for row in rows) == sorted(s % WIDTH for s in seeds)
+    assert started[0] == [3, 20 % WIDTH]
+
+
+def test_episodes_that_share_a_row_take_turns():
+    seeds = [1, 1 + WIDTH, 1 + 2 * WIDTH]
+    episodes = run_episodes(TinyPolicy(obs_dim=2), timed(), seeds, 100, num_envs=3)
+    assert [e.length for e in episodes] == [seed % 5 + 2 for seed in seeds]
+
+
+def test_horizon_termination_and_success():
+    def play(horizon, terminate_on_success=True, **kwargs):
+        policy = TinyPolicy(obs_dim=2)
+        return run_episodes(
+            policy, timed(**kwargs), [0, 4], horizon, 2, terminate_on_success=terminate_on_success
+        )
+
+    long, short = play(horizon=100), play(horizon=3)
+    assert outcome(long) == [(0, 2.0, 2, True), (4, 6.0, 6, True)]
+    assert outcome(short) == [(0, 2.0, 2, True), (4, 3.0, 3, False)]
+    solved = play(horizon=100, solved=3)
+    assert outcome(solved) == [(0, 2.0, 2, True), (4, 3.0, 3, False)]
+    assert [e.success for e in solved] == [False, True]
+    solved = play(horizon=100, solved=3, terminate_on_success=False)
+    assert outcome(solved) == outcome(long)  # solved once counts, though not at the end
+    assert [e.success for e in solved] == [False, True]
+
+
+def test_film_keeps_every_nth_frame_of_the_chosen_episodes():
+    film = Film(seeds=[4], skip=2)
+    run_episodes(TinyPolicy(obs_dim=2), timed(), [0, 4, 5], 100, num_envs=2, film=film)
+    assert {seed: [int(f[0, 0, 0]) for f in frames] for seed, frames in film.frames.items()} == {
+        4: [1, 3, 5]
+    }
+
+
+def test_a_job_splits_into_parts_that_merge_in_order():
+    seeds = list(range(10, 21))
+    job = EvalJob(1, "x.pth", {"a": timed(), "b": timed()}, seeds, horizon=5, film=5)
+    parts = job.split(4)
+    assert [s for part in parts for s in part.seeds] == seeds
+    assert [len(part.seeds) for part in parts] == [2, 3, 3, 3]
+    assert [part.film for part in parts] == [2, 3, 0, 0]
+    assert [len(p.seeds) for p in EvalJob(1, "x", {}, [1, 2], 5).split(4)] == [1, 1]
+
+    def play(part):
+        episodes = run_episodes(TinyPolicy(obs_dim=2), timed(), part.seeds, 5, 2)
+        film = [Video("a", seed, b"") for seed in part.seeds[: part.film]]
+        return EvalResult(part, {"a": episodes, "b": episodes}, part.seeds[0] / 10, film)
+
+    whole = EvalResult.merge(job, [play(part) for part in parts])
+    assert whole.job is job
+    assert [e.seed for e in whole.episodes["b"]] == seeds
+    assert [video.seed for video in whole.videos] == seeds[:5]
+    assert whole.seconds == 1.8
