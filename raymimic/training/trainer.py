@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class TrainResult:
         metrics: the newest value of each metric.
         mlflow_run_id: the run's id on the tracking server, once that has given one.
         learning_curve: picture of the learning curve.
+        mlflow_command: what opens MLflow's page with the run.
     """
 
     run_dir: str
@@ -61,6 +62,11 @@ class TrainResult:
     metrics: dict[str, float]
     mlflow_run_id: str | None
     learning_curve: str | None
+    mlflow_command: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return asdict(self)
 
 
 def train(
@@ -108,7 +114,11 @@ def train(
     try:
         with _tracked(config, run, data.digest) as tracker:
             result = _Training(config, run, envs, data, tracker, progress).run()
-        result = replace(result, mlflow_run_id=read_json(run.local / RUN_FILE).get("run_id"))
+        result = replace(
+            result,
+            mlflow_run_id=read_json(run.local / RUN_FILE).get("run_id"),
+            mlflow_command=_mlflow_command(config, run),
+        )
         progress.line(f"finished in {duration(time.monotonic() - begin)}; results are in {run.uri}")
     finally:
         progress.close()
@@ -470,6 +480,14 @@ def _trackers(config: BaseConfig) -> list[Tracker]:
 
         trackers.append(TensorBoardTracker())
     return trackers
+
+
+def _mlflow_command(config: BaseConfig, run: RunFolder) -> str | None:
+    if not config.mlflow.enabled:
+        return None
+    from raymimic.tracking.mlflow_tracker import open_command, resolve_tracking_uri
+
+    return open_command(resolve_tracking_uri(config.mlflow.tracking_uri, run.local))
 
 
 def _tags(config: BaseConfig, digest: str) -> dict[str, str]:

@@ -1,0 +1,5 @@
+"""`python -m raymimic`."""
+
+from raymimic.cli import main
+
+main()
