@@ -180,8 +180,6 @@ class MLflowTracker:
         experiment: MLflow experiment, created if it does not exist.
         run_name: name that MLflow shows, ``None`` lets MLflow invent one.
         tags: the user's tags; they win over the run's own.
-        spool_dir: where what is not delivered waits, on a local disk; ``None``:
-            ``<run_dir>/logs/mlflow``.
         finish_deadline_s: how long :meth:`finish` waits for MLflow [s]; ``None``: 20, or 60
             for a SQLite file.
 
@@ -195,7 +193,6 @@ class MLflowTracker:
         experiment: str = "raymimic",
         run_name: str | None = None,
         tags: Mapping[str, str] | None = None,
-        spool_dir: Path | None = None,
         finish_deadline_s: float | None = None,
     ) -> None:
         resolve_tracking_uri(tracking_uri, Path())
@@ -203,7 +200,6 @@ class MLflowTracker:
         self._experiment = experiment
         self._run_name = run_name
         self._tags = {key: str(value) for key, value in (tags or {}).items()}
-        self._configured_spool_dir = spool_dir
         self._finish_deadline_s = finish_deadline_s
         self._journal: JournalWriter | None = None
         self._delivery: subprocess.Popen[str] | None = None
@@ -227,7 +223,7 @@ class MLflowTracker:
         """
         self._run_dir = run_dir.resolve()
         self._resolved_uri = resolve_tracking_uri(self._tracking_uri, run_dir)
-        self._spool_dir = (self._configured_spool_dir or spool_dir_of(run_dir)).resolve()
+        self._spool_dir = spool_dir_of(self._run_dir)
         self._journal = JournalWriter(self._spool_dir)
         self._append(
             "start",
@@ -369,14 +365,13 @@ class SyncReport:
     reason: str
 
 
-def sync(run_dir: Path, spool_dir: Path | None = None) -> SyncReport:
+def sync(run_dir: Path) -> SyncReport:
     """Delivers what a training that has ended could not (``raymimic mlflow sync``).
 
     A run whose training was killed is closed as KILLED.
 
     Args:
         run_dir: the training's folder.
-        spool_dir: its spool, where it was configured to lie elsewhere.
 
     Returns:
         what was delivered and what was not.
@@ -385,7 +380,7 @@ def sync(run_dir: Path, spool_dir: Path | None = None) -> SyncReport:
         OutputError: the folder holds no spool, or the training is still running.
     """
     run_dir = run_dir.resolve()
-    spool_dir = (spool_dir or spool_dir_of(run_dir)).resolve()
+    spool_dir = spool_dir_of(run_dir)
     if not (spool_dir / JOURNAL).exists():
         raise OutputError(
             f"{run_dir} has nothing for MLflow ({spool_dir / JOURNAL} is missing); "

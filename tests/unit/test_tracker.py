@@ -1,0 +1,224 @@
+import json
+import logging
+import shlex
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymimic.errors import ConfigError, OutputError
+from raymimic.tracking.journal import Cursor, JournalReader, JournalWriter, pending
+from raymimic.tracking.mlflow_tracker import (
+    MLflowTracker,
+    flatten,
+    open_command,
+    resolve_tracking_uri,
+    sync,
+)
+from raymimic.tracking.tensorboard_tracker import TensorBoardTracker
+from raymimic.tracking.tracker import NullTracker, Status, TrackerGroup
+
+
+class Diary:
+    """A tracker that writes down what it hears, and may fail at everything."""
+
+    def __init__(self, name: str | None = None, error: Exception | None = None) -> None:
+        self.name, self.error = name, error
+        self.heard: list[Any] = []
+
+    def _hear(self, *what: Any) -> None:
+        self.heard.append(what)
+        if self.error is not None:
+            raise self.error
+
+    def start(
+        self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str | None:
+        self._hear("start", run_dir, config, tags)
+        return self.name
+
+    def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        self._hear("epoch", epoch, step, metrics)
+
+    def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
+        self._hear("artifact", path, artifact_path)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._hear("tags", tags)
+
+    def finish(self, status: Status) -> None:
+        self._hear("finish", status)
+
+
+def test_group_tells_everyone_and_warns_once_about_who_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, diary = Diary(error=OSError("disk full")), Diary("run-7")
+    group = TrackerGroup([broken, NullTracker(), diary])
+    assert group.start(tmp_path, {"a": 1}, {}) == "run-7"
+    group.log_epoch(3, 30, {"Train/Loss": 0.5})
+    group.log_artifact(tmp_path / "x.png", "figures")
+    group.set_tags({"k": "v"})
+    group.finish("FAILED")
+    assert diary.heard == [
+        ("start", tmp_path, {"a": 1}, {}),
+        ("epoch", 3, 30, {"Train/Loss": 0.5}),
+        ("artifact", tmp_path / "x.png", "figures"),
+        ("tags", {"k": "v"}),
+        ("finish", "FAILED"),
+    ]
+    assert broken.heard == diary.heard
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "Diary" in caplog.text
+    assert "disk full" in caplog.text
+
+
+def test_group_lets_the_users_mistakes_through(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such place"):
+        TrackerGroup([Diary(error=ConfigError("no such place"))]).start(tmp_path, {}, {})
+
+
+def test_flatten_gives_dotted_names_and_json_values() -> None:
+    config = {"algo": {"alpha": 2.5, "dims": [256, 256], "empty": {}}, "name": "x", "none": None}
+    assert dict(flatten(config)) == {
+        "algo.alpha": "2.5",
+        "algo.dims": "[256, 256]",
+        "algo.empty": "{}",
+        "name": "x",
+        "none": "null",
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("htp://server:5000", "unknown scheme 'htp'; did you mean 'http'?"),
+        ("http://", "names no host"),
+        ("sqlite://", "names no file"),
+        ("./mlruns", "names a folder"),
+        ("file:///tmp/mlruns", "names a folder.*sqlite:////tmp/mlruns/mlflow.db"),
+    ],
+)
+def test_impossible_tracking_uri_is_refused_at_once(
+    uri: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        MLflowTracker(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match=message):
+        MLflowTracker()
+
+
+def test_where_a_run_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    run_dir = Path("out/exp/20260101")
+    assert resolve_tracking_uri(None, run_dir) == f"sqlite:///{tmp_path}/out/exp/mlflow.db"
+    assert resolve_tracking_uri("sqlite:///a.db", run_dir) == f"sqlite:///{tmp_path}/a.db"
+    assert resolve_tracking_uri("sqlite:////b/c.db", run_dir) == "sqlite:////b/c.db"
+    assert resolve_tracking_uri("postgresql+psycopg2://u:p@h/d", run_dir).endswith("@h/d")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert resolve_tracking_uri(None, run_dir) == "http://server:5000"
+    assert resolve_tracking_uri("databricks", run_dir) == "databricks"
+
+
+def test_open_command_can_be_pasted_into_a_shell() -> None:
+    words = shlex.split(open_command("sqlite:////a folder/mlflow.db"))
+    assert words[1:] == ["ui", "--backend-store-uri", "sqlite:////a folder/mlflow.db"]
+    version = subprocess.run([words[0], "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("mlflow, version")
+    assert open_command("http://h:5000").endswith("-m webbrowser http://h:5000")
+
+
+def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path)
+    writer.append({"type": "epoch", "epoch": 1})
+    writer.close()
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"type": "epoch", "epo')  # killed here
+    reader = JournalReader(tmp_path)
+    (first,) = reader.read()
+    assert first.data == {"type": "epoch", "epoch": 1}
+    assert reader.read() == []
+    writer = JournalWriter(tmp_path)
+    writer.append({"type": "epoch", "epoch": 2, "metrics": {"x": float("inf")}})
+    writer.close()
+    (second,) = reader.read()
+    assert second.data == {"type": "epoch", "epoch": 2, "metrics": {"x": float("inf")}}
+    assert second.end == (tmp_path / "journal.jsonl").stat().st_size
+    assert pending(tmp_path) == 2
+    Cursor("run", first.end, [{"copy": "a"}]).save(tmp_path)
+    assert Cursor.load(tmp_path) == Cursor("run", first.end, [{"copy": "a"}])
+    assert pending(tmp_path) == 2  # the second line and the deferred file
+    (tmp_path / "cursor.json").write_text("{torn")
+    assert Cursor.load(tmp_path) == Cursor()
+
+
+def test_sync_of_a_folder_without_spool_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="name the folder of a run"):
+        sync(tmp_path)
+
+
+def test_names_that_mlflow_refuses_are_made_valid() -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    from raymimic.tracking.mlflow_run import valid_name
+
+    for name in ("critic/critic1_loss", "Train/Loss", "Rollout/Return/Walker2d-v5", "a.b-c_d: e"):
+        assert valid_name(name) == name
+    changed = {
+        "Return (mean)": "Return _mean_",
+        "/a//b/": "a/b",
+        "../../up": "up",
+        "a/../..": "_",
+        "": "_",
+        "System/RAM Usage [MB]": "System/RAM Usage _MB_",
+        "x" * 300: "x" * 250,
+    }
+    for name, valid in changed.items():
+        assert valid_name(name) == valid
+        _validate_metric_name(valid)
+
+
+def test_importing_trackers_imports_no_mlflow() -> None:
+    code = (
+        "import sys, raymimic.tracking.mlflow_tracker, raymimic.tracking.tensorboard_tracker;"
+        "sys.exit(any(m in sys.modules for m in ('mlflow', 'torch', 'ray', 'tensorboardX')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tensorboard_gets_metrics_by_epoch(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    tracker = TensorBoardTracker()
+    tracker.start(tmp_path, {}, {})
+    tracker.log_epoch(1, 100, {"Train/Loss": 0.5})
+    tracker.log_epoch(2, 200, {"Train/Loss": 0.25})
+    tracker.finish("FINISHED")
+    (path,) = (tmp_path / "logs" / "tb").iterdir()
+    data, points = path.read_bytes(), []
+    while data:  # TFRecord: length, its checksum, the event, its checksum
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        points += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        data = data[16 + length :]
+    assert points == [
+        ("Train/Loss", 1, 0.5),
+        ("gradient_steps", 1, 100.0),
+        ("Train/Loss", 2, 0.25),
+        ("gradient_steps", 2, 200.0),
+    ]
+
+
+def test_journal_line_is_json_of_one_line(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path)
+    writer.append({"type": "tags", "tags": {"a": "two\nlines"}})
+    writer.close()
+    (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
+    assert json.loads(line)["tags"]["a"] == "two\nlines"
