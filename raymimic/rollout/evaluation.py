@@ -110,7 +110,8 @@ def evaluate(job: EvalJob, num_envs: int, imports: Sequence[str] = ()) -> EvalRe
     """
     import torch
 
-    from raymimic.utils.file_utils import import_modules, policy_from_checkpoint
+    from raymimic.config import import_modules
+    from raymimic.utils.file_utils import policy_from_checkpoint
 
     started = time.perf_counter()
     import_modules(imports)
