@@ -407,7 +407,7 @@ class Algo:
             0-d tensors, detached and left on the device, and numbers.
         """
         log: dict[str, Tensor | float] = {}
-        for name, optimizer in self._named_optimizers():
+        for name, optimizer in self.named_optimizers():
             for i, group in enumerate(optimizer.param_groups):
                 log[f"Optimizer/{name}{i}_lr"] = group["lr"]
         loss: Tensor | float = 0.0
@@ -424,7 +424,7 @@ class Algo:
         log.setdefault("Loss", loss)
         return log
 
-    def _named_optimizers(self) -> Iterator[tuple[str, Optimizer]]:
+    def named_optimizers(self) -> Iterator[tuple[str, Optimizer]]:
         """Yields all optimizers; those of a list are numbered: ``critic0``, ``critic1``."""
         for name, optimizer in self.optimizers.items():
             if isinstance(optimizer, list):

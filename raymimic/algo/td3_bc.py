@@ -161,7 +161,9 @@ class TD3_BC(PolicyAlgo, ValueAlgo):
         λ = alpha / mean |Q|, over the global batch (the paper's equations 3 to 5).
         """
         action = self.nets["actor"](batch["obs"], batch["goal_obs"])
-        q = self._critics("critic")[0](batch["obs"], action, batch["goal_obs"])
+        critic = self._critics("critic")[0]
+        with torch_utils.frozen(critic):  # its weight gradients are of no use here
+            q = critic(batch["obs"], action, batch["goal_obs"])
         lam = self.algo_config.alpha / self.dist_mean(q.abs())
         loss: Tensor = F.mse_loss(action, batch["actions"]) - lam * q.mean()
         return loss
