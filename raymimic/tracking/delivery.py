@@ -52,9 +52,9 @@ class Reporter:
             self._out.flush()
 
 
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri.replace(f"{parts.netloc}", parts.netloc.rpartition("@")[2]) if parts.netloc else uri
+def _without_password(text: str, tracking_uri: str) -> str:
+    user, at, _ = urlsplit(tracking_uri).netloc.rpartition("@")
+    return text.replace(user + at, "") if at else text
 
 
 def _is_finished(records: Sequence[Record]) -> bool:
@@ -110,9 +110,13 @@ def run(spool_dir: Path, run_dir: Path, owner: int | None, patience_s: float) ->
     reader = JournalReader(spool_dir)
     records = reader.read()
     starts = [record.data for record in records if record.type == "start"]
+    if not starts:
+        return 0  # killed while it wrote its first line
     start = starts[-1]
+    if owner not in {None, start["pid"]}:
+        return 0  # as below: the run was resumed while this process started
     delivery = Delivery(spool_dir, run_dir, start, starts[0]["key"], report.say)
-    server = _without_password(start["tracking_uri"])
+    server = start["tracking_uri"]
     delivered = 0
     failures = 0
     gone_since: float | None = None
@@ -128,7 +132,8 @@ def run(spool_dir: Path, run_dir: Path, owner: int | None, patience_s: float) ->
                 delivery.deliver(records)
                 delivered = len(records)
                 if failures:
-                    report.say("INFO", "outage", f"MLflow at {server} answers again")
+                    back = f"MLflow at {server} answers again"
+                    report.say("INFO", "outage", _without_password(back, server))
                 failures = 0
             if _is_finished(records):
                 return 0
@@ -139,12 +144,11 @@ def run(spool_dir: Path, run_dir: Path, owner: int | None, patience_s: float) ->
         except Exception as error:
             delivery.disconnect()
             failures += 1
-            report.say(
-                "WARNING",
-                "outage",
+            down = (
                 f"MLflow at {server} cannot be reached ({one_line(error)}); what it misses is "
-                f"kept in {spool_dir} and delivered when it answers",
+                f"kept in {spool_dir} and delivered when it answers"
             )
+            report.say("WARNING", "outage", _without_password(down, server))
             if gone_since is not None and time.monotonic() - gone_since >= patience_s:
                 return EXIT_UNDELIVERED
             time.sleep(min(2.0 ** (failures - 1), MAX_BACKOFF_S))

@@ -161,7 +161,10 @@ class Delivery:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             self._report(
-                "WARNING", "run", f"MLflow no longer has run {run_id}; its records go to a new run"
+                "WARNING",
+                "run",
+                f"MLflow no longer has run {run_id}; what was logged, but for files that it "
+                "already got, goes to a new run",
             )
             return None
 

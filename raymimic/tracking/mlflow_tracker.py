@@ -247,7 +247,7 @@ class MLflowTracker:
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """See :meth:`~raymimic.tracking.tracker.Tracker.log_epoch`."""
         values = {name: float(value) for name, value in metrics.items()}
-        self._append("epoch", epoch=epoch, step=step, metrics=values)
+        self._append("epoch", epoch=int(epoch), step=int(step), metrics=values)
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """See :meth:`~raymimic.tracking.tracker.Tracker.log_artifact`.
@@ -256,9 +256,10 @@ class MLflowTracker:
         a hard link where the file system has them: a large file must be replaced by
         renaming, as checkpoints are, not be rewritten in place.
         """
+        size = path.stat().st_size
         (self._spool_dir / ARTIFACTS).mkdir(exist_ok=True)
         copy = Path(tempfile.mkdtemp(dir=self._spool_dir / ARTIFACTS)) / path.name
-        if path.stat().st_size > COPY_LIMIT_BYTES:
+        if size > COPY_LIMIT_BYTES:
             with contextlib.suppress(OSError):
                 os.link(path, copy)
         if not copy.exists():
@@ -295,9 +296,10 @@ class MLflowTracker:
         left = pending(self._spool_dir)
         if left:
             logger.warning(
-                "%d records of this run have not reached MLflow; deliver them with: "
-                "raymimic mlflow sync %s",
+                "MLflow has not got all of this run (%d records wait in %s); deliver the rest "
+                "with: raymimic mlflow sync %s",
                 left,
+                self._spool_dir,
                 shlex.quote(str(self._run_dir)),
             )
 
@@ -325,7 +327,7 @@ class MLflowTracker:
             with process.stdout as lines:
                 for line in lines:
                     level, _, text = line.rstrip().partition(" ")
-                    logger.log(logging.getLevelNamesMapping()[level], text)
+                    logger.log(logging.getLevelNamesMapping().get(level, logging.DEBUG), text)
             if process.wait() and self._journal is not None:
                 logger.warning(
                     "The process that delivers to MLflow ended with status %d (see %s); "

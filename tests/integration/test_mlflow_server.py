@@ -91,6 +91,31 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+def test_what_a_dead_server_missed_is_synced(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.kill()
+    tracker = MLflowTracker(server.uri, "synced", finish_deadline_s=1)
+    tracker.start(tmp_path, {"a": 1}, {})
+    tracker.log_epoch(1, 10, {"Train/Loss": 0.5})
+    before = time.monotonic()
+    tracker.finish("FINISHED")
+    assert time.monotonic() - before < 3
+    (said,) = [text for text in warnings_in(caplog) if "mlflow sync" in text]
+    assert said.endswith(f"raymimic mlflow sync {tmp_path}")
+
+    report = sync(tmp_path)
+    assert (report.run_id, report.delivered, report.left) == (None, 0, 4)
+    assert "cannot be reached" in report.reason
+    server.start()
+    report = sync(tmp_path)
+    assert (report.delivered, report.left, report.reason) == (4, 0, "")
+    assert report.run_id is not None
+    assert MlflowClient(server.uri).get_run(report.run_id).info.status == "FINISHED"
+    assert history(server, report.run_id, "Train/Loss") == [(1, 0.5)]
+    assert sync(tmp_path).delivered == 0
+
+
 def test_outages_cost_one_warning_and_no_point(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,28 +256,3 @@ def test_killed_training(server: Server, tmp_path: Path, together: str) -> None:
     (run, *_) = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])
     wait_for(lambda: client.get_run(run.info.run_id).info.status == "KILLED", 10, "KILLED")
     assert history(server, run.info.run_id, "Train/Loss") == [(e, e) for e in range(1, 101)]
-
-
-def test_what_a_dead_server_missed_is_synced(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.kill()
-    tracker = MLflowTracker(server.uri, "synced", finish_deadline_s=1)
-    tracker.start(tmp_path, {"a": 1}, {})
-    tracker.log_epoch(1, 10, {"Train/Loss": 0.5})
-    before = time.monotonic()
-    tracker.finish("FINISHED")
-    assert time.monotonic() - before < 3
-    (said,) = [text for text in warnings_in(caplog) if "mlflow sync" in text]
-    assert said.endswith(f"raymimic mlflow sync {tmp_path}")
-
-    report = sync(tmp_path)
-    assert (report.run_id, report.delivered, report.left) == (None, 0, 4)
-    assert "cannot be reached" in report.reason
-    server.start()
-    report = sync(tmp_path)
-    assert (report.delivered, report.left, report.reason) == (4, 0, "")
-    assert report.run_id is not None
-    assert MlflowClient(server.uri).get_run(report.run_id).info.status == "FINISHED"
-    assert history(server, report.run_id, "Train/Loss") == [(1, 0.5)]
-    assert sync(tmp_path).delivered == 0
