@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 NEXT_OBS = "next_obs"
 """Name of the group, and of the need, of the observations after each step."""
 
+_METADATA_CACHE_BYTES = 1 << 18
 _DIGEST_WHOLE_BYTES = 1 << 31
 _DIGEST_BLOCK_BYTES = 1 << 20
 _DIGEST_BLOCKS = 1024
@@ -210,6 +211,7 @@ def open_dataset(path: str | Path) -> Iterator[h5py.File]:
                 f"dataset '{file}' is not an HDF5 file: train.data takes robomimic's HDF5 format"
             )
         with h5py.File(file, "r", locking="best-effort") as handle:
+            _limit_metadata_cache(handle)
             if not isinstance(handle.get("data"), h5py.Group):
                 raise DatasetError(
                     f"dataset '{file}' has no group 'data': it is HDF5, but not in robomimic's"
@@ -223,7 +225,7 @@ def open_dataset(path: str | Path) -> Iterator[h5py.File]:
             yield handle
     except PermissionError as error:
         raise DatasetError(f"dataset '{file}' may not be read: check its permissions") from error
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
         if "truncated" in str(error):
             raise DatasetError(
                 f"dataset '{file}' is truncated (an interrupted copy or recording): copy or make"
@@ -234,6 +236,14 @@ def open_dataset(path: str | Path) -> Iterator[h5py.File]:
             f"dataset '{file}' cannot be read ({reason}): it is damaged or in use; copy or make"
             " it again"
         ) from error
+
+
+def _limit_metadata_cache(handle: h5py.File) -> None:
+    """Keeps HDF5's own memory small: left alone it takes 15 kB for each demo, and keeps it."""
+    limits = handle.id.get_mdc_config()
+    limits.set_initial_size = True
+    limits.initial_size = limits.min_size = limits.max_size = _METADATA_CACHE_BYTES
+    handle.id.set_mdc_config(limits)
 
 
 def demo_names(handle: h5py.File) -> list[str]:

@@ -82,11 +82,13 @@ class SequenceDataset(Dataset[Batch]):
         self.layout_sizes: np.ndarray = counts
         """Samples of each demo of the layout, those of other workers included."""
 
-        sizes = torch.from_numpy(counts[store.owned]).to(store.device)
-        self._ends = sizes.cumsum(0)
-        # From a sample's index to its row: demos before it have fewer samples than rows.
-        self._row_shift = store.starts + self._first_step - (self._ends - sizes)
+        sizes = counts[store.owned]
+        starts = np.cumsum(store.layout.lengths[store.owned]) - store.layout.lengths[store.owned]
         self._size = int(sizes.sum())
+        self._ends = torch.from_numpy(np.cumsum(sizes)).to(store.device)
+        # From a sample's index to its row: demos before it have fewer samples than rows.
+        shift = starts + self._first_step - (np.cumsum(sizes) - sizes)
+        self._row_shift = torch.from_numpy(shift).to(store.device)
         self._window = torch.arange(1 - frame_stack, seq_length, device=store.device)
         # With one step a sample, samples are rows and no demo boundary is ever crossed.
         self._samples_are_rows = len(self._window) == 1

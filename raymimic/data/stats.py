@@ -25,7 +25,7 @@ _OBS_TOLERANCE = 1e-3
 _MIN_RANGE = 1e-4
 _MIN_STD = 1e-6
 _ACTION_LIMIT = 0.999999
-_BLOCK_BYTES = 1 << 23
+_BLOCK_BYTES = 1 << 19
 _STREAM_BYTES = 1 << 26
 
 
@@ -92,9 +92,10 @@ def moments(columns: Iterable[Tensor], modality: str = "low_dim") -> Moments:
     """
     total: Moments | None = None
     for column in columns:
-        row_bytes = 8 * max(column[:1].numel(), 1)
-        for block in torch.split(column, max(_BLOCK_BYTES // row_bytes, 1)):
-            part = Moments.of(process_obs(block.to(torch.float64), modality).numpy())
+        rows = max(_BLOCK_BYTES // (8 * max(column[:1].numel(), 1)), 1)
+        for start in range(0, len(column), rows):
+            block = column[start : start + rows]
+            part = Moments.of(process_obs(block, modality).numpy().astype(np.float64))
             total = part if total is None else total.merge(part)
     if total is None:
         raise ValueError("moments of no rows")
