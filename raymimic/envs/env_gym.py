@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import re
@@ -36,6 +37,7 @@ _CURRENT = {
 }
 
 
+@functools.cache  # so that it is said once, however many environments are made
 def current_name(env_name: str) -> str:
     """Translates D4RL's and old gym's names to what gymnasium has now.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import functools
 import json
 import os
 import subprocess
@@ -62,7 +63,7 @@ def enable_rendering(env_meta: Mapping[str, Any], imports: Sequence[str] = ()) -
         if library and ctypes.util.find_library(library) is None:
             reasons.append(f"{backend}: library lib{library} is missing (Debian: {packages})")
             continue
-        failure = _probe(env_meta, imports, backend)
+        failure = _probe(json.dumps([dict(env_meta), list(imports)]), backend)
         if failure is None:
             os.environ["MUJOCO_GL"] = backend
             return
@@ -78,11 +79,12 @@ def _candidates() -> list[str]:
     return ["egl", "osmesa", *windowed]
 
 
-def _probe(env_meta: Mapping[str, Any], imports: Sequence[str], backend: str) -> str | None:
+@functools.cache  # what this machine can do does not change from one evaluation to the next
+def _probe(request: str, backend: str) -> str | None:
     """Why this backend does not render; None when it does."""
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE, json.dumps([dict(env_meta), list(imports)])],
+            [sys.executable, "-c", _PROBE, request],
             env={**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
