@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raymimic.algo.algo import HierarchicalAlgo, PolicyAlgo
+from raymimic.algo.algo import Algo, HierarchicalAlgo, PolicyAlgo
 from raymimic.errors import ConfigError, EnvError, did_you_mean
 from raymimic.utils import obs_utils
 from raymimic.utils.obs_utils import ObsShapes
@@ -32,16 +32,19 @@ class RolloutPolicy:
         pad_to: number of observations in each forward pass; None: as many as there are.
 
     Raises:
-        ConfigError: for actions that would have to be converted to another rotation format.
+        ConfigError: for an algorithm that cannot act, and for actions that would have to be
+            converted to another rotation format.
     """
 
     def __init__(
         self,
-        policy: PolicyAlgo | HierarchicalAlgo,
+        policy: Algo,
         obs_normalization_stats: Stats | None = None,
         action_normalization_stats: Stats | None = None,
         pad_to: int | None = None,
     ) -> None:
+        if not isinstance(policy, PolicyAlgo | HierarchicalAlgo):
+            raise ConfigError(f"{type(policy).__name__} is no policy: it has no get_action")
         self.policy = policy
         self.obs_normalization_stats = obs_normalization_stats
         self.action_normalization_stats = action_normalization_stats

@@ -148,13 +148,14 @@ def lr_scheduler_from_optim_params(
                 "the scheduler_type 'cosine' counts gradient steps: set "
                 "learning_rate.step_every_batch=true"
             )
-        if not {"num_train_batches", "num_epochs"} <= set(net_optim_params):
+        batches, num_epochs = (net_optim_params.get(k) for k in ("num_train_batches", "num_epochs"))
+        if batches is None or num_epochs is None:
             raise ConfigError(
                 "the scheduler_type 'cosine' needs num_train_batches and num_epochs in "
                 "algo.optim_params; training sets them"
             )
         warmup = settings.get("warmup_steps", 0)
-        total = net_optim_params["num_train_batches"] * net_optim_params["num_epochs"]
+        total = batches * num_epochs
         cycles = settings.get("num_cycles", 0.5)
 
         def factor(step: int) -> float:

@@ -1,0 +1,230 @@
+"""What every registered algorithm keeps to, built in or a user's own."""
+
+import copy
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raymimic.algo import (
+    Algo,
+    HierarchicalAlgo,
+    PolicyAlgo,
+    RolloutPolicy,
+    ValueAlgo,
+    algo_factory,
+    registered_algos,
+)
+from raymimic.config import BaseConfig, config_factory
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+import my_td3_bc  # noqa: E402, F401  (an algorithm as robomimic's tutorial prints it)
+
+torch.set_num_threads(1)
+
+OBS_DIM, GOAL_DIM, ACTION_DIM, BATCH = 5, 3, 2, 12
+ALGOS = registered_algos()
+
+
+def make_config(name: str, goal: bool = False, dtype: str = "float32") -> BaseConfig:
+    config = config_factory(name)
+    for path, value in config.algo.leaves():
+        if path.endswith("layer_dims"):
+            config.algo.set_path(path, [8, 8])
+    config.observation.modalities.obs.low_dim = ["flat"]
+    config.observation.modalities.goal.low_dim = ["target"] if goal else []
+    config.train.dtype = dtype
+    return config
+
+
+def make_algo(name: str, seed: int = 0, **options: Any) -> Algo:
+    torch.manual_seed(seed)
+    shapes = {"flat": [OBS_DIM], "target": [GOAL_DIM]}
+    algo = algo_factory(name, make_config(name, **options), shapes, ACTION_DIM, "cpu")
+    algo.set_train()
+    return algo
+
+
+def raw_batch(seed: int = 0, goal: bool = False, length: int = 1) -> dict[str, Any]:
+    """A batch as the loader gives it: collated sequences."""
+    g = torch.Generator().manual_seed(seed)
+    batch = {
+        "obs": {"flat": torch.randn(BATCH, length, OBS_DIM, generator=g)},
+        "next_obs": {"flat": torch.randn(BATCH, length, OBS_DIM, generator=g)},
+        "actions": torch.rand(BATCH, length, ACTION_DIM, generator=g) * 2 - 1,
+        "rewards": torch.randn(BATCH, length, generator=g),
+        "dones": (torch.rand(BATCH, length, generator=g) < 0.2).float(),
+    }
+    if goal:
+        batch["goal_obs"] = {"target": torch.randn(BATCH, GOAL_DIM, generator=g)}
+    return batch
+
+
+def step(algo: Algo, seed: int, validate: bool = False, **options: Any) -> dict[str, float]:
+    """One step whose batch and noise are functions of the seed."""
+    torch.manual_seed(seed)
+    batch = algo.process_batch_for_training(raw_batch(seed, **options))
+    batch = algo.postprocess_batch_for_training(batch, obs_normalization_stats=None)
+    log = algo.log_info(algo.train_on_batch(batch, epoch=1, validate=validate))
+    if not validate:
+        algo.on_gradient_step()
+    assert all(isinstance(x, float) or (x.dim() == 0 and not x.requires_grad) for x in log.values())
+    return {k: float(x) for k, x in log.items()}
+
+
+def assert_equal_states(a: Algo, b: Algo) -> None:
+    for (key, x), y in zip(a.nets.state_dict().items(), b.nets.state_dict().values(), strict=True):
+        assert torch.equal(x, y), key
+
+
+@pytest.mark.parametrize("goal", [False, True])
+@pytest.mark.parametrize("name", ALGOS)
+def test_processed_batch_has_no_time_dimension(name, goal):
+    algo = make_algo(name, goal=goal)
+    raw = raw_batch(goal=goal)
+    batch = algo.process_batch_for_training(raw)
+    assert torch.equal(batch["obs"]["flat"], raw["obs"]["flat"][:, 0])
+    assert batch["actions"].shape == (BATCH, ACTION_DIM)
+    assert batch["rewards"].shape == batch["dones"].shape == (BATCH, 1)
+    if goal:
+        assert torch.equal(batch["goal_obs"]["target"], raw["goal_obs"]["target"])
+    else:
+        assert batch["goal_obs"] is None
+
+
+@pytest.mark.parametrize("goal", [False, True])
+@pytest.mark.parametrize("name", ALGOS)
+def test_training_lowers_the_loss_and_moves_every_learned_network(name, goal):
+    algo = make_algo(name, goal=goal)
+    before = {k: x.clone() for k, x in algo.nets.state_dict().items()}
+    logs = [step(algo, seed=0, goal=goal) for _ in range(60)]
+    assert all(np.isfinite(list(log.values())).all() for log in logs)
+    assert logs[-1]["Loss"] < logs[0]["Loss"]
+    for key, x in algo.nets.state_dict().items():
+        assert not torch.equal(x, before[key]), key
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_validation_learns_nothing(name):
+    algo = make_algo(name)
+    for seed in range(3):
+        step(algo, seed)
+    before = copy.deepcopy((algo.serialize(), algo.training_state()))
+    algo.set_eval()
+    log = step(algo, seed=7, validate=True)
+    assert np.isfinite(log["Loss"])
+    after = (algo.serialize(), algo.training_state())
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert not any(key.endswith("Grad_Norms") for key in log)
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_training_needs_training_mode(name):
+    algo = make_algo(name)
+    algo.set_eval()
+    with pytest.raises(RuntimeError, match="set_train"):
+        step(algo, seed=0)
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_a_restored_algorithm_continues_bit_by_bit(name):
+    algo = make_algo(name, seed=1)
+    for seed in range(3):
+        step(algo, seed)
+    algo.on_epoch_end(1)
+    saved = io.BytesIO()
+    torch.save({"model": algo.serialize(), "state": algo.training_state()}, saved)
+    saved.seek(0)
+    loaded = torch.load(saved, weights_only=True)
+
+    restored = make_algo(name, seed=2)
+    restored.deserialize(loaded["model"], load_optimizers=True)
+    restored.load_training_state(loaded["state"])
+    assert_equal_states(algo, restored)
+    for seed in range(3, 6):
+        assert step(algo, seed) == step(restored, seed)
+    assert_equal_states(algo, restored)
+    torch.testing.assert_close(restored.serialize(), algo.serialize(), rtol=0, atol=0)
+    assert restored.training_state() == algo.training_state()
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_one_optimizer_for_each_network(name):
+    algo = make_algo(name)
+    assert set(algo.optimizers) == set(algo.lr_schedulers) == set(algo.optim_params)
+    for key, optimizer in algo.optimizers.items():
+        net = algo.nets[key]
+        pairs = zip(net, optimizer, strict=True) if isinstance(optimizer, list) else [(net, optimizer)]
+        for element, own in pairs:
+            [group] = own.param_groups
+            assert [id(p) for p in group["params"]] == [id(p) for p in element.parameters()]
+            assert group["lr"] == algo.optim_params[key].learning_rate.initial
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_everything_is_computed_in_train_dtype(name):
+    algo = make_algo(name, dtype="float64")
+    assert {x.dtype for x in algo.nets.state_dict().values()} == {torch.float64}
+    batch = algo.process_batch_for_training(raw_batch())
+    assert {batch[k].dtype for k in ("actions", "rewards", "dones")} == {torch.float64}
+    assert batch["obs"]["flat"].dtype == torch.float64
+    assert np.isfinite(step(algo, seed=0)["Loss"])
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_target_networks_stay_in_evaluation_mode(name):
+    algo = make_algo(name)
+    modes = {key: net.training for key, net in algo.nets.items()}
+    assert modes == {key: not key.endswith("_target") for key in algo.nets}
+
+
+@pytest.mark.parametrize("goal", [False, True])
+@pytest.mark.parametrize("name", ALGOS)
+def test_acts(name, goal):
+    algo = make_algo(name, goal=goal)
+    if not isinstance(algo, PolicyAlgo | HierarchicalAlgo):
+        pytest.skip("is no policy")
+    policy = RolloutPolicy(algo)
+    policy.start_episode()
+    rng = np.random.default_rng(0)
+    obs = {"flat": rng.normal(size=(4, OBS_DIM)), "unused": np.zeros(4)}
+    goals = {"target": rng.normal(size=(4, GOAL_DIM))} if goal else None
+    actions = policy(obs, goals, batched_ob=True)
+    assert actions.shape == (4, ACTION_DIM)
+    assert actions.dtype == np.float32
+    assert (np.abs(actions) <= 1).all()
+    for i in range(4):
+        one = policy({k: x[i] for k, x in obs.items()}, goals and {"target": goals["target"][i]})
+        np.testing.assert_allclose(one, actions[i], atol=1e-6)
+    if goal:
+        other = policy(obs, {"target": goals["target"] + 1}, batched_ob=True)
+        assert np.abs(other - actions).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n in ALGOS if n != "my_td3_bc"])
+def test_values_have_a_column(name):
+    algo = make_algo(name)
+    if not isinstance(algo, ValueAlgo):
+        pytest.skip("estimates no values")
+    algo.set_eval()
+    batch = algo.process_batch_for_training(raw_batch())
+    value = algo.get_state_value(batch["obs"])
+    assert value.shape == (BATCH, 1)
+    own_action = algo.get_action(batch["obs"])
+    assert torch.equal(algo.get_state_action_value(batch["obs"], own_action), value)
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_two_configs_of_one_algorithm_do_not_touch_each_other(name):
+    """Modalities and keys belong to the algorithm, not to the process."""
+    first = make_algo(name)
+    config = make_config(name)
+    config.observation.modalities.obs.low_dim = ["b", "a"]
+    second = algo_factory(name, config, {"a": [2], "b": [3], "flat": [OBS_DIM]}, ACTION_DIM, "cpu")
+    assert list(first.obs_shapes) == ["flat"]
+    assert list(second.obs_shapes) == ["a", "b"]
+    step(first, seed=0)
