@@ -1,5 +1,6 @@
 """TensorBoard event files beside the run (``experiment.logging.log_tb``)."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 class TensorBoardTracker:
     """Writes metrics by epoch to ``<run_dir>/logs/tb``, where robomimic puts them.
 
-    A resumed run adds an event file to the same folder. Parameters, tags and files are
-    not written: ``config.json`` and the files themselves lie beside the folder.
+    A resumed run's epochs are all told again, so that its event files are written anew.
+    Parameters, tags and files are not written: ``config.json`` and the files themselves lie
+    beside the folder.
     """
 
     def __init__(self) -> None:
@@ -26,7 +28,9 @@ class TensorBoardTracker:
         """See :meth:`~raymimic.tracking.tracker.Tracker.start`; there is no name to return."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_dir / "logs" / "tb"))
+        folder = run_dir / "logs" / "tb"
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writer = SummaryWriter(str(folder))
         return None
 
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
