@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from raymimic.config.config import Config
-from raymimic.errors import ConfigError
+from raymimic.errors import ConfigError, RaymimicError
 
 logger = logging.getLogger(__name__)
 
@@ -306,26 +307,39 @@ def config_from_file(path: str | Path) -> BaseConfig:
         import_modules(train.get("imports", ()) if isinstance(train, dict) else ())
         return config_factory(content["algo_name"], content)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def import_modules(names: Iterable[str]) -> None:
     """Imports a user's modules, which register algorithms and configs.
 
     Raises:
-        ConfigError: one of them does not exist on the path.
+        ConfigError: one of them does not exist on the path, or fails while it is imported.
     """
     for name in names:
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            # A module that exists but imports a missing one is the user's code to mend.
-            if error.name != name and not name.startswith(f"{error.name}."):
-                raise
+        except RaymimicError:
+            raise
+        except Exception as error:  # a module may raise anything
+            what = f"module '{name}' (--import, train.imports)"
+            absent = error.name if isinstance(error, ModuleNotFoundError) else None
+            if absent and f"{name}.".startswith(f"{absent}."):
+                raise ConfigError(
+                    f"{what} is not on the Python path: put its folder on PYTHONPATH or install it"
+                ) from error
             raise ConfigError(
-                f"module '{name}' (--import, train.imports) is not on the Python path: put its "
-                "folder on PYTHONPATH or install it"
-            ) from None
+                f"{what} fails when it is imported: {type(error).__name__}: {error}"
+                f"{_place(error)}; mend it there"
+            ) from error
+
+
+def _place(error: Exception) -> str:
+    """Where an error arose, unless its message says so."""
+    if isinstance(error, SyntaxError):
+        return ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({frame.filename}, line {frame.lineno})"
 
 
 def parse_set(assignment: str) -> tuple[str, Any]:
