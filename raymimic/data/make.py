@@ -9,6 +9,7 @@ scores, the mean returns of a random and of the expert policy: ``random_return``
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -111,15 +112,18 @@ def make_dataset(
 
     context = multiprocessing.get_context("spawn")  # threads of torch or Ray do not survive a fork
     workers = num_procs or _num_cpus()
-    bar = tqdm(
-        total=n_expert + n_medium, disable=not progress, desc=name, unit=" steps", unit_scale=True
-    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool,
             h5py.File(part, "w") as file,
-            bar,
+            tqdm(
+                total=n_expert + n_medium,
+                disable=not progress,
+                desc=name,
+                unit=" steps",
+                unit_scale=True,
+            ) as bar,
         ):
             data = file.create_group("data")
             for level in transitions:
@@ -149,9 +153,14 @@ def make_dataset(
             pool.shutdown(cancel_futures=True)
         part.replace(path)
     except OSError as error:
-        raise OutputError(f"cannot write dataset '{path}': {error}") from error
+        # HDF5's own message spans lines
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise OutputError(
+            f"cannot write dataset '{path}': {reason}; make room there or choose another place"
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there may be no such place
+            part.unlink()
     return MadeDataset(path, transitions, returns)
 
 
