@@ -1,10 +1,10 @@
 """The command line. Nothing heavy is imported before a command needs it."""
 
 import argparse
+import contextlib
 import errno
 import json
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     logging.getLogger("raymimic").setLevel(logging.INFO if args.verbose else logging.WARNING)
     signal.signal(signal.SIGTERM, _terminated)
     # Modules of the user's own are found where the command runs, as with `python -m`.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         args.command(args)
         _exit(0)
@@ -47,6 +47,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _explain(f"the disk is full: {error.filename or error}; free some space", args.traceback)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in the arguments in one line, as all other mistakes are said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process."""
+        _exit(2, f"error: {message}; see {self.prog} --help")
 
 
 def _explain(message: str, with_traceback: bool) -> NoReturn:
@@ -76,10 +84,14 @@ def _train(args: argparse.Namespace) -> None:
     resume = None
     if args.resume is not None:
         resume = args.resume or find_run(_train_config(args))
-        config = config_of_run(resume)
-        _apply(config, args)
-    else:
+    if resume is None or args.config is not None:
         config = _train_config(args)
+    else:
+        # Without a config file, what the command line leaves open is as the run has it.
+        config = config_of_run(resume)
+        if args.algo not in (None, config.algo_name):
+            raise ConfigError(f"'{resume}' is a run of {config.algo_name}, not of {args.algo}")
+        _apply(config, args)
     result = train(config, resume=resume)
     if args.json:
         print(json.dumps(_finite(result.to_dict())), flush=True)
@@ -184,15 +196,21 @@ def _config(args: argparse.Namespace) -> None:
 def _dataset_make(args: argparse.Namespace) -> None:
     from raymimic.data.make import make_dataset
 
-    path = make_dataset(
+    made = make_dataset(
         args.name,
-        args.out,
+        args.out or f"{args.name.replace('-', '_')}.hdf5",
         n_expert=args.expert,
         n_medium=args.medium,
         num_procs=args.procs,
         seed=args.seed,
     )
-    print(f"dataset: {path}")
+    print(f"dataset: {made.path}")
+    for level, transitions in made.transitions.items():
+        returns = made.returns[level]
+        print(
+            f"{level}: {transitions:,} transitions in {len(returns)} episodes, "
+            f"mean return {sum(returns) / len(returns):.1f}"
+        )
 
 
 def _dataset_info(args: argparse.Namespace) -> None:
@@ -232,12 +250,12 @@ def _quickstart(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
     common.add_argument("--verbose", action="store_true", help="say more about what is done")
-    imports = argparse.ArgumentParser(add_help=False)
+    imports = _Parser(add_help=False)
     imports.add_argument(
         "--import",
         dest="imports",
@@ -248,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         help="Python modules that register algorithms, configs or environments of your own",
     )
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="raymimic", description="robomimic at cluster scale: offline robot learning on Ray."
     )
     parser.add_argument("--version", action="version", version=f"raymimic {raymimic.__version__}")
@@ -357,17 +375,18 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
+    return _integer(text, least=0)
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+    return _integer(text, least=1)
+
+
+def _integer(text: str, least: int) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) >= least:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
 
 
 def _finite(value: Any) -> Any:
