@@ -6,6 +6,7 @@ on a local disk and on an object store, which cannot rename. The list also carri
 evaluations found, so that none is lost or counted twice over a crash.
 """
 
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -146,12 +147,15 @@ class CheckpointStore:
         Raises:
             OutputError: it cannot be written; the one before still exists.
         """
-        entry = Entry(epoch, f"model_epoch_{epoch}.pth", keep if self._save.enabled else [], pending)
+        entry = Entry(
+            epoch, f"model_epoch_{epoch}.pth", keep if self._save.enabled else [], pending
+        )
         if "best_validation" in entry.keep:
             self._withdraw("best_validation")
         ckpt["variable_state"] = {"epoch": epoch, **asdict(self.scores)}
-        with storage.atomic_writer(self.path(entry)) as file:
-            torch.save(ckpt, file)
+        data = io.BytesIO()  # torch says nothing useful of a file that cannot be written
+        torch.save(ckpt, data)
+        storage.write_bytes(self.path(entry), data.getbuffer())
         self.entries = [e for e in self.entries if e.epoch != epoch] + [entry]
         self._write()
         return entry
@@ -185,9 +189,7 @@ class CheckpointStore:
 
     def _score(self, outcome: Outcome) -> list[float] | None:
         """What `best` ranks by: success rate first where that is what is saved, then return."""
-        means = [
-            sum(v.values()) / len(v) for v in (outcome.success_rates, outcome.returns) if v
-        ]
+        means = [sum(v.values()) / len(v) for v in (outcome.success_rates, outcome.returns) if v]
         if not self._save.on_best_rollout_success_rate or self._save.on_best_rollout_return:
             means = means[-1:]
         return means or None

@@ -52,7 +52,8 @@ class Driver:
         config: the run's config.
         run: its folder.
         envs: environments to evaluate in, by the name that their metrics carry.
-        tracker: where records go.
+        tracker: where records go, from when the workers have loaded data and model.
+        tags: facts about the run, for the tracker.
         progress: what the user sees.
         evaluator: who evaluates; `None` when nothing is to be evaluated.
         post: passes a finished evaluation to the training loop.
@@ -64,12 +65,14 @@ class Driver:
         run: RunFolder,
         envs: dict[str, dict[str, Any]],
         tracker: TrackerGroup,
+        tags: dict[str, str],
         progress: ProgressReporter,
         evaluator: Evaluator | None,
         post: Callable[[Outcome], None],
     ) -> None:
         self.config, self.run, self.envs = config, run, envs
-        self.tracker, self.progress, self.evaluator = tracker, progress, evaluator
+        self.tracker, self.tags, self.progress = tracker, tags, progress
+        self.evaluator = evaluator
         self.fatal: Fatal | None = None
         self.started = False
         self._post = post
@@ -100,12 +103,14 @@ class Driver:
         """The loop starts, perhaps again: catches up with what its checkpoints say."""
         if self.started:
             self.progress.line(f"workers restarted; training goes on after epoch {event.epoch}")
-        elif event.info:
+        else:
             info = event.info
             self.progress.line(
                 f"training {self.config.algo_name} ({info['parameters']:,} parameters) on "
                 f"{info['samples']:,} samples, device {info['device']}"
             )
+            self.run.write_config(self.config)  # a resumed run may have another number of epochs
+            self.tracker.start(self.run.local, self.config.to_dict(), self.tags)
         self.started = True
         self.progress.started(event.epoch)
         self.catch_up()
@@ -300,6 +305,6 @@ def raise_fatal(fatal: Fatal) -> None:
     from raymimic import errors
 
     kind = getattr(errors, fatal.kind, errors.TrainingError)
-    raise kind(fatal.message)
-
-
+    error = kind(fatal.message)
+    error.add_note(fatal.traceback)  # for --traceback
+    raise error

@@ -5,7 +5,7 @@ every two seconds, which would throttle epochs that last a tenth of one.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raymimic.training.checkpoint import Outcome
@@ -34,7 +34,7 @@ class Started:
 
     epoch: int
     step: int
-    info: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any]
 
 
 @dataclass(frozen=True)

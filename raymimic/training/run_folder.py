@@ -5,6 +5,7 @@ robomimic lays it out. Where the storage is a URI, logs, videos and pictures are
 folder of the same layout under `train.output_dir` and copied from there.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -31,6 +32,7 @@ class RunFolder:
         self.uri = uri
         self.local = local
         self._mirrored: dict[Path, float] = {}
+        self._made: list[Path] = []
 
     @classmethod
     def create(cls, config: BaseConfig) -> "RunFolder":
@@ -48,6 +50,7 @@ class RunFolder:
             if unique in taken:
                 continue
             run = cls.at(storage.join(base, name, unique), config)
+            run._made = [folder for folder in run.local.parents if not folder.exists()]
             try:
                 run.local.mkdir(parents=True, exist_ok=storage.is_uri(run.uri))
             except FileExistsError:
@@ -84,6 +87,14 @@ class RunFolder:
         """Writes `config.json`, which resumes the run and which `--config` accepts."""
         storage.write_bytes(storage.join(self.uri, CONFIG), config.dump().encode())
 
+    def discard(self) -> None:
+        """Undoes `create`, for a run that never began."""
+        storage.remove_tree(self.uri)
+        storage.remove_tree(str(self.local))
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # another run may lie there by now
+                folder.rmdir()
+
     def mirror(self) -> None:
         """Copies what is new in the local folder to a remote storage."""
         if not storage.is_uri(self.uri):
@@ -119,7 +130,9 @@ def find_run(config: BaseConfig) -> str:
         ConfigError: there is none.
     """
     folder = storage.join(run_base(config), config.experiment.name)
-    stamps = [s for s in storage.subfolders(folder) if storage.exists(storage.join(folder, s, CONFIG))]
+    stamps = [
+        s for s in storage.subfolders(folder) if storage.exists(storage.join(folder, s, CONFIG))
+    ]
     if not stamps:
         raise ConfigError(
             f"no run named '{config.experiment.name}' to resume in '{run_base(config)}'; name its "

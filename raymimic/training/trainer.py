@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import config_from_file, import_modules
 from raymimic.config.checks import check_config, warnings_for
-from raymimic.errors import ClusterError, ConfigError, DatasetError, TrainingError
+from raymimic.errors import ClusterError, ConfigError, DatasetError, RaymimicError, TrainingError
 from raymimic.tracking.journal import RUN_FILE, read_json
 from raymimic.tracking.tracker import Tracker, TrackerGroup
 from raymimic.training.checkpoint import CheckpointStore
@@ -96,13 +96,13 @@ def train(
     import_modules(config.train.imports)
     data = _inspect_data(config)
     envs = _environments(config, data)
+    trackers = _trackers(config)
     if resume is None:
         run = RunFolder.create(config)
     else:
         run = RunFolder.at(resume, config)
         _check_resume(config, run, data.digest)
         run.prepare()
-        run.write_config(config)
     log_file = run.local / "logs" / "log.txt"
     progress = ProgressReporter(
         config.train.num_epochs,
@@ -111,15 +111,25 @@ def train(
     )
     begin = time.monotonic()
     progress.line(f"{'resuming' if resume else 'results go to'} {run.uri}")
+    training = None
     try:
-        with _tracked(config, run, data.digest) as tracker:
-            result = _Training(config, run, envs, data, tracker, progress).run()
+        with _tracked(trackers) as tracker:
+            training = _Training(config, run, envs, data, tracker, progress)
+            result = training.run()
         result = replace(
             result,
             mlflow_run_id=read_json(run.local / RUN_FILE).get("run_id"),
             mlflow_command=_mlflow_command(config, run),
         )
         progress.line(f"finished in {duration(time.monotonic() - begin)}; results are in {run.uri}")
+    except TrainingError:
+        raise  # its story is in the folder
+    except RaymimicError:
+        # Some mistakes show only where the workers are placed or have read the data.
+        if resume is None and not (training and training.begun):
+            progress.close()
+            run.discard()
+        raise
     finally:
         progress.close()
         run.mirror()
@@ -140,6 +150,8 @@ class _Training:
     ) -> None:
         self.config, self.run_folder, self.envs = config, run, envs
         self.tracker, self.progress = tracker, progress
+        self.tags = _tags(config, data.digest)
+        self.driver: Driver | None = None
         self.spec = WorkerSpec(
             algo_name=config.algo_name,
             config=json.dumps(config.to_dict()),
@@ -158,16 +170,23 @@ class _Training:
                 driver = self._run_on_ray()
         return self._result(driver)
 
+    @property
+    def begun(self) -> bool:
+        """Whether the workers have been placed and have loaded data and model."""
+        return self.driver is not None and self.driver.started
+
     def _driver(self, evaluator: Any, post: Any) -> Driver:
-        return Driver(
+        self.driver = Driver(
             self.config,
             self.run_folder,
             self.envs,
             self.tracker,
+            self.tags,
             self.progress,
             evaluator if self.envs else None,
             post,
         )
+        return self.driver
 
     def _run_here(self) -> Driver:
         import torch
@@ -176,7 +195,9 @@ class _Training:
         from raymimic.utils.torch_utils import get_torch_device
 
         link = LocalLink(lambda event: driver.handle(event))
-        driver = self._driver(LocalEvaluator(self.config.ray.envs_per_actor, self.config.train.imports), link.post)
+        driver = self._driver(
+            LocalEvaluator(self.config.ray.envs_per_actor, self.config.train.imports), link.post
+        )
         threads = torch.get_num_threads()
         try:
             train_loop(
@@ -193,11 +214,14 @@ class _Training:
 
     def _run_on_ray(self) -> Driver:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from raymimic.rollout.actors import RolloutPool
 
         resources = plan(self.config)
-        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        # On the driver's node: the loss of another one must cost only workers.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
         pool = None
         if self.envs:
             pool = RolloutPool(
@@ -246,7 +270,6 @@ class _Training:
             mlflow_run_id=None,
             learning_curve=str(curve) if curve else None,
         )
-
 
     def _keep_artifact(self, checkpoint: str) -> None:
         """Gives the tracker a checkpoint, by way of the local folder where it lies elsewhere."""
@@ -447,10 +470,9 @@ def _user_sys_path() -> tuple[str, ...]:
 
 
 @contextmanager
-def _tracked(config: BaseConfig, run: RunFolder, digest: str) -> Iterator[TrackerGroup]:
-    """Opens the run's records, and closes them with how the training truly ended."""
-    group = TrackerGroup(_trackers(config))
-    group.start(run.local, config.to_dict(), _tags(config, digest))
+def _tracked(trackers: list[Tracker]) -> Iterator[TrackerGroup]:
+    """Closes the run's records with how the training truly ended; the driver opens them."""
+    group = TrackerGroup(trackers)
     status: Any = "FAILED"
     try:
         yield group
@@ -463,6 +485,11 @@ def _tracked(config: BaseConfig, run: RunFolder, digest: str) -> Iterator[Tracke
 
 
 def _trackers(config: BaseConfig) -> list[Tracker]:
+    """Who keeps records.
+
+    Raises:
+        ConfigError: the config names a place for them that cannot be.
+    """
     trackers: list[Tracker] = []
     if config.mlflow.enabled:
         from raymimic.tracking.mlflow_tracker import MLflowTracker

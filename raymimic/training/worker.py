@@ -115,7 +115,11 @@ class _Worker:
         self.sync = GradientSync(world_size)
         torch.set_num_threads(_threads(config))
         self.data = make_loaders(
-            config, algo_class(config.algo_name, config).needs, device=device, rank=rank, world_size=world_size
+            config,
+            algo_class(config.algo_name, config).needs,
+            device=device,
+            rank=rank,
+            world_size=world_size,
         )
         self._fill_in_schedule_lengths()
         config.lock()
@@ -153,28 +157,23 @@ class _Worker:
 
     def _restore(self) -> None:
         """Loads the run's last checkpoint, or the weights that `experiment.ckpt_path` names."""
-        ckpt = self.store.load_last()
-        if ckpt is None:
+        ckpt, last = self.store.load_last(), self.store.last
+        if ckpt is None or last is None:
             path = self.config.experiment.ckpt_path
             if path is not None:
                 self._deserialize(maybe_dict_from_checkpoint(ckpt_path=path)["model"], path)
             return
-        self._deserialize(ckpt["model"], "the run's last checkpoint", load_optimizers=True)
+        self._deserialize(ckpt["model"], self.store.path(last), load_optimizers=True)
         ours = ckpt["raymimic"]
         self.algo.load_training_state(ours["training_state"])
         self.epoch, self.step = ckpt["variable_state"]["epoch"], ours["step"]
         self.history = [EpochRecord(**r) for r in json.loads(ours["history"])]
 
-    def _deserialize(
-        self, model: dict[str, Any], source: str, load_optimizers: bool = False
-    ) -> None:
+    def _deserialize(self, model: dict[str, Any], path: str, load_optimizers: bool = False) -> None:
         try:
             self.algo.deserialize(model, load_optimizers=load_optimizers)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"the weights of {source} do not fit this config: "
-                f"{' '.join(str(error).split())[:300]}"
-            ) from error
+        except (CheckpointError, KeyError, ValueError) as error:
+            raise CheckpointError(f"cannot start from '{path}': {str(error)[:300]}") from error
 
     # -- the loop --
 
@@ -265,13 +264,11 @@ class _Worker:
         return reasons
 
     def _evaluate_now(self, epoch: int, keep: list[str]) -> bool:
-        """robomimic's rule: every `rate` epochs, and with each checkpoint saved by the clock."""
+        """As robomimic: every `rate` epochs, and with each checkpoint saved by the clock."""
         rollout = self.config.experiment.rollout
         timed = {"epochs", "time"} & set(keep) and self.config.experiment.save.enabled
         return bool(
-            rollout.enabled
-            and epoch > rollout.warmstart
-            and (epoch % rollout.rate == 0 or timed)
+            rollout.enabled and epoch > rollout.warmstart and (epoch % rollout.rate == 0 or timed)
         )
 
     def _commit_if_due(self, epoch: int, keep: list[str]) -> None:

@@ -173,11 +173,10 @@ def policy_from_checkpoint(
     )
     try:
         algo.deserialize(ckpt["model"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the weights of '{ckpt_path or 'the checkpoint'}' do not fit its config: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+    except CheckpointError as error:
+        if ckpt_path is None:
+            raise
+        raise CheckpointError(f"cannot use '{ckpt_path}': {str(error)[:300]}") from error
     algo.set_eval()
     if verbose:
         logger.info("policy of the checkpoint:\n%s", algo)

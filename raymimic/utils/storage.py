@@ -7,6 +7,7 @@ everything else is a plain local path.
 import contextlib
 import os
 import posixpath
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -75,12 +76,12 @@ def atomic_writer(path: str) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
-            "place with --set train.output_dir=… or --set ray.storage_path=…"
+            f"cannot write '{path}': {error.strerror or error}; make room there or choose another "
+            "place (results of a training: train.output_dir or ray.storage_path)"
         ) from error
 
 
-def write_bytes(path: str, data: bytes) -> None:
+def write_bytes(path: str, data: bytes | memoryview) -> None:
     """Writes a whole file atomically (see `atomic_writer`)."""
     with atomic_writer(path) as file:
         file.write(data)
@@ -115,6 +116,16 @@ def remove(path: str) -> None:
     fs, name = _filesystem(path)
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(name)
+
+
+def remove_tree(path: str) -> None:
+    """Deletes a folder and all that is in it; one that is already gone is no error."""
+    if not is_uri(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    fs, name = _filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(name, recursive=True)
 
 
 def subfolders(path: str) -> list[str]:
