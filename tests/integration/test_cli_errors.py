@@ -1,0 +1,441 @@
+"""Every mistake of a user: one sentence that names it, status 2, and nothing left behind."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tiny import LAYERS, Ran, run_process, train_args, write_hopper
+
+
+def assert_refused(ran: Ran, *names: str) -> None:
+    """The command ended with status 2 and one line, which holds each of the names."""
+    assert ran.status == 2, ran
+    assert ran.err.startswith("raymimic: error: "), ran.err
+    assert ran.err.endswith("\n")
+    assert ran.err.count("\n") == 1, ran.err
+    assert "Traceback" not in ran.out
+    for name in names:
+        assert name in ran.err
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Ran], tmp_path: Path) -> Callable[..., None]:
+    """Runs a command that must be refused without a change to any file or folder."""
+
+    def check(args: list[str], *names: str) -> None:
+        before = tree(tmp_path)
+        assert_refused(cli(*args), *names)
+        assert tree(tmp_path) == before
+
+    return check
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """All files with their contents, and all folders."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+        if "__pycache__" not in p.parts
+    }
+
+
+# -- datasets --
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_actions(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_3"]
+        actions = demo["actions"][:-1]
+        del demo["actions"]
+        demo["actions"] = actions
+
+
+def poison_actions(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["data/demo_2/actions"][7, 1] = np.nan
+
+
+def remove_demos(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_group("data")
+
+
+DAMAGES = {
+    "missing": (Path.unlink, ["does not exist", "train.data"]),
+    "empty": (lambda path: path.write_bytes(b""), ["is empty (0 bytes)"]),
+    "truncated": (halve, ["is truncated", "copy or make it again"]),
+    "no HDF5": (lambda path: path.write_text("a,b\n" * 999), ["is not an HDF5 file"]),
+    "no demos": (remove_demos, ["holds no demos"]),
+    "lengths": (cut_actions, ["'demo_3'", "'actions' has 19 rows, the demo 20 samples"]),
+    "NaN": (poison_actions, ["'demo_2'", "'actions'", "NaN", "7"]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_dataset(refused, tmp_path, damage):
+    path = write_hopper(tmp_path / "mine.hdf5")
+    do, names = DAMAGES[damage]
+    do(path)
+    refused(train_args(path), str(path), *names)
+
+
+def test_what_workers_find_is_said_alike(cli, tmp_path):
+    path = write_hopper(tmp_path / "mine.hdf5")
+    poison_actions(path)
+    # The worker's traceback is the driver's too.
+    ran = cli(*train_args(path), "--workers", "1", "--traceback")
+    assert ran.status == 2
+    *trace, line = ran.err.splitlines()
+    assert line.startswith("raymimic: error: ")
+    assert "'demo_2'" in line
+    assert "_complain_if_not_finite" in "\n".join(trace)
+    assert tree(tmp_path).keys() == {"mine.hdf5"}
+
+
+def test_observation_key(refused, hopper):
+    setting = 'observation.modalities.obs.low_dim=["flta"]'
+    refused(train_args(hopper, setting), str(hopper), "'flta'", "did you mean 'flat'?")
+
+
+def test_filter_key(refused, hopper):
+    setting = "train.hdf5_filter_key=trian"
+    refused(train_args(hopper, setting), str(hopper), "'trian'", "did you mean 'train'?")
+
+
+def test_batch_larger_than_the_data(refused, hopper):
+    refused(train_args(hopper, "train.batch_size=121"), "train.batch_size", "121", "120")
+
+
+# -- config --
+
+
+def test_unknown_key(refused, hopper):
+    refused(train_args(hopper, "algo.alhpa=5"), "'algo.alhpa'", "did you mean 'alpha'?")
+
+
+def test_unknown_key_in_a_file(refused, hopper, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"algo_name": "bc", "train": {"batchsize": 5}}))
+    names = [str(path), "'train.batchsize'", "did you mean 'batch_size'?"]
+    refused(["train", "--config", str(path), "--dataset", str(hopper)], *names)
+
+
+def test_json_syntax(refused, hopper, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{\n  "algo_name": "bc",\n  "train": {"seed": }\n}')
+    refused(["train", "--config", str(path)], f"{path}, line 3, column 21: not valid JSON")
+
+
+def test_config_missing(refused):
+    refused(["train", "--config", "none.json"], "none.json", "No such file")
+
+
+def test_nothing_to_train(refused):
+    refused(["train"], "--config", "--algo")
+
+
+def test_no_dataset(refused):
+    refused(["train", "--algo", "bc"], "train.data", "--dataset")
+
+
+@pytest.mark.parametrize("command", [["train", "--algo", "td3_cb"], ["config", "td3_cb"]])
+def test_unknown_algorithm(refused, command):
+    refused(command, "'td3_cb'", "bc, td3_bc")
+
+
+@pytest.mark.parametrize("setting", ["algo.alpha", "=5", "algo.alpha:5"])
+def test_set_syntax(refused, hopper, setting):
+    refused(train_args(hopper, setting), "--set takes key=value", f"'{setting}'")
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["train", "--workers", "two"], ["--workers", "'two' is not a whole number"]),
+        (["evaluate", "x.pth", "--episodes", "0"], ["--episodes", "'0' is not a whole number"]),
+        (["train", "--datset", "x"], ["--datset"]),
+        (["tarin"], ["'tarin'", "train"]),
+        ([], ["COMMAND"]),
+    ],
+)
+def test_arguments(refused, args, names):
+    refused(args, *names, "--help")
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        (None, ["is not on the Python path", "PYTHONPATH"]),
+        ("import no_such_library", ["no_such_library", "mine_1.py, line 1", "mend it"]),
+        ("x = 1\nx.y()\n", ["AttributeError", "mine_2.py, line 2"]),
+        ("def f(:\n", ["SyntaxError", "mine_3.py, line 1"]),
+    ],
+)
+def test_import(refused, hopper, tmp_path, code, names):
+    module = "mine_0" if code is None else names[1].partition(".")[0]
+    if code is not None:
+        (tmp_path / f"{module}.py").write_text(code)
+    refused([*train_args(hopper), "--import", module], f"'{module}'", "--import", *names)
+
+
+def test_tracking_uri(refused, hopper):
+    settings = ["mlflow.enabled=true", "mlflow.tracking_uri=htps://server"]
+    refused(train_args(hopper, *settings), "mlflow.tracking_uri 'htps://server'", "'https'?")
+
+
+# -- checkpoints --
+
+
+@pytest.fixture(scope="module")
+def checkpoint(hopper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a training; not to be changed."""
+    folder = tmp_path_factory.mktemp("run")
+    ran = run_process("-m", "raymimic", *train_args(hopper), "--json", cwd=folder)
+    assert ran.status == 0, ran.err
+    return Path(ran.result["last_checkpoint"])
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (open, (str(self.path), "w"))
+
+
+def with_payload(checkpoint: Path, path: Path, mark: Path) -> None:
+    torch.save({**torch.load(checkpoint, weights_only=True), "extra": Payload(mark)}, path)
+
+
+def pickled_payload(checkpoint: Path, path: Path, mark: Path) -> None:
+    path.write_bytes(pickle.dumps({"model": Payload(mark), "algo_name": "td3_bc"}))
+
+
+def old_format_payload(checkpoint: Path, path: Path, mark: Path) -> None:
+    content = {"model": Payload(mark), "algo_name": "td3_bc"}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def test_checkpoint_missing(refused):
+    refused(["evaluate", "none.pth", "--actors", "0"], "'none.pth'", "models/")
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000, -100])
+def test_checkpoint_truncated(refused, checkpoint, tmp_path, size):
+    path = tmp_path / "cut.pth"
+    path.write_bytes(checkpoint.read_bytes()[:size])
+    refused(["evaluate", str(path), "--actors", "0"], f"'{path}'", "damaged", "another checkpoint")
+
+
+def test_checkpoint_of_something_else(refused, tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.pth")
+    refused(["evaluate", "other.pth"], "'other.pth'", "no checkpoint of raymimic or robomimic")
+
+
+@pytest.mark.parametrize("write", [with_payload, pickled_payload, old_format_payload])
+def test_checkpoint_with_code(refused, hopper, checkpoint, tmp_path, write):
+    path, mark = tmp_path / "evil.pth", tmp_path / "executed"
+    write(checkpoint, path, mark)
+    with pytest.raises((Exception, AttributeError)):  # what a careless load would do
+        torch.load(path, weights_only=True)
+    refused(["evaluate", str(path), "--actors", "0"], f"'{path}'")
+    refused(train_args(hopper, f"experiment.ckpt_path={path}"), f"'{path}'")
+    assert not mark.exists()
+    torch.load(path, weights_only=False) if write is not pickled_payload else pickle.loads(
+        path.read_bytes()
+    )
+    assert mark.exists()  # the payload is a real one
+
+
+def test_checkpoint_of_other_sizes(refused, hopper, checkpoint):
+    settings = ["algo.actor.layer_dims=[9,8]", f"experiment.ckpt_path={checkpoint}"]
+    refused(train_args(hopper, *settings), str(checkpoint), "does not fit", "size mismatch")
+
+
+# -- resuming --
+
+
+@pytest.fixture
+def run_dir(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    copy = tmp_path / "td3_bc_trained_models" / "test" / checkpoint.parents[1].name
+    shutil.copytree(checkpoint.parents[1], copy)
+    return copy
+
+
+def test_resume_without_a_name(refused):
+    refused(["train", "--resume"], "--resume", "--name")
+
+
+def test_resume_of_an_unknown_name(refused, run_dir):
+    refused(["train", "--algo", "td3_bc", "--name", "tset", "--resume"], "'tset'", "--name")
+
+
+def test_resume_of_no_run(refused, tmp_path):
+    refused(["train", "--resume", str(tmp_path)], f"'{tmp_path}'", "config.json")
+
+
+def test_resume_with_another_setting(refused, run_dir):
+    args = ["train", "--resume", str(run_dir), "--set", "algo.alpha=5"]
+    refused(args, "algo.alpha was 2.5 and now is 5", "start a new run")
+
+
+def test_resume_with_another_config_file(refused, run_dir, tmp_path):
+    config = json.loads((run_dir / "config.json").read_text())
+    config["algo"]["alpha"] = 5
+    (tmp_path / "mine.json").write_text(json.dumps(config))
+    args = ["train", "--config", "mine.json", "--resume", str(run_dir)]
+    refused(args, "algo.alpha was 2.5 and now is 5")
+
+
+def test_resume_with_another_algorithm(refused, run_dir):
+    args = ["train", "--resume", str(run_dir), "--algo", "bc"]
+    refused(args, str(run_dir), "td3_bc", "not of bc")
+
+
+def test_resume_with_other_data(refused, cli, tmp_path):
+    path = write_hopper(tmp_path / "mine.hdf5")
+    assert cli(*train_args(path)).status == 0
+    write_hopper(path, seed=1)
+    args = ["train", "--algo", "td3_bc", "--resume", "--set", "train.num_epochs=3"]
+    refused(args, "td3_bc_trained_models/test/", "the data", "have changed", "start a new run")
+
+
+def test_resume_from_a_damaged_checkpoint(refused, run_dir):
+    halve(run_dir / "models" / "model_epoch_2.pth")
+    args = ["train", "--resume", str(run_dir), "--set", "train.num_epochs=3"]
+    refused(args, "model_epoch_2.pth", "truncated or damaged")
+
+
+def test_resume_from_a_damaged_list(refused, run_dir):
+    halve(run_dir / "models" / "checkpoints.json")
+    args = ["train", "--resume", str(run_dir), "--set", "train.num_epochs=3"]
+    refused(args, "checkpoints.json", "damaged")
+
+
+# -- places for results --
+
+
+@pytest.mark.parametrize("key", ["train.output_dir", "ray.storage_path"])
+def test_output_below_a_file(refused, hopper, tmp_path, key):
+    (tmp_path / "file").write_text("")
+    setting = f"{key}={tmp_path}/file/below"
+    refused(train_args(hopper, setting), f"{tmp_path}/file/below", "Not a directory", key)
+
+
+def test_output_that_the_system_refuses(refused, hopper):
+    refused(train_args(hopper, "train.output_dir=/proc/none"), "/proc/none", "train.output_dir")
+
+
+def test_storage_of_an_unknown_kind(refused, hopper):
+    refused(train_args(hopper, "ray.storage_path=s4://bucket/runs"), "'s4://bucket/runs", "s4")
+
+
+def test_evaluation_written_below_a_file(cli, checkpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    args = ["evaluate", str(checkpoint), "--actors", "0", "--episodes", "1", "--horizon", "5"]
+    assert_refused(cli(*args, "--json", "file/out.json"), "'file/out.json'", "File exists")
+
+
+def test_video_of_another_kind(refused, checkpoint):
+    refused(["evaluate", str(checkpoint), "--video", "out.avi"], "'out.avi'", ".mp4")
+
+
+def test_dataset_written_below_a_file(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    args = ["dataset", "make", "hopper-medium-expert", "--out", "file/out.hdf5"]
+    assert_refused(cli(*args), "file/out.hdf5", "File exists")
+
+
+def test_unknown_dataset(refused):
+    refused(["dataset", "make", "hoper-medium-expert"], "'hoper-medium-expert'", "did you mean")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1.5 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1536k", "none", str(folder)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+# Checkpoints of about 1 MB.
+LARGE = ["algo.actor.layer_dims=[130,130]", "algo.critic.layer_dims=[130,130]"]
+
+
+def test_full_disk(cli, hopper, small_disk):
+    settings = [*LARGE, f"train.output_dir={small_disk}", "ray.commit_interval_s=0"]
+    ran = cli(*train_args(hopper, *settings))
+    assert_refused(ran, "model_epoch_2.pth", "No space left on device", "train.output_dir")
+    (run,) = (small_disk / "test").iterdir()
+    assert {p.name for p in (run / "models").iterdir()} == {"model_epoch_1.pth", "checkpoints.json"}
+
+    remount = ["mount", "-o", "remount,size=9m", str(small_disk)]
+    subprocess.run(remount, check=True)
+    ran = cli("train", "--resume", str(run), "--json")
+    assert ran.status == 0
+    assert ran.result["metrics"]["epoch"] == 2
+
+
+def test_file_size_limit(hopper, tmp_path):
+    """As on a full disk, but in a process of its own and for everybody."""
+    limit = "import resource, raymimic.cli, sys;"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
+    limit += "raymimic.cli.main(sys.argv[1:])"
+    ran = run_process("-c", limit, *train_args(hopper, *LARGE), cwd=tmp_path)
+    assert_refused(ran, "model_epoch_2.pth", "File too large", "train.output_dir")
+    assert not list(tmp_path.rglob("*.pth"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+# -- environments and clusters --
+
+
+def test_environment(refused, hopper):
+    settings = ["experiment.rollout.enabled=true", "experiment.env=Hoper-v5"]
+    refused(train_args(hopper, *settings), "'Hoper-v5'", "did you mean 'Hopper-v5'?")
+
+
+def test_environment_of_an_evaluation(refused, checkpoint):
+    refused(["evaluate", str(checkpoint), "--actors", "0", "--env", "Hoper-v5"], "'Hoper-v5'")
+
+
+def test_more_workers_than_the_cluster_can_place(refused, hopper):
+    args = [*train_args(hopper, "ray.cpus_per_worker=9999"), "--workers", "3"]
+    refused(args, "3 workers of 9999 CPU", "room for only 0", "ray.cpus_per_worker")
+
+
+# -- how it is said --
+
+
+def test_a_process_says_one_line(tmp_path):
+    args = ["train", "--algo", "bc", "--workers", "0", "--set", *LAYERS["bc"]]
+    ran = run_process("-m", "raymimic", *args, "--dataset", "none.hdf5", cwd=tmp_path)
+    assert_refused(ran, "none.hdf5", "does not exist")
+    assert ran.out == ""
+
+
+def test_traceback_on_request(cli):
+    ran = cli("train", "--algo", "td3_cb", "--traceback")
+    assert ran.status == 2
+    assert ran.err.startswith("Traceback (most recent call last):\n")
+    assert "config_factory" in ran.err
+    assert ran.err.splitlines()[-1].startswith("raymimic: error: unknown algorithm 'td3_cb'")
