@@ -17,18 +17,18 @@ EncoderKwargs = Mapping[str, Mapping[str, Any]]
 class EncoderCore(nn.Module):
     """Base of the networks that turn one observation key into features.
 
+    Attributes:
+        output_dim: number of features that come out; subclasses set it.
+
     Args:
         input_shape: shape of the observation, without batch dimensions.
     """
 
+    output_dim: int
+
     def __init__(self, input_shape: Sequence[int]) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
-
-    @property
-    def output_dim(self) -> int:
-        """Number of features that come out."""
-        raise NotImplementedError
 
 
 _ENCODER_CORES: dict[str, type[EncoderCore]] = {}
@@ -168,6 +168,9 @@ class MIMO_MLP(nn.Module):
         layer_dims: sizes of the hidden layers, each followed by the activation.
         activation: makes the activation.
         encoder_kwargs: see :class:`ObservationEncoder`.
+
+    Raises:
+        ConfigError: if there is no hidden layer.
     """
 
     def __init__(
@@ -179,6 +182,8 @@ class MIMO_MLP(nn.Module):
         encoder_kwargs: EncoderKwargs | None = None,
     ) -> None:
         super().__init__()
+        if not layer_dims:
+            raise ConfigError("a network needs at least one hidden layer: layer_dims is empty")
         encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs)
         *hidden_dims, last_dim = layer_dims
         self.nets = nn.ModuleDict(

@@ -22,7 +22,7 @@ from raymimic.algo import (
 from raymimic.config import BaseConfig, config_factory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-import my_td3_bc  # noqa: E402, F401  (an algorithm as robomimic's tutorial prints it)
+import my_td3_bc  # noqa: F401  (an algorithm as robomimic's tutorial prints it)
 
 torch.set_num_threads(1)
 
@@ -32,7 +32,7 @@ ALGOS = registered_algos()
 
 def make_config(name: str, goal: bool = False, dtype: str = "float32") -> BaseConfig:
     config = config_factory(name)
-    for path, value in config.algo.leaves():
+    for path, _ in config.algo.leaves():
         if path.endswith("layer_dims"):
             config.algo.set_path(path, [8, 8])
     config.observation.modalities.obs.low_dim = ["flat"]
@@ -158,7 +158,9 @@ def test_one_optimizer_for_each_network(name):
     assert set(algo.optimizers) == set(algo.lr_schedulers) == set(algo.optim_params)
     for key, optimizer in algo.optimizers.items():
         net = algo.nets[key]
-        pairs = zip(net, optimizer, strict=True) if isinstance(optimizer, list) else [(net, optimizer)]
+        pairs = (
+            zip(net, optimizer, strict=True) if isinstance(optimizer, list) else [(net, optimizer)]
+        )
         for element, own in pairs:
             [group] = own.param_groups
             assert [id(p) for p in group["params"]] == [id(p) for p in element.parameters()]

@@ -14,7 +14,7 @@ from raymimic.algo import TD3_BC, Algo, algo_factory
 from raymimic.config import config_factory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-import my_td3_bc  # noqa: E402
+import my_td3_bc
 
 STATS = {"flat": {"offset": torch.full((1, 4), 0.5), "scale": torch.full((1, 4), 2.0)}}
 

@@ -1,0 +1,128 @@
+"""Networks: shapes, order of inputs, encoders, and the fast linear layer."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import raymimic.models.obs_nets as ObsNets
+from raymimic.errors import ConfigError
+from raymimic.models.base_nets import MLP, Linear
+from raymimic.models.policy_nets import ActorNetwork
+from raymimic.models.value_nets import ActionValueNetwork, ValueNetwork
+from raymimic.utils.obs_utils import ObsShapes
+
+
+@pytest.mark.parametrize("rows", [1, 256])
+def test_linear_equals_torchs_in_value_and_gradients(rows):
+    """Both sides of the size from which oneDNN multiplies."""
+    torch.manual_seed(0)
+    layer = Linear(256, 64)
+    x = torch.randn(rows, 256, requires_grad=True)
+    gradient = torch.randn(rows, 64)
+    y = layer(x)
+    expected = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+    inputs = (x, layer.weight, layer.bias)
+    grads = torch.autograd.grad(y, inputs, gradient)
+    expected_grads = torch.autograd.grad(expected, inputs, gradient.double())
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
+
+
+def test_linear_is_the_same_each_time():
+    torch.manual_seed(0)
+    layer, x = Linear(256, 256), torch.randn(256, 256)
+    first = layer(x)
+    assert all(torch.equal(layer(x.clone()), first) for _ in range(5))
+
+
+def test_linear_takes_other_dtypes_and_more_dimensions():
+    layer, x = Linear(256, 256), torch.randn(4, 64, 256)
+    assert layer(x).shape == (4, 64, 256)
+    assert layer.double()(x[:, 0].double()).dtype == torch.float64
+
+
+def test_mlp_layers():
+    mlp = MLP(3, 2, layer_dims=(4, 5), output_activation=nn.Tanh)
+    assert {k: tuple(x.shape) for k, x in mlp.state_dict().items()} == {
+        "_model.0.weight": (4, 3),
+        "_model.0.bias": (4,),
+        "_model.2.weight": (5, 4),
+        "_model.2.bias": (5,),
+        "_model.4.weight": (2, 5),
+        "_model.4.bias": (2,),
+    }
+    assert mlp(1e3 * torch.randn(7, 3)).abs().max() <= 1
+
+
+def test_inputs_are_concatenated_in_the_order_of_shapes_then_action_then_goal():
+    net = ActionValueNetwork(
+        obs_shapes=ObsShapes({"b": [2], "a": [1]}),
+        ac_dim=1,
+        mlp_layer_dims=[8],
+        goal_shapes=ObsShapes({"a": [1]}),
+    )
+    obs = {"a": torch.tensor([[3.0]]), "b": torch.tensor([[1.0, 2.0]])}
+    encoder = net.nets["encoder"]
+    features = encoder(
+        obs={**obs, "action": torch.tensor([[4.0]])}, goal={"a": torch.tensor([[5.0]])}
+    )
+    assert features.tolist() == [[1.0, 2.0, 3.0, 4.0, 5.0]]
+    value = net(obs, torch.tensor([[4.0]]), {"a": torch.tensor([[5.0]])})
+    assert value.shape == (1, 1)
+
+
+def test_actions_and_values_are_bounded():
+    shapes = ObsShapes({"flat": [3]})
+    actor = ActorNetwork(obs_shapes=shapes, ac_dim=2, mlp_layer_dims=[8])
+    value = ValueNetwork(obs_shapes=shapes, mlp_layer_dims=[8], value_bounds=(-1.0, 5.0))
+    obs = {"flat": 1e4 * torch.randn(64, 3)}
+    assert actor(obs).shape == (64, 2)
+    assert actor(obs).abs().max() <= 1
+    values = value(obs)
+    assert values.min() >= -1
+    assert values.max() <= 5
+    assert values.max() > 4.9 or values.min() < -0.9
+
+
+def test_a_users_encoder_core_sees_the_keys_of_its_modality():
+    @ObsNets.register_encoder_core
+    class MeanColour(ObsNets.EncoderCore):
+        def __init__(self, input_shape, scale=1.0):
+            super().__init__(input_shape)
+            self.scale = nn.Parameter(torch.tensor(scale))
+            self.output_dim = input_shape[0]
+
+        def forward(self, x):
+            return self.scale * x.mean(dim=(-2, -1))
+
+    kwargs = ObsNets.obs_encoder_args_from_config(
+        {"rgb": {"core_class": "MeanColour", "core_kwargs": {"scale": 2.0}}}
+    )
+    shapes = ObsShapes({"camera": [3, 4, 4], "flat": [2]}, {"camera": "rgb", "flat": "low_dim"})
+    actor = ActorNetwork(obs_shapes=shapes, ac_dim=2, mlp_layer_dims=[8], **kwargs)
+    assert "nets.encoder.nets.obs.obs_nets.camera.scale" in actor.state_dict()
+    assert actor.nets["mlp"]._model[0].in_features == 5
+    image = torch.ones(6, 3, 4, 4)
+    image[:, 1] = -1.0
+    features = actor.nets["encoder"](obs={"camera": image, "flat": torch.full((6, 2), -3.0)})
+    assert features[0].tolist() == [2.0, 0.0, 2.0, -3.0, -3.0]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"core_class": "VisualCor"}, "key 'camera' is rgb, whose encoder.core_class 'VisualCor'"),
+        ({"core_class": None, "obs_randomizer_class": "CropRandomizer"}, "CropRandomizer"),
+    ],
+)
+def test_encoders_that_are_not_available(kwargs, message):
+    shapes = ObsShapes({"camera": [3, 4, 4]}, {"camera": "rgb"})
+    with pytest.raises(ConfigError, match=message):
+        ActorNetwork(shapes, ac_dim=2, mlp_layer_dims=[8], encoder_kwargs={"rgb": kwargs})
+
+
+def test_a_network_needs_a_layer():
+    with pytest.raises(ConfigError, match="at least one hidden layer"):
+        ActorNetwork(ObsShapes({"flat": [2]}), ac_dim=2, mlp_layer_dims=[])

@@ -1,0 +1,111 @@
+"""From raw observations to actions."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raymimic.algo import PolicyAlgo, RolloutPolicy, ValueAlgo, algo_factory
+from raymimic.config import config_factory
+from raymimic.errors import ConfigError, EnvError
+
+torch.set_num_threads(1)
+OBS_DIM, ACTION_DIM = 17, 6
+RNG = np.random.default_rng(0)
+
+
+def make_algo(layer_dims: tuple[int, ...] = (256, 256), **train: Any) -> PolicyAlgo:
+    torch.manual_seed(0)
+    config = config_factory("td3_bc")
+    config.algo.actor.layer_dims = layer_dims
+    config.train.update(train)
+    algo = algo_factory("td3_bc", config, {"flat": [OBS_DIM]}, ACTION_DIM, "cpu")
+    assert isinstance(algo, PolicyAlgo)
+    return algo
+
+
+def test_observations_are_normalised_and_actions_scaled_back():
+    algo = make_algo()
+    obs_stats = {
+        "flat": {"offset": RNG.normal(size=(1, OBS_DIM)), "scale": RNG.uniform(1, 2, (1, OBS_DIM))}
+    }
+    action_stats = {
+        "actions": {
+            "offset": RNG.normal(size=(1, ACTION_DIM)),
+            "scale": RNG.uniform(1, 2, (1, ACTION_DIM)),
+        }
+    }
+    policy = RolloutPolicy(algo, obs_stats, action_stats)
+    policy.start_episode()
+    obs = RNG.normal(size=(3, OBS_DIM))
+    actions = policy({"flat": obs}, batched_ob=True)
+
+    scaled = (obs - obs_stats["flat"]["offset"]) / obs_stats["flat"]["scale"]
+    plain = algo.get_action({"flat": torch.tensor(scaled, dtype=torch.float32)}).detach().numpy()
+    expected = plain * action_stats["actions"]["scale"] + action_stats["actions"]["offset"]
+    np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(policy({"flat": obs[1]}), expected[1], rtol=1e-5, atol=1e-6)
+
+
+def test_action_keys_are_scaled_each_by_its_own_in_their_order():
+    keys = {"action/gripper": {"normalization": "min_max"}, "action/arm": {"normalization": None}}
+    algo = make_algo(action_keys=["action/arm", "action/gripper"], action_config=keys)
+    stats = {
+        "action/gripper": {"offset": [[5.0]], "scale": [[0.0]]},
+        "action/arm": {"offset": [[0.0] * 5], "scale": [[1.0] * 5]},
+    }
+    obs = {"flat": RNG.normal(size=OBS_DIM)}
+    action, plain = RolloutPolicy(algo, None, stats)(obs), RolloutPolicy(algo)(obs)
+    assert action[5] == 5.0
+    np.testing.assert_array_equal(action[:5], plain[:5])
+
+
+def test_padded_actions_do_not_depend_on_the_batch():
+    policy = RolloutPolicy(make_algo(), pad_to=8)
+    policy.start_episode()
+    obs = RNG.normal(size=(37, OBS_DIM))
+    actions = policy({"flat": obs}, batched_ob=True)
+    assert actions.shape == (37, ACTION_DIM)
+    for i in (0, 7, 8, 36):
+        np.testing.assert_array_equal(policy({"flat": obs[i]}), actions[i])
+        np.testing.assert_array_equal(
+            policy({"flat": obs[i : i + 3]}, batched_ob=True)[0], actions[i]
+        )
+
+
+def test_episodes_of_a_batch_reset_by_mask():
+    algo = make_algo(layer_dims=(8, 8))
+    masks: list[Any] = []
+    algo.reset = lambda mask=None: masks.append(mask)  # type: ignore[method-assign]
+    policy = RolloutPolicy(algo)
+    policy.start_episode()
+    policy.start_episode(mask=np.array([True, True]))
+    policy.start_episode(mask=np.array([False, True]))
+    assert masks[:2] == [None, None]
+    assert masks[2].tolist() == [False, True]
+    assert not algo.nets.training
+
+
+def test_dtype_is_the_trainings():
+    policy = RolloutPolicy(make_algo(dtype="float64"))
+    assert policy({"flat": np.zeros(OBS_DIM, np.float32)}).dtype == np.float64
+
+
+def test_missing_observation_names_the_nearest():
+    with pytest.raises(EnvError, match=r"needs observation 'flat'.*did you mean 'flat_obs'"):
+        RolloutPolicy(make_algo())({"flat_obs": np.zeros(OBS_DIM)})
+
+
+def test_what_cannot_act_is_no_policy():
+    algo = make_algo(layer_dims=(8, 8))
+    algo.__class__ = type("Critic", (ValueAlgo,), {})
+    with pytest.raises(ConfigError, match="Critic is no policy"):
+        RolloutPolicy(algo)
+
+
+def test_rotations_that_would_need_conversion_are_refused():
+    keys = {"actions": {"normalization": None, "format": "rot_6d"}}
+    algo = make_algo(action_config=keys)
+    with pytest.raises(ConfigError, match="rot_6d"):
+        RolloutPolicy(algo, None, {"actions": {"offset": [[0.0] * 6], "scale": [[1.0] * 6]}})

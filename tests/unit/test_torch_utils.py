@@ -1,0 +1,180 @@
+"""Steps of optimizers, targets and schedules, against numbers worked out by hand."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import raymimic.utils.torch_utils as TorchUtils
+from raymimic.config import Config
+from raymimic.errors import CheckpointError, ConfigError
+
+
+def optim_params(**learning_rate: Any) -> Config:
+    rate = {"initial": 0.1, "decay_factor": 0.5, "epoch_schedule": [], **learning_rate}
+    return Config(learning_rate=rate, regularization={"L2": 0.0})
+
+
+def linear(weight: list[float]) -> nn.Linear:
+    net = nn.Linear(len(weight), 1, bias=False)
+    net.weight.data = torch.tensor([weight])
+    return net
+
+
+def test_soft_and_hard_updates_move_targets():
+    source, target = linear([1.0, 2.0]), linear([0.0, 4.0])
+    TorchUtils.soft_update(source=source, target=target, tau=0.25)
+    assert target.weight.tolist() == [[0.25, 3.5]]
+    TorchUtils.hard_update(source=source, target=target)
+    assert target.weight.tolist() == source.weight.tolist() == [[1.0, 2.0]]
+
+
+def test_backprop_steps_and_returns_the_squared_gradient_norm():
+    net = linear([1.0, 2.0])
+    optim = torch.optim.SGD(net.parameters(), lr=0.5)
+    norm = TorchUtils.backprop_for_loss(net=net, optim=optim, loss=net(torch.tensor([3.0, 4.0])))
+    assert norm.dim() == 0
+    assert norm.item() == 25.0
+    assert net.weight.tolist() == [[-0.5, 0.0]]
+
+
+def test_backprop_clips_and_returns_the_norm_after_clipping():
+    net = linear([1.0, 2.0])
+    optim = torch.optim.SGD(net.parameters(), lr=1.0)
+    loss = net(torch.tensor([3.0, 4.0]))
+    norm = TorchUtils.backprop_for_loss(net=net, optim=optim, loss=loss, max_grad_norm=2.0)
+    assert norm.item() == pytest.approx(4.0, rel=1e-5)
+    torch.testing.assert_close(
+        net.weight.data, torch.tensor([[1 - 1.2, 2 - 1.6]]), rtol=0, atol=1e-5
+    )
+
+    loss = net(torch.tensor([0.3, 0.4]))
+    norm = TorchUtils.backprop_for_loss(net=net, optim=optim, loss=loss, max_grad_norm=2.0)
+    assert norm.item() == pytest.approx(0.25)
+
+
+def test_backprop_averages_gradients_before_clipping():
+    class Halving:
+        """Another worker, with the same share of the batch and no gradient."""
+
+        def average_gradients(self, params: Iterable[nn.Parameter]) -> None:
+            for p in params:
+                assert p.grad is not None
+                p.grad.mul_(0.5)
+
+        def mean(self, x: Tensor) -> Tensor:
+            return x
+
+    net = linear([1.0, 2.0])
+    optim = torch.optim.SGD(net.parameters(), lr=1.0)
+    optim.grad_sync = Halving()
+    loss = net(torch.tensor([6.0, 8.0]))
+    norm = TorchUtils.backprop_for_loss(net=net, optim=optim, loss=loss, max_grad_norm=5.0)
+    assert norm.item() == pytest.approx(25.0, rel=1e-5)
+    torch.testing.assert_close(net.weight.data, torch.tensor([[-2.0, -2.0]]), rtol=0, atol=1e-5)
+
+
+def test_backprop_passes_over_parameters_that_the_loss_does_not_reach():
+    net = nn.ModuleDict({"used": linear([1.0]), "unused": linear([5.0])})
+    optim = torch.optim.Adam(net.parameters(), lr=0.1)
+    norm = TorchUtils.backprop_for_loss(net, optim, net["used"](torch.tensor([2.0])))
+    assert norm.item() == 4.0
+    assert net["unused"].weight.item() == 5.0
+
+
+def test_frozen_network_passes_gradients_but_gets_none():
+    critic, actor = linear([2.0]), linear([3.0])
+    with TorchUtils.frozen(critic):
+        loss = critic(actor(torch.tensor([1.0])))
+    loss.backward()
+    assert critic.weight.grad is None
+    assert critic.weight.requires_grad
+    assert actor.weight.grad.item() == 2.0
+
+
+def test_maybe_no_grad():
+    x = torch.ones(1, requires_grad=True)
+    with TorchUtils.maybe_no_grad(no_grad=True):
+        assert not (2 * x).requires_grad
+    with TorchUtils.maybe_no_grad(no_grad=False):
+        assert (2 * x).requires_grad
+
+
+def rates(params: Config, steps: int) -> list[float]:
+    net = linear([1.0])
+    optim = TorchUtils.optimizer_from_optim_params(params, net)
+    scheduler = TorchUtils.lr_scheduler_from_optim_params(params, optim)
+    seen = []
+    for _ in range(steps):
+        seen.append(optim.param_groups[0]["lr"])
+        optim.step()
+        scheduler.step()
+    return seen
+
+
+def test_multistep_schedule():
+    assert rates(optim_params(epoch_schedule=[1, 3]), 5) == pytest.approx(
+        [0.1, 0.05, 0.05, 0.025, 0.025]
+    )
+
+
+def test_linear_schedule():
+    params = optim_params(scheduler_type="linear", epoch_schedule=[4])
+    assert rates(params, 6) == pytest.approx([0.1, 0.0875, 0.075, 0.0625, 0.05, 0.05])
+
+
+def test_cosine_schedule_with_warmup():
+    params = optim_params(scheduler_type="cosine", step_every_batch=True, warmup_steps=2)
+    params.num_train_batches, params.num_epochs = 5, 2
+    cosine = [0.05 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]
+    assert rates(params, 10) == pytest.approx([0.0, 0.05, *cosine])
+
+
+def test_no_schedule_by_default():
+    params = optim_params()
+    optim = TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
+    assert TorchUtils.lr_scheduler_from_optim_params(params, optim) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (optim_params(scheduler_type="cosin"), "did you mean 'cosine'"),
+        (optim_params(scheduler_type="cosine"), "step_every_batch=true"),
+        (optim_params(scheduler_type="cosine", step_every_batch=True), "num_train_batches"),
+        (optim_params(scheduler_type="linear", epoch_schedule=[1, 2]), "takes one epoch"),
+    ],
+)
+def test_schedules_that_cannot_be(params, message):
+    optim = TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
+    with pytest.raises(ConfigError, match=message):
+        TorchUtils.lr_scheduler_from_optim_params(params, optim)
+
+
+def test_optimizer_types_and_weight_decay():
+    params = optim_params()
+    params.regularization.L2 = 0.01
+    adam = TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
+    assert type(adam) is torch.optim.Adam
+    assert adam.param_groups[0]["weight_decay"] == 0.01
+    params.optimizer_type = "adamw"
+    assert type(TorchUtils.optimizer_from_optim_params(params, linear([1.0]))) is torch.optim.AdamW
+    params.optimizer_type = "adan"
+    with pytest.raises(ConfigError, match="did you mean 'adam'"):
+        TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
+
+
+def test_states_nest_like_what_they_are_of():
+    nets = {"critic": [linear([1.0]), linear([2.0])], "actor": linear([3.0]), "none": None}
+    state = TorchUtils.get_state_dict(nets)
+    assert state["critic"][1]["weight"].item() == 2.0
+    others = {"critic": [linear([0.0]), linear([0.0])], "actor": linear([0.0]), "none": None}
+    TorchUtils.load_state_dict(others, state)
+    assert [net.weight.item() for net in (*others["critic"], others["actor"])] == [1.0, 2.0, 3.0]
+    with pytest.raises(CheckpointError, match="another number"):
+        TorchUtils.load_state_dict({**others, "critic": others["critic"][:1]}, state)
+    with pytest.raises(CheckpointError, match="holds states of"):
+        TorchUtils.load_state_dict({"actor": others["actor"]}, state)
