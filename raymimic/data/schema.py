@@ -556,10 +556,10 @@ def _dataset(file: Path, demo: h5py.Group, name: str) -> h5py.Dataset:
     if isinstance(item, h5py.Group):
         members = ", ".join(f"{name.partition('/')[2] or name}/{key}" for key in item)
         raise DatasetError(f"{where}: '{name}' is a group: name its members, such as {members}")
-    if not item.shape or item.dtype.kind not in "biuf":
+    if not isinstance(item, h5py.Dataset) or not item.shape or item.dtype.kind not in "biuf":
         raise DatasetError(
-            f"{where}: '{name}' is not an array of numbers with one row per transition (type"
-            f" {item.dtype}, shape {list(item.shape or ())}); leave the key out"
+            f"{where}: '{name}' is not an array of numbers with one row per transition; leave the"
+            " key out"
         )
     return item
 

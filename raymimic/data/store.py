@@ -191,7 +191,9 @@ def _read(group: h5py.Group, demo: Demo, column: Column, out: np.ndarray) -> Non
         else:
             target[...] = item[()].reshape(target.shape)
         # The sum is a test without a temporary array; only when it fails are elements looked at.
-        if target.dtype.kind == "f" and not np.isfinite(target.sum(dtype=np.float64)):
+        with np.errstate(invalid="ignore", over="ignore"):
+            suspect = target.dtype.kind == "f" and not np.isfinite(target.sum(dtype=np.float64))
+        if suspect:
             _complain_if_not_finite(demo, name, target)
 
 

@@ -15,7 +15,8 @@ def write_demos(path: Path, lengths=(5, 7, 4), *, names=None, masks=None, next_o
         data = handle.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "Walker2d-v5", "type": 2})
         data.attrs["total"] = sum(lengths)
-        for name, n in zip(names or [f"demo_{i}" for i in range(len(lengths))], lengths):
+        names = names or [f"demo_{i}" for i in range(len(lengths))]
+        for name, n in zip(names, lengths, strict=True):
             demo = data.create_group(name)
             demo.attrs["num_samples"] = n
             obs = row + np.arange(n + 1)[:, None] + np.array([0.0, 0.25, 0.5])

@@ -194,7 +194,7 @@ def test_filter_key_of_no_demos(tmp_path):
 def test_env_args_that_are_not_json(path):
     with h5py.File(path, "r+") as handle:
         handle["data"].attrs["env_args"] = "Walker2d-v5"
-    with pytest.raises(DatasetError, match="'env_args'.* is not JSON"):
+    with pytest.raises(DatasetError, match=r"'env_args'.* is not JSON"):
         read_metadata(path)
 
 
@@ -360,5 +360,5 @@ def test_uri_is_fetched_once_and_again_when_it_changes(tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache" / "datasets").glob("*.hdf5"))) == 1
     memory.pipe("/bucket/demos.hdf5", write_demos(tmp_path / "b.hdf5", (4,)).read_bytes())
     assert read_metadata(uri).num_transitions == 4
-    with pytest.raises(DatasetError, match="'memory://bucket/none.hdf5' does not exist"):
+    with pytest.raises(DatasetError, match=r"'memory://bucket/none\.hdf5' does not exist"):
         read_metadata("memory://bucket/none.hdf5")

@@ -1,0 +1,158 @@
+"""What a config asks of the data layer is what it gets."""
+
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from demo_files import write_demos
+
+from raymimic.config.base_config import config_factory
+from raymimic.data.loader import inspect_data, make_loaders
+from raymimic.errors import ConfigError, DatasetError
+
+CPU = torch.device("cpu")
+OFFLINE_RL = frozenset({"next_obs", "rewards", "dones"})
+
+
+def config_for(data):
+    config = config_factory("td3_bc")
+    config.train.data = data if isinstance(data, list) else str(data)
+    config.train.batch_size = 4
+    config.observation.modalities.obs.low_dim = ["flat"]
+    return config
+
+
+def shapes(batch):
+    return {
+        key: shapes(value) if isinstance(value, dict) else tuple(value.shape)
+        for key, value in batch.items()
+    }
+
+
+def test_batches(tmp_path):
+    config = config_for(write_demos(tmp_path / "demos.hdf5"))
+    config.train.seq_length, config.train.goal_mode = 3, "last"
+    batch, n, total = next(make_loaders(config, OFFLINE_RL, CPU).train.epoch(1))
+    assert (n, total) == (4, 4)
+    assert shapes(batch) == {
+        "obs": {"flat": (4, 3, 3)},
+        "next_obs": {"flat": (4, 3, 3)},
+        "goal_obs": {"flat": (4, 3)},
+        "actions": (4, 3, 2),
+        "rewards": (4, 3),
+        "dones": (4, 3),
+        "index": (4,),
+    }
+    assert batch["obs"]["flat"].dtype == torch.float32
+
+
+def test_float64(tmp_path):
+    config = config_for(write_demos(tmp_path / "demos.hdf5"))
+    config.train.dtype = "float64"
+    batch, _, _ = next(make_loaders(config, OFFLINE_RL, CPU).train.epoch(1))
+    assert batch["obs"]["flat"].dtype == batch["actions"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("asked", "needed", "there", "served"),
+    [
+        (True, False, True, True),
+        (True, False, False, False),  # nobody needs it: it is not derived
+        (False, False, True, False),
+        (False, True, True, True),
+        (False, True, False, True),
+    ],
+)
+def test_when_next_obs_is_served(tmp_path, asked, needed, there, served):
+    config = config_for(write_demos(tmp_path / "demos.hdf5", next_obs=there))
+    config.train.hdf5_load_next_obs = asked
+    needs = frozenset({"next_obs"}) if needed else frozenset()
+    batch, _, _ = next(make_loaders(config, needs, CPU).train.epoch(1))
+    assert ("next_obs" in batch) == served
+
+
+def test_goal_without_next_obs_is_the_last_observation(tmp_path):
+    config = config_for(write_demos(tmp_path / "demos.hdf5", next_obs=False))
+    config.train.hdf5_load_next_obs, config.train.goal_mode = False, "last"
+    loader = make_loaders(config, frozenset(), CPU).train
+    batch = loader.dataset.gather(torch.tensor([0, 4, 5, 15]))
+    assert batch["goal_obs"]["flat"][:, 0].tolist() == [4, 4, 11, 15]
+    assert "next_obs" not in batch
+
+
+def test_a_list_of_datasets(tmp_path):
+    a = write_demos(tmp_path / "a.hdf5", (5, 7), masks={"first": ["demo_0"]})
+    b = write_demos(tmp_path / "b.hdf5", (4, 6))
+    entries = [
+        {"path": str(a), "filter_key": "first", "key": "A", "eval": False},
+        {"path": str(b), "demo_limit": 1, "weight": 2.0},
+    ]
+    data = make_loaders(config_for(entries), OFFLINE_RL, CPU)
+    assert data.train.num_samples == 5 + 4
+    assert [(env.key, env.evaluate) for env in data.env_metas] == [("A", False), ("b", True)]
+    assert data.digest.count("sha256:") == 2
+
+
+def test_environments_as_the_config_changes_them(tmp_path):
+    config = config_for(write_demos(tmp_path / "demos.hdf5"))
+    config.experiment.additional_envs = ["Hopper-v5"]
+    config.experiment.env_meta_update_dict = {"env_kwargs": {"frame_skip": 2}}
+    envs = inspect_data(config, OFFLINE_RL).env_metas
+    assert [env.key for env in envs] == ["Walker2d-v5", "Hopper-v5"]
+    assert [env.env_meta for env in envs] == [
+        {"env_name": name, "type": 2, "env_kwargs": {"frame_skip": 2}}
+        for name in ("Walker2d-v5", "Hopper-v5")
+    ]
+    config.experiment.env = "HalfCheetah-v5"
+    assert [e.key for e in inspect_data(config, OFFLINE_RL).env_metas] == [
+        "HalfCheetah-v5",
+        "Hopper-v5",
+    ]
+    config.experiment.additional_envs = ["HalfCheetah-v5"]
+    with pytest.raises(ConfigError, match="two evaluation environments are called 'HalfCheetah"):
+        inspect_data(config, OFFLINE_RL)
+
+
+def test_a_file_without_env_args_has_no_environment_of_its_own(tmp_path):
+    path = write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(path, "r+") as handle:
+        del handle["data"].attrs["env_args"]
+    config = config_for(path)
+    assert inspect_data(config, OFFLINE_RL).env_metas == []
+    config.experiment.env = "Walker2d-v5"
+    assert inspect_data(config, OFFLINE_RL).env_metas[0].env_meta["env_name"] == "Walker2d-v5"
+
+
+@pytest.mark.parametrize("data", [None, [], [{"weight": 1.0}]])
+def test_no_dataset_named(data):
+    config = config_for("")
+    config.train.data = data
+    with pytest.raises(ConfigError, match=r"train\.data"):
+        inspect_data(config, OFFLINE_RL)
+
+
+def test_structure_is_checked_before_any_data_is_read(tmp_path):
+    path = write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(path, "r+") as handle:
+        handle["data/demo_0/actions"][0, 0] = np.nan
+        del handle["data/demo_2/dones"]
+    with pytest.raises(DatasetError, match=r"'demo_2' .* has no 'dones'"):
+        inspect_data(config_for(path), OFFLINE_RL)
+    assert inspect_data(config_for(path), frozenset()).shape_meta["ac_dim"] == 2
+
+
+def test_a_batch_costs_little(tmp_path):
+    torch.set_num_threads(1)
+    config = config_for(write_demos(tmp_path / "demos.hdf5", (1000,) * 20))
+    config.train.batch_size = 256
+    config.experiment.epoch_every_n_steps = 400
+    loader = make_loaders(config, OFFLINE_RL, CPU).train
+    best = np.inf
+    for epoch in range(1, 6):
+        start = time.process_time()
+        for _ in loader.epoch(epoch):
+            pass
+        best = min(best, (time.process_time() - start) / 400)
+    assert best < 0.3e-3  # 0.03 ms on an idle machine; one gather per key and step takes 0.1
