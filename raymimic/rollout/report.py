@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raymimic.config import Config
+from raymimic.config import BaseConfig
+from raymimic.envs.env_base import env_from_metadata
 from raymimic.envs.seeds import final_seeds
 from raymimic.errors import EnvError, OutputError
 from raymimic.rollout.episodes import Episode
@@ -79,6 +80,7 @@ def evaluate_checkpoint(
         env_meta["env_name"] = env
     if not env_meta.get("env_name"):
         raise EnvError(f"checkpoint '{checkpoint}' names no environment; give one with --env")
+    env_from_metadata(env_meta).close()  # one that cannot be made is found before Ray starts
     name = str(env_meta["env_name"])
     job = EvalJob(
         epoch=0,
@@ -107,7 +109,7 @@ def evaluate_checkpoint(
 
 
 def _play(
-    job: EvalJob, config: Config, num_actors: int, imports: tuple[str, ...]
+    job: EvalJob, config: BaseConfig, num_actors: int, imports: tuple[str, ...]
 ) -> EvalResult:
     settings = config.ray
     if num_actors == 0:
@@ -120,7 +122,7 @@ def _play(
     from raymimic.training.cluster import ray_session
 
     with ray_session(config):
-        cpus = ray.cluster_resources().get("CPU", 1.0)
+        cpus = ray.cluster_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
         pool = RolloutPool(
             num_actors, settings.envs_per_actor, min(1.0, cpus / num_actors), imports
         )
