@@ -36,8 +36,11 @@ class MetricAccumulator:
 
         Args:
             metrics: values by name.
-            weight: number of samples on this rank that the values are means over.
+            weight: number of samples on this rank that the values are means over; a step
+                without any does not count.
         """
+        if weight == 0:
+            return
         for key, value in metrics.items():
             values = self._pending.setdefault(key, [])
             values.append(value.detach() if isinstance(value, Tensor) else value)

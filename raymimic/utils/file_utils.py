@@ -141,17 +141,19 @@ def config_from_checkpoint(
 
 
 def policy_from_checkpoint(
-    device: torch.device | None = None,
     ckpt_path: str | None = None,
     ckpt_dict: dict[str, Any] | None = None,
+    device: torch.device | None = None,
     verbose: bool = False,
 ) -> tuple["RolloutPolicy", dict[str, Any]]:
     """Restores a trained policy, ready to act.
 
+    robomimic's function of this name takes `device` first; by keyword both are called alike.
+
     Args:
-        device: where it runs; the CPU unless given.
         ckpt_path: path or URI of a checkpoint of raymimic or robomimic.
         ckpt_dict: the checkpoint, if it is already loaded.
+        device: where it runs; the CPU unless given.
         verbose: log the config and the algorithm.
 
     Returns:
