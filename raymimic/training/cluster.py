@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # A cluster's monitor reports for the first time some seconds after the cluster has started.
 _FIRST_REPORT_S = 10.0
+# For a cluster's port to answer.
+_KNOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ def ray_session(config: BaseConfig) -> Iterator[None]:
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
+        if address:
+            _knock(address)
         ray.init(
             address=address,
             log_to_driver=False,
@@ -153,6 +158,13 @@ def ray_session(config: BaseConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Tries the port of a cluster's address, where it has one; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def plan(config: BaseConfig) -> Resources:
