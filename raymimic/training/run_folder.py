@@ -52,7 +52,7 @@ class RunFolder:
             run = cls.at(storage.join(base, name, unique), config)
             run._made = [folder for folder in run.local.parents if not folder.exists()]
             try:
-                run.local.mkdir(parents=True, exist_ok=storage.is_uri(run.uri))
+                run.local.mkdir(parents=True)
             except FileExistsError:
                 continue
             except OSError as error:
