@@ -14,6 +14,8 @@ import pytest
 import torch
 from tiny import LAYERS, Ran, run_process, train_args
 
+from raymimic.config import config_factory
+from raymimic.training.run_folder import RunFolder
 from raymimic.utils.file_utils import load_dict_from_checkpoint
 
 PACKAGE = Path(__file__).parents[2] / "raymimic"
@@ -172,6 +174,17 @@ def test_storage(cli, hopper, tmp_path, store):
     # Where no local folder is left, the storage is enough.
     again = cli("train", "--resume", first.result["run_dir"], "--json")
     assert_same(state_of(again), whole)
+
+
+def test_runs_of_one_second_share_no_folder(tmp_path):
+    config = config_factory("bc")
+    folders = []
+    for storage in (None, "memory://one", "memory://other", None):
+        with config.values_unlocked():
+            config.train.output_dir = str(tmp_path)
+            config.ray.storage_path = storage
+        folders.append(RunFolder.create(config).local)
+    assert len(set(folders)) == 4
 
 
 # -- the other commands --

@@ -426,6 +426,11 @@ def test_more_workers_than_the_cluster_can_place(refused, hopper):
     refused(args, "never place 3 workers (ray.num_workers)", "9999 CPU", "ray.cpus_per_worker")
 
 
+def test_cluster_that_does_not_answer(refused, hopper):
+    args = [*train_args(hopper, "ray.address=127.0.0.1:1"), "--workers", "1"]
+    refused(args, "'127.0.0.1:1'", "Connection refused", "ray.address")
+
+
 # -- how it is said --
 
 
