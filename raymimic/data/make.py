@@ -3,7 +3,8 @@
 The file has robomimic's schema. Per demo: ``obs/flat``, ``next_obs/flat``, ``actions`` (float32),
 ``rewards``, ``states`` (float64) and ``dones`` (1 only where the task terminated, never at the
 time limit), with ``num_samples``. Masks: ``expert``, ``medium``, and ``train`` and ``valid``, nine
-and one tenth of each level. The group ``data`` says ``total``, ``env_args``, and, for normalised
+and one tenth of each level. Episodes in which the noise on its actions makes the expert fall are
+played but not kept. The group ``data`` says ``total``, ``env_args``, and, for normalised
 scores, the mean returns of a random and of the expert policy: ``random_return``, ``expert_return``.
 """
 
@@ -34,9 +35,9 @@ from raymimic.errors import ConfigError, OutputError, did_you_mean
 ENVS = {"walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 DATASETS = {f"{task}-medium-expert": task for task in ENVS}
 
-ACTION_NOISE = 0.1
-"""Standard deviation of the noise on demonstrated actions: around a deterministic policy nothing
-is known of the value of other actions."""
+ACTION_NOISE = {"walker2d": 0.2, "halfcheetah": 0.1, "hopper": 0.1}
+"""Standard deviation of the noise on demonstrated actions, as much as the expert bears. Data of a
+deterministic policy would say nothing of other actions, nor how to recover from an error."""
 VALID_EVERY = 10
 RANDOM_EPISODES = 50
 EPISODES_PER_TASK = 4
@@ -128,6 +129,8 @@ def make_dataset(
             data = file.create_group("data")
             for level in transitions:
                 for demo in _play_in_order(pool, workers, task, level, seed):
+                    if level == "expert" and demo.dones.any():
+                        continue  # the noise made it fall: not what an expert shows
                     demo_name = f"demo_{len(data)}"
                     split = (
                         "valid" if len(masks[level]) % VALID_EVERY == VALID_EVERY - 1 else "train"
@@ -225,7 +228,7 @@ def _play_block(task: str, level: str, seeds: list[int]) -> list[Demo]:
     policy = None if level == "random" else SourcePolicy.shipped(task, level)
     env = env_from_metadata(_env_meta(task))
     try:
-        return [play_demo(env, policy, seed, ACTION_NOISE) for seed in seeds]
+        return [play_demo(env, policy, seed, ACTION_NOISE[task]) for seed in seeds]
     finally:
         env.close()
 
