@@ -1,1 +1,1 @@
-
+"""Entry points under robomimic's names."""

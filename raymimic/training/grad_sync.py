@@ -42,7 +42,7 @@ class GradientSync:
         flat = torch.cat([g.reshape(-1) for g in grads])
         flat.mul_(self.weight)
         dist.all_reduce(flat)
-        pieces = flat.split([g.numel() for g in grads])
+        pieces = torch.split(flat, [g.numel() for g in grads])
         torch._foreach_copy_(grads, [p.view_as(g) for p, g in zip(pieces, grads, strict=True)])
 
     def mean(self, x: Tensor) -> Tensor:

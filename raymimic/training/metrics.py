@@ -85,7 +85,8 @@ class MetricAccumulator:
         if world_size > 1:
             ranks = [{}] * world_size
             dist.all_gather_object(ranks, local)
-        return {key: self._over_ranks(key, ranks) for key in dict.fromkeys(k for r in ranks for k in r)}
+        names = dict.fromkeys(name for rank in ranks for name in rank)
+        return {name: self._over_ranks(name, ranks) for name in names}
 
     def _over_ranks(self, key: str, ranks: list[dict[str, tuple[float, float]]]) -> float:
         parts = [r[key] for r in ranks if key in r]

@@ -221,7 +221,8 @@ class _Training:
         resources = plan(self.config)
         # On the driver's node: the loss of another one must cost only workers.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+        actor_class: Any = ray.remote(Mailbox)
+        mailbox = actor_class.options(num_cpus=0, scheduling_strategy=here).remote()
         pool = None
         if self.envs:
             pool = RolloutPool(
@@ -361,7 +362,7 @@ def _torch_trainer(
             name=f"ray_train_{time.time_ns()}",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(
+            failure_config=FailureConfig(  # type: ignore[call-arg] # V2 has it
                 max_failures=config.ray.max_failures, controller_failure_limit=0
             ),
         ),

@@ -1,1 +1,1 @@
-
+"""Names that robomimic's tutorials import, and storage."""

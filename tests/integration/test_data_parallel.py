@@ -77,9 +77,7 @@ def spec(dataset: Path, run_dir: Path, **settings: Any) -> WorkerSpec:
 
 
 def _rank(rank: int, world_size: int, run: WorkerSpec, store: str, patch: str | None) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size
-    )
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     if patch == "local_lambda":
         TD3_BC.dist_mean = lambda self, x: x.detach().mean()  # type: ignore[method-assign]
     if patch == "local_gradients":
@@ -112,9 +110,7 @@ def relative_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
     """The largest difference of a parameter, relative to the size of its tensor."""
     nets_a, nets_b = a["model"]["nets"], b["model"]["nets"]
     assert nets_a.keys() == nets_b.keys()
-    return max(
-        float((nets_a[k] - nets_b[k]).abs().max() / nets_a[k].abs().max()) for k in nets_a
-    )
+    return max(float((nets_a[k] - nets_b[k]).abs().max() / nets_a[k].abs().max()) for k in nets_a)
 
 
 @pytest.mark.parametrize("batch_size", [64, 51])
@@ -149,6 +145,6 @@ def test_a_local_lambda_would_be_noticed(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_gradients_that_go_round_the_average_stop_the_run(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(mp.ProcessRaisedException, match="copies of .* differ after epoch 1"):
+    with pytest.raises(mp.ProcessRaisedException, match=r"copies of .* differ after epoch 1"):
         trained(spec(dataset, tmp_path / "two"), 2, patch="local_gradients")
     assert issubclass(TrainingError, Exception)

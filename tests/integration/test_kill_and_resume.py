@@ -1,4 +1,4 @@
-"""A worker or the driver is really killed; the result is that of an uninterrupted run, bit by bit."""
+"""A worker or the driver is really killed; the result is an uninterrupted run's, bit by bit."""
 
 import contextlib
 import json
@@ -181,7 +181,10 @@ def check(result: dict[str, Any], uninterrupted: dict[str, Any]) -> None:
     }.items():
         points = client.get_metric_history(run.info.run_id, metric)
         assert sorted(point.step for point in points) == list(epochs), metric
-    returns = [result["metrics"]["Rollout/Return/Hopper-v5"], run.data.metrics["Rollout/Return/Hopper-v5"]]
+    returns = [
+        result["metrics"]["Rollout/Return/Hopper-v5"],
+        run.data.metrics["Rollout/Return/Hopper-v5"],
+    ]
     assert returns == [uninterrupted["metrics"]["Rollout/Return/Hopper-v5"]] * 2
 
 

@@ -1,7 +1,6 @@
 """Metrics, progress and storage."""
 
 import io
-import os
 from pathlib import Path
 
 import pytest
@@ -95,11 +94,16 @@ def test_a_log_stream_gets_plain_lines_and_short_epochs_do_not_flood_it() -> Non
 def test_a_written_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = str(tmp_path / "a" / "b.bin")
     storage.write_bytes(target, b"one")
-    with pytest.raises(RuntimeError), storage.atomic_writer(target) as file:
-        file.write(b"half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with storage.atomic_writer(target) as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert storage.read_bytes(target) == b"one"
-    assert os.listdir(tmp_path / "a") == ["b.bin"]
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"]
 
 
 def test_the_same_calls_serve_a_uri() -> None:
