@@ -5,8 +5,10 @@ import json
 import logging
 import math
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -140,13 +142,14 @@ def ray_session(config: BaseConfig) -> Iterator[None]:
     try:
         if address:
             _knock(address)
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            **options,
-        )
+        with _kept_sigterm_handler():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                **options,
+            )
     except Exception as error:  # Ray raises all kinds, bare `Exception` among them
         where = f"Ray cluster at '{address}'" if address else "local Ray cluster"
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -158,6 +161,17 @@ def ray_session(config: BaseConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _kept_sigterm_handler() -> Iterator[None]:
+    """Restores what SIGTERM does: Ray's core would abort the process, its records still open."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _knock(address: str) -> None:
