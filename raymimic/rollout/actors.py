@@ -96,7 +96,8 @@ class RolloutPool:
 
         Raises:
             EnvError: an environment cannot be made, or its process died again and again.
-            RaymimicError: whatever else the evaluation raised. Its job is no longer pending.
+            RaymimicError: whatever else the evaluation raised, an environment of the user's
+                perhaps; Ray's error with its traceback is the cause. Its job is no longer pending.
         """
         deadline = time.monotonic() + timeout
         results: list[EvalResult] = []
@@ -125,10 +126,13 @@ class RolloutPool:
 
 
 def _explained(error: RayError, job: EvalJob) -> Exception:
-    """What the actor raised, or what its repeated death means; else Ray's error with its trace."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, RaymimicError):
-        return error.cause
+    """What the actor raised, or what its repeated death means."""
+    envs = ", ".join(job.env_metas)
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, RaymimicError):
+            return cause
+        return RaymimicError(f"playing {envs} failed: {type(cause).__name__}: {cause}")
     if isinstance(error, ActorDiedError | ActorUnavailableError):
-        envs = ", ".join(job.env_metas)
         return EnvError(f"the process that plays {envs} died {RETRIES + 1} times in a row: {error}")
     return error
