@@ -1,23 +1,14 @@
 """`ray job submit` to a cluster that wants a token, on this machine."""
 
-import contextlib
-import os
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from head import BIN, TOKEN, environment, free_port, ray_head, short_folder
 from tiny import train_args
-
-BIN = Path(sys.executable).parent
-TOKEN = "a-token-of-at-least-thirty-two-characters"
 
 
 @dataclass(frozen=True)
@@ -42,62 +33,13 @@ class Head:
         )
 
 
-def environment(home: Path, token: str | None) -> dict[str, str]:
-    """This process's, with a home of its own and a cluster's token."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    auth = {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1"} | auth
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    # Not in pytest's folder: a socket's path is short.
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        home, dashboard = Path(folder), free_port()
-        process = start(home, dashboard)
-        try:
-            yield Head(f"http://127.0.0.1:{dashboard}", home)
-        finally:
-            stop(process)
-
-
-def start(home: Path, dashboard: int) -> subprocess.Popen[bytes]:
-    """Starts the cluster; again where a busy machine takes longer than Ray waits."""
-    log = home / "head.log"
-    for _ in range(3):
-        process = subprocess.Popen(
-            [
-                *(BIN / "ray", "start", "--head", "--block", "--num-cpus=2"),
-                *(f"--port={free_port()}", f"--temp-dir={home}/t"),
-                *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-                "--object-store-memory=100000000",
-            ],
-            env=environment(home, TOKEN),
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        end = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < end:
-            if "Ray runtime started" in log.read_text():
-                return process
-            time.sleep(0.2)
-        stop(process)
-    raise AssertionError(log.read_text())
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends all that `ray start` began: it is in the process group of its session."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(30)
+    dashboard = free_port()
+    options = [f"--port={free_port()}", "--num-cpus=2"]
+    options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    with short_folder() as home, ray_head(home, *options):
+        yield Head(f"http://127.0.0.1:{dashboard}", home)
 
 
 def job(dataset: Path, *settings: str) -> list[str]:

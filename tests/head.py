@@ -1,0 +1,73 @@
+"""A Ray cluster of its own, as `ray start --head` makes it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+TOKEN = "a-token-of-at-least-thirty-two-characters"
+
+
+def environment(home: Path, token: str | None = TOKEN, **more: str) -> dict[str, str]:
+    """This process's variables, with a home of its own and a cluster's token."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    auth = {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1"} | auth | more
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """A temporary folder whose path is short enough for the sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def ray_head(home: Path, *options: str, **variables: str) -> Iterator[None]:
+    """Runs a cluster; starts it again where a busy machine takes longer than Ray waits."""
+    log = home / "head.log"
+    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+    command += [f"--temp-dir={home}/t", f"--ray-client-server-port={free_port()}", *options]
+    command += ["--object-store-memory=100000000"]
+    for attempt in (1, 2, 3):
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment(home, **variables),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            if _started(process, log):
+                yield
+                return
+        finally:
+            # Everything that `ray start` began is in its session's process group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+        assert attempt < 3, log.read_text()
+
+
+def _started(process: subprocess.Popen[bytes], log: Path) -> bool:
+    end = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < end:
+        if "Ray runtime started" in log.read_text():
+            return True
+        time.sleep(0.2)
+    return False
