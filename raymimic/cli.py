@@ -233,10 +233,10 @@ def _mlflow_sync(args: argparse.Namespace) -> None:
 
     report = sync(Path(args.run_dir))
     print(f"delivered {report.delivered} records to MLflow run {report.run_id}")
-    if report.left:
+    if report.reason:
         raise OutputError(
-            f"{report.left} records could not be delivered ({report.reason}); they stay in "
-            f"{args.run_dir}"
+            f"the records of '{args.run_dir}' are not complete in MLflow ({report.reason}); "
+            f"{report.left} of them wait there, and nothing is lost: try again later"
         )
 
 

@@ -41,7 +41,7 @@ class Scale:
     episodes: int
 
 
-FULL = Scale(transitions=100_000, epochs=20, steps=1000, rate=2, rollouts=16, episodes=50)
+FULL = Scale(transitions=100_000, epochs=15, steps=1000, rate=3, rollouts=16, episodes=50)
 FAST = Scale(transitions=4_000, epochs=4, steps=50, rate=2, rollouts=4, episodes=8)
 
 
@@ -91,6 +91,7 @@ def quickstart_config(dataset: Path, output_dir: Path, seed: int, scale: Scale) 
         config.train.hdf5_filter_key = "train"
         config.train.hdf5_normalize_obs = True
         config.train.seed = seed
+        config.train.cuda = False  # it asks for two workers, and few have two GPUs
         config.train.batch_size = 256
         config.train.num_epochs = scale.epochs
         config.experiment.epoch_every_n_steps = scale.steps

@@ -488,7 +488,11 @@ class Algo:
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Loads what :meth:`training_state` returned."""
         for name, value in state.items():
-            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
+            own = getattr(self, name, None)
+            if isinstance(own, Tensor) and isinstance(value, Tensor) and own.shape == value.shape:
+                own.data.copy_(value)  # an optimizer may hold it
+            else:
+                setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
 
     # ----------------------------------------------------------------------- acting
 

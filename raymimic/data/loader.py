@@ -351,7 +351,7 @@ def make_loaders(
         widths = store.layout.columns["actions"].widths
         normalize_actions(store.columns["actions"], action_stats, widths)
         dataset = SequenceDataset(
-            _placed(store, device),
+            _placed(store, device, config),
             seq_length=train.seq_length,
             frame_stack=train.frame_stack,
             pad_seq_length=train.pad_seq_length,
@@ -415,12 +415,13 @@ def _statistics(config: BaseConfig, store: DemoStore) -> tuple[Stats | None, Sta
     return obs_normalization_stats(found), action_stats
 
 
-def _placed(store: DemoStore, device: torch.device) -> DemoStore:
+def _placed(store: DemoStore, device: torch.device, config: BaseConfig) -> DemoStore:
     """The store on the device, if it fits."""
     if device.type != "cuda":
         return store
     free, _ = torch.cuda.mem_get_info(device)
-    if store.num_bytes > _MAX_GPU_SHARE * free:
+    # Workers that share a GPU see the same free memory.
+    if store.num_bytes > _MAX_GPU_SHARE * min(1.0, config.ray.gpus_per_worker or 1.0) * free:
         logger.warning(
             "the dataset (%.1f GB) does not fit on the GPU beside the training: it stays in main"
             " memory and batches are copied",

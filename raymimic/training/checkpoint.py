@@ -8,6 +8,7 @@ evaluations found, so that none is lost or counted twice over a crash.
 
 import io
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,6 +67,8 @@ class Scores:
 
     def record_validation(self, loss: float) -> bool:
         """Notes an epoch's validation loss; whether it is the best so far."""
+        if not math.isfinite(loss):
+            return False
         if self.best_valid_loss is not None and not loss < self.best_valid_loss:
             return False
         self.best_valid_loss = loss
@@ -177,7 +180,7 @@ class CheckpointStore:
             ),
         ):
             for env, value in values.items():
-                if env not in best or value > best[env]:
+                if math.isfinite(value) and (env not in best or value > best[env]):
                     best[env] = value
                     if wanted:
                         self._promote(entry, f"best_{kind}/{env}")
@@ -192,7 +195,21 @@ class CheckpointStore:
         means = [sum(v.values()) / len(v) for v in (outcome.success_rates, outcome.returns) if v]
         if not self._save.on_best_rollout_success_rate or self._save.on_best_rollout_return:
             means = means[-1:]
-        return means or None
+        return means if means and all(map(math.isfinite, means)) else None
+
+    def tidy(self, evaluates: bool) -> None:
+        """Clears up after a kill, before anything is written.
+
+        Args:
+            evaluates: whether anything will be evaluated; otherwise nothing waits for it.
+        """
+        listed = {MANIFEST, *(entry.file for entry in self.entries)}
+        for name in storage.files(self.folder):
+            if name not in listed:
+                storage.remove(storage.join(self.folder, name))
+        if not evaluates:
+            for entry in self.entries:
+                entry.pending = False
 
     def _promote(self, entry: Entry, reason: str) -> None:
         if self._save.enabled:

@@ -4,7 +4,6 @@ Everything here happens in answer to events of the training loop (`link.py`). Th
 killed at any time: what it knows is in the checkpoints, their list, and the tracker's spool.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from raymimic.training.checkpoint import CheckpointStore, Outcome
 from raymimic.training.link import Committed, EpochRecord, Event, Fatal, Progress, Started
 from raymimic.training.progress import ProgressReporter
 from raymimic.training.run_folder import RunFolder
-from raymimic.utils.storage import write_bytes
+from raymimic.utils.storage import join, remove, write_bytes
 
 if TYPE_CHECKING:
     from raymimic.rollout.evaluation import EvalJob, EvalResult
@@ -77,6 +76,7 @@ class Driver:
         self.started = False
         self._post = post
         self._no_video: str | None = None
+        self._warned = False
         self._records: dict[int, EpochRecord] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._submitted: dict[int, float] = {}
@@ -111,25 +111,20 @@ class Driver:
             )
             self.run.write_config(self.config)  # a resumed run may have another number of epochs
             self.tracker.start(self.run.local, self.config.to_dict(), self.tags)
+            for warning in info["warnings"]:
+                self.progress.line(f"warning: {warning}")
         self.started = True
         self.progress.started(event.epoch)
-        self.catch_up()
-
-    def catch_up(self) -> None:
-        """Records what checkpoints hold and nobody recorded; evaluates what still waits."""
-        store = CheckpointStore(self.run.uri, self.config.experiment.save)
-        ckpt = store.load_last()
-        if ckpt is None:
-            return
-        for record in json.loads(ckpt["raymimic"]["history"]):
-            self._record(EpochRecord(**record))
-        for outcome in store.outcomes:
+        # What checkpoints hold and nobody recorded, and what still waits for its evaluation.
+        for record in event.history:
+            self._record(record)
+        for outcome in event.outcomes:
             self._record_outcome(outcome)
-        for entry in store.pending:
-            if entry.epoch in self._outcomes:
-                self._post(self._outcomes[entry.epoch])
-            elif entry.epoch not in self._submitted:
-                self._evaluate(entry.epoch, store.path(entry))
+        for epoch, checkpoint in event.pending.items():
+            if epoch in self._outcomes:
+                self._post(self._outcomes[epoch])
+            else:
+                self._evaluate(epoch, checkpoint)
 
     def _record(self, record: EpochRecord) -> None:
         if record.epoch in self._records:
@@ -149,7 +144,8 @@ class Driver:
         from raymimic.envs.seeds import evaluation_seeds
         from raymimic.rollout.evaluation import EvalJob
 
-        if self.evaluator is None:
+        # A checkpoint may be announced twice: by its commit, and by a restart that was under way.
+        if self.evaluator is None or epoch in self._submitted:
             return
         rollout = self.config.experiment.rollout
         base = self.config.train.seed if rollout.seed is None else rollout.seed
@@ -176,11 +172,27 @@ class Driver:
             EnvError: an environment cannot be made or stepped.
         """
         if self.evaluator is not None:
+            self._warn_if_waiting()
             for result in self.evaluator.poll(timeout):
                 self._keep_videos(result)
                 outcome = self._outcome(result)
                 self._record_outcome(outcome)
                 self._post(outcome)
+
+    def _warn_if_waiting(self) -> None:
+        """Says once that evaluations do not get going, for which training would wait."""
+        assert self.evaluator is not None
+        limit = self.config.ray.placement_timeout_s
+        if self._outcomes or self._warned or not self.evaluator.pending:
+            return
+        epoch = self.evaluator.pending[0].epoch
+        if time.monotonic() - self._submitted[epoch] > limit:
+            self._warned = True
+            self.progress.line(
+                f"warning: the evaluation of epoch {epoch} has not come back for {limit:g} s; if "
+                "other jobs hold the cluster's CPUs, lower ray.cpus_per_actor or "
+                "ray.rollout_actors, or wait"
+            )
 
     @property
     def evaluating(self) -> bool:
@@ -285,6 +297,7 @@ class Driver:
             epoch = video.stem.rsplit("_", 1)[-1]
             if epoch.isdigit() and int(epoch) not in kept:
                 video.unlink(missing_ok=True)
+                remove(join(self.run.uri, "videos", video.name))
 
 
 def _summary(outcome: Outcome) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raymimic.errors import TrainingError
+from raymimic.errors import OutputError, TrainingError
 
 
 class GradientSync:
@@ -59,6 +59,23 @@ class GradientSync:
             for tensor in nets.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
+    def check_same_start(self, epoch: int, run_dir: str) -> None:
+        """Makes sure that all ranks found the same checkpoint.
+
+        Raises:
+            OutputError: they did not, so they do not see the same folder.
+        """
+        if self.world_size == 1:
+            return
+        epochs: list[int] = [0] * self.world_size
+        dist.all_gather_object(epochs, epoch)
+        if len(set(epochs)) > 1:
+            raise OutputError(
+                f"the workers do not see the same run at '{run_dir}' (their last checkpoints are "
+                f"of epochs {epochs}); ray.storage_path must be a folder that all nodes share, or "
+                "a URI"
+            )
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank (all ranks must call it)."""
         if self.world_size == 1:
@@ -92,5 +109,5 @@ class GradientSync:
 
 def _checksum(x: Tensor) -> Tensor:
     """Sum of a tensor's bit patterns as integers (`[]`, int64); wraps, and is exact."""
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    return x.contiguous().view(bits).sum(dtype=torch.int64)
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(x.element_size(), torch.uint8)
+    return x.contiguous().reshape(-1).view(bits).sum(dtype=torch.int64)

@@ -30,11 +30,21 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Started:
-    """The workers are placed and hold data and model; training begins after `epoch`."""
+    """The workers are placed and hold data and model; training begins after `epoch`.
+
+    Attributes:
+        epoch: the last epoch of the checkpoint that they hold, or 0.
+        info: what to tell the user of them.
+        history: all epochs up to that one.
+        outcomes: all evaluations that were settled.
+        pending: checkpoints that wait for their evaluation, by epoch.
+    """
 
     epoch: int
-    step: int
     info: dict[str, Any]
+    history: list[EpochRecord]
+    outcomes: list[Outcome]
+    pending: dict[int, str]
 
 
 @dataclass(frozen=True)

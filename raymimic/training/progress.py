@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from raymimic.errors import OutputError
+
 # Between two plain lines of a training whose epochs are short.
 _PLAIN_INTERVAL_S = 5.0
 
@@ -42,8 +44,14 @@ class ProgressReporter:
         self._quiet = quiet
         self._log: IO[str] | None = None
         if log_file is not None:
-            log_file.parent.mkdir(parents=True, exist_ok=True)
-            self._log = log_file.open("a", buffering=1)
+            try:
+                log_file.parent.mkdir(parents=True, exist_ok=True)
+                self._log = log_file.open("a", buffering=1)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write the log '{log_file}': {error.strerror or error}; check its "
+                    "permissions"
+                ) from error
         self._live_width = 0
         self._last_plain = float("-inf")
         self._begin: tuple[float, int] | None = None

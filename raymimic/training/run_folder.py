@@ -6,16 +6,21 @@ folder of the same layout under `train.output_dir` and copied from there.
 """
 
 import contextlib
+import fcntl
 import json
+import logging
 import os
 import time
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import import_modules
 from raymimic.errors import ConfigError, OutputError
 from raymimic.utils import storage
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 
@@ -32,6 +37,7 @@ class RunFolder:
         self.uri = uri
         self.local = local
         self._mirrored: dict[Path, float] = {}
+        self._locked: IO[str] | None = None
         self._made: list[Path] = []
 
     @classmethod
@@ -44,6 +50,8 @@ class RunFolder:
         """
         base, name = run_base(config), config.experiment.name
         stamp = time.strftime("%Y%m%d%H%M%S")
+        if storage.is_uri(base):
+            stamp += f"_{uuid.uuid4().hex[:6]}"  # another machine may start a run of this name too
         taken = set(storage.subfolders(storage.join(base, name)))
         for attempt in range(1000):
             unique = stamp if attempt == 0 else f"{stamp}_{attempt}"
@@ -65,8 +73,9 @@ class RunFolder:
     @classmethod
     def at(cls, uri: str, config: BaseConfig) -> "RunFolder":
         """The folder of an existing or future run at a path or URI."""
+        uri = storage.absolute(uri)
         if not storage.is_uri(uri):
-            return cls(storage.absolute(uri), Path(storage.absolute(uri)))
+            return cls(uri, Path(uri))
         name, stamp = uri.rstrip("/").rsplit("/", 2)[-2:]
         return cls(uri.rstrip("/"), Path(config.train.output_dir).absolute() / name / stamp)
 
@@ -78,14 +87,33 @@ class RunFolder:
                     (self.local / sub).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(self.local, error) from error
+        self._lock()
         remote = storage.join(self.uri, "mlflow_run.json")
         here = self.local / "mlflow_run.json"
         if storage.is_uri(self.uri) and not here.exists() and storage.exists(remote):
             here.write_bytes(storage.read_bytes(remote))
 
+    def _lock(self) -> None:
+        """Makes sure that nobody else trains this run; the lock goes with this process."""
+        try:
+            self._locked = (self.local / "logs" / ".lock").open("w")
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"the run '{self.uri}' is being trained by another process; wait for it or end it"
+            ) from error
+        except OSError as error:
+            raise _unwritable(self.local, error) from error
+
     def write_config(self, config: BaseConfig) -> None:
         """Writes `config.json`, which resumes the run and which `--config` accepts."""
         storage.write_bytes(storage.join(self.uri, CONFIG), config.dump().encode())
+
+    def release(self) -> None:
+        """Lets others resume the run."""
+        if self._locked is not None:
+            self._locked.close()
+            self._locked = None
 
     def discard(self) -> None:
         """Undoes `create`, for a run that never began."""
@@ -96,13 +124,27 @@ class RunFolder:
                 folder.rmdir()
 
     def mirror(self) -> None:
-        """Copies what is new in the local folder to a remote storage."""
+        """Copies what is new in the local folder to a remote storage.
+
+        What cannot be copied now is copied the next time, and never ends a training.
+        """
         if not storage.is_uri(self.uri):
             return
         for path in sorted(self.local.rglob("*")):
-            if path.is_file() and self._mirrored.get(path) != path.stat().st_mtime:
-                self._mirrored[path] = path.stat().st_mtime
-                storage.upload(path, storage.join(self.uri, *path.relative_to(self.local).parts))
+            parts = path.relative_to(self.local).parts
+            # The spool is of use only on this machine, and changes while it is read.
+            if parts[:2] == ("logs", "mlflow") or path.name == ".lock":
+                continue
+            try:
+                changed = path.stat().st_mtime
+                if path.is_file() and self._mirrored.get(path) != changed:
+                    storage.upload(path, storage.join(self.uri, *parts))
+                    self._mirrored[path] = changed
+            except FileNotFoundError:
+                continue
+            except (OSError, OutputError) as error:
+                logger.warning("cannot copy '%s' to '%s': %s", path, self.uri, error)
+                return
 
 
 def run_base(config: BaseConfig) -> str:
@@ -111,10 +153,19 @@ def run_base(config: BaseConfig) -> str:
     Raises:
         ConfigError: a relative folder inside a Ray job.
     """
-    base = str(config.ray.storage_path or config.train.output_dir)
+    base = str(config.ray.storage_path or config.train.output_dir).removeprefix("file://")
+    in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
     if storage.is_uri(base):
+        uri = config.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        vanishes = not Path(config.train.output_dir).expanduser().is_absolute()
+        if in_job and config.mlflow.enabled and not uri and vanishes:
+            raise ConfigError(
+                "MLflow's records would go to a database in this Ray job's working directory, "
+                "which is deleted with the job; give mlflow.tracking_uri, or an absolute "
+                "train.output_dir that outlives it"
+            )
         return base.rstrip("/")
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and not Path(base).expanduser().is_absolute():
+    if in_job and not Path(base).expanduser().is_absolute():
         raise ConfigError(
             f"results would go to '{base}' in this Ray job's working directory, which is deleted "
             "with the job; give an absolute folder that outlives it, or a URI: "
@@ -157,6 +208,8 @@ def config_of_run(run_dir: str) -> BaseConfig:
         ) from error
     except ValueError as error:
         raise ConfigError(f"'{path}' is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or not {"algo_name", "train"} <= content.keys():
+        raise ConfigError(f"'{path}' is not the config of a run: it has no 'algo_name' and 'train'")
     import_modules(content["train"].get("imports", ()))
     return config_factory(content["algo_name"], content)
 

@@ -90,12 +90,16 @@ def train(
         RaymimicError: what the user can cure, in one sentence.
     """
     config = _own_config(config)
-    check_config(config)
     for warning in warnings_for(config):
         logger.warning(warning)
     import_modules(config.train.imports)
     data = _inspect_data(config)
     envs = _environments(config, data)
+    if config.experiment.rollout.enabled and not envs:
+        logger.warning(
+            "nothing is evaluated: the data name no environment (env_args) to evaluate in; "
+            "experiment.env names one"
+        )
     trackers = _trackers(config)
     if resume is None:
         run = RunFolder.create(config)
@@ -133,6 +137,7 @@ def train(
     finally:
         progress.close()
         run.mirror()
+        run.release()
     return result
 
 
@@ -157,6 +162,7 @@ class _Training:
             config=json.dumps(config.to_dict()),
             run_dir=run.uri,
             sys_path=_user_sys_path(),
+            evaluates=bool(envs),
             env_metadata=data.env_metas[0].env_meta if data.env_metas else {},
             dataset_digest=data.digest,
         )
@@ -380,6 +386,7 @@ def _own_config(config: BaseConfig | Mapping[str, Any] | str | Path) -> BaseConf
         import_modules((config.get("train") or {}).get("imports", ()))
         config = config_factory(str(config.get("algo_name")), config)
     own = config_factory(config.algo_name, config.to_dict())
+    check_config(own)
     with own.unlocked():
         data = own.train.data
         if isinstance(data, str):

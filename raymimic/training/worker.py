@@ -36,6 +36,7 @@ class WorkerSpec:
         run_dir: folder or URI of the run, absolute.
         sys_path: the driver's extra module folders, for a user's modules.
         env_metadata: stored in every checkpoint.
+        evaluates: whether there is an environment to evaluate in.
         dataset_digest: content digest of the training data.
     """
 
@@ -44,6 +45,7 @@ class WorkerSpec:
     run_dir: str
     sys_path: tuple[str, ...]
     env_metadata: dict[str, Any]
+    evaluates: bool
     dataset_digest: str
 
 
@@ -134,14 +136,19 @@ class _Worker:
         self.store = CheckpointStore(spec.run_dir, config.experiment.save)
         self.epoch = self.step = 0
         self.history: list[EpochRecord] = []
+        self.last_time_save = time.time()
+        self.warnings: list[str] = []
         self._restore()
+        self.sync.check_same_start(self.epoch, spec.run_dir)
+        if rank == 0:
+            self.store.tidy(spec.evaluates)
         self.sync.broadcast_state(self.algo.nets)
         self.algo.grad_sync = self.sync
         for _, optimizer in self.algo.named_optimizers():
             optimizer.grad_sync = self.sync  # type: ignore[attr-defined]
         self.unsent: list[EpochRecord] = []
         self.report_s = 0.0
-        self.last_commit = self.last_progress = self.last_time_save = time.monotonic()
+        self.last_commit = self.last_progress = time.monotonic()
 
     def _fill_in_schedule_lengths(self) -> None:
         """Tells learning-rate schedules how long training is, where robomimic does.
@@ -168,6 +175,21 @@ class _Worker:
         self.algo.load_training_state(ours["training_state"])
         self.epoch, self.step = ckpt["variable_state"]["epoch"], ours["step"]
         self.history = [EpochRecord(**r) for r in json.loads(ours["history"])]
+        # The list may know a later epoch's loss, which the same epoch must beat again.
+        self.store.scores.best_valid_loss = ckpt["variable_state"]["best_valid_loss"]
+        timed = [e.epoch for e in self.store.entries if "time" in e.keep]
+        self.last_time_save = self.history[max(timed) - 1 if timed else 0].time
+        if ours["arithmetic"] != self._arithmetic():
+            self.warnings.append(
+                f"this run was computed with {ours['arithmetic']} so far and goes on with "
+                f"{self._arithmetic()}: the result is as good, but not bit-identical to that of an "
+                "uninterrupted run"
+            )
+
+    def _arithmetic(self) -> str:
+        """What the last bits of the result depend on besides seed and data."""
+        workers, threads = self.sync.world_size, torch.get_num_threads()
+        return f"{workers} worker(s), {threads} thread(s) each, on {self.algo.device.type}"
 
     def _deserialize(self, model: dict[str, Any], path: str, load_optimizers: bool = False) -> None:
         try:
@@ -180,7 +202,11 @@ class _Worker:
     def run(self) -> None:
         """Trains to the last epoch."""
         if self.rank == 0:
-            self.link.send(Started(self.epoch, self.step, self._describe()))
+            pending = {e.epoch: self.store.path(e) for e in self.store.pending}
+            outcomes = list(self.store.outcomes)
+            self.link.send(
+                Started(self.epoch, self._describe(), list(self.history), outcomes, pending)
+            )
         for epoch in range(self.epoch + 1, self.config.train.num_epochs + 1):
             self._train_epoch(epoch)
 
@@ -189,7 +215,7 @@ class _Worker:
             "parameters": sum(p.numel() for p in self.algo.nets.parameters()),
             "samples": self.data.train.num_samples,
             "device": str(self.algo.device),
-            "algo": repr(self.algo),
+            "warnings": self.warnings,
         }
 
     def _train_epoch(self, epoch: int) -> None:
@@ -257,10 +283,10 @@ class _Worker:
         if (save.every_n_epochs and epoch % save.every_n_epochs == 0) or epoch in save.epochs:
             reasons.append("epochs")
         if save.every_n_seconds is not None:
-            due = time.monotonic() - self.last_time_save > save.every_n_seconds
+            due = time.time() - self.last_time_save > save.every_n_seconds
             if self.sync.any(due and self.rank == 0):
                 reasons.append("time")
-                self.last_time_save = time.monotonic()
+                self.last_time_save = time.time()
         return reasons
 
     def _evaluate_now(self, epoch: int, keep: list[str]) -> bool:
@@ -268,7 +294,9 @@ class _Worker:
         rollout = self.config.experiment.rollout
         timed = {"epochs", "time"} & set(keep) and self.config.experiment.save.enabled
         return bool(
-            rollout.enabled and epoch > rollout.warmstart and (epoch % rollout.rate == 0 or timed)
+            self.spec.evaluates
+            and epoch > rollout.warmstart
+            and (epoch % rollout.rate == 0 or timed)
         )
 
     def _commit_if_due(self, epoch: int, keep: list[str]) -> None:
@@ -317,6 +345,7 @@ class _Worker:
                 "imports": list(self.config.train.imports),
                 "step": self.step,
                 "workers": self.sync.world_size,
+                "arithmetic": self._arithmetic(),
                 "dataset_digest": self.spec.dataset_digest,
                 "training_state": self.algo.training_state(),
                 "history": json.dumps([asdict(r) for r in self.history]),

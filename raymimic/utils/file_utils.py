@@ -60,7 +60,7 @@ def load_dict_from_checkpoint(ckpt_path: str) -> dict[str, Any]:
         raise CheckpointError(f"cannot read checkpoint '{path}': {error}") from error
     try:
         with torch.serialization.safe_globals(_NUMPY_GLOBALS):
-            ckpt = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            ckpt: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(io.BytesIO(data)):
             raise CheckpointError(
@@ -76,10 +76,12 @@ def load_dict_from_checkpoint(ckpt_path: str) -> dict[str, Any]:
             f"checkpoint '{path}' is truncated or damaged ({len(data)} bytes); "
             "use another checkpoint of the run"
         ) from error
-    if not isinstance(ckpt, dict) or "model" not in ckpt or "algo_name" not in ckpt:
+    needed = ("model", "algo_name", "config", "shape_metadata")
+    lacking = [k for k in needed if not isinstance(ckpt, dict) or k not in ckpt]
+    if lacking or not isinstance(ckpt, dict):
         raise CheckpointError(
             f"'{path}' is a torch file but no checkpoint of raymimic or robomimic: "
-            "it has no 'model' and 'algo_name'"
+            f"it has no '{lacking[0]}'"
         )
     return ckpt
 

@@ -5,14 +5,23 @@ everything else is a plain local path.
 """
 
 import contextlib
+import logging
 import os
 import posixpath
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 from raymimic.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Pauses before a remote call is made again, in seconds.
+_RETRY_AFTER_S = (1.0, 4.0)
 
 
 def is_uri(path: str) -> bool:
@@ -26,49 +35,73 @@ def join(base: str, *parts: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Makes a local path absolute, so that it means the same in every process."""
+    """Makes a local path absolute, so that it means the same in every process.
+
+    `file://` URIs become plain paths, which are written more safely.
+    """
+    path = path.removeprefix("file://")
     return path if is_uri(path) else str(Path(path).expanduser().absolute())
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
+def _remote(uri: str, call: Callable[[Any, str], T]) -> T:
+    """Calls a file system, again where it fails, as stores far away do now and then.
+
+    Args:
+        uri: where.
+        call: takes the file system and the path within it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OutputError: anything else; each kind of store has exceptions of its own.
+    """
     import fsspec
 
-    try:
-        fs, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise OutputError(f"cannot use storage '{uri}': {error}") from error
-    return fs, path
+    for pause in (*_RETRY_AFTER_S, None):
+        try:
+            return call(*fsspec.core.url_to_fs(uri))
+        except FileNotFoundError:
+            raise
+        except (ImportError, ValueError) as error:
+            raise OutputError(f"cannot use storage '{uri}': {error}") from error
+        except Exception as error:
+            if pause is None:
+                raise OutputError(
+                    f"storage '{uri}' does not answer as it should: {type(error).__name__}: "
+                    f"{error}; check the address and your credentials for it"
+                ) from error
+            logger.info("trying '%s' again in %g s: %s", uri, pause, error)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
-@contextlib.contextmanager
-def atomic_writer(path: str) -> Iterator[IO[bytes]]:
-    """Opens a file that appears under its name only when it is complete.
+def write_bytes(path: str, data: bytes | memoryview) -> None:
+    """Writes a file that appears under its name only when it is complete.
 
-    Locally the bytes go to a temporary name, reach the disk, and are renamed. On an
-    object store the object becomes visible when its upload is completed.
+    Locally the bytes go to a temporary name, reach the disk, and are renamed. An object store
+    shows an object when its upload is completed.
 
     Args:
         path: local path or URI of the file.
-
-    Yields:
-        a binary file to write to.
+        data: the whole content.
 
     Raises:
         OutputError: the place cannot be written (permissions, full disk, unreachable store).
     """
-    try:
-        if is_uri(path):
-            fs, name = _filesystem(path)
+    if is_uri(path):
+
+        def put(fs: Any, name: str) -> None:
             fs.makedirs(posixpath.dirname(name), exist_ok=True)
-            with fs.transaction, fs.open(name, "wb") as file:
-                yield file
-            return
-        target = Path(path)
+            fs.pipe_file(name, bytes(data))
+
+        _remote(path, put)
+        return
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
-                yield file
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
@@ -81,22 +114,16 @@ def atomic_writer(path: str) -> Iterator[IO[bytes]]:
         ) from error
 
 
-def write_bytes(path: str, data: bytes | memoryview) -> None:
-    """Writes a whole file atomically (see `atomic_writer`)."""
-    with atomic_writer(path) as file:
-        file.write(data)
-
-
 def read_bytes(path: str) -> bytes:
     """Reads a whole file.
 
     Raises:
         FileNotFoundError: there is none.
+        OutputError: the store does not answer.
     """
     if not is_uri(path):
         return Path(path).read_bytes()
-    fs, name = _filesystem(path)
-    data: bytes = fs.cat_file(name)
+    data: bytes = _remote(path, lambda fs, name: fs.cat_file(name))
     return data
 
 
@@ -104,8 +131,7 @@ def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     if not is_uri(path):
         return Path(path).exists()
-    fs, name = _filesystem(path)
-    return bool(fs.exists(name))
+    return bool(_remote(path, lambda fs, name: fs.exists(name)))
 
 
 def remove(path: str) -> None:
@@ -113,9 +139,8 @@ def remove(path: str) -> None:
     if not is_uri(path):
         Path(path).unlink(missing_ok=True)
         return
-    fs, name = _filesystem(path)
     with contextlib.suppress(FileNotFoundError):
-        fs.rm_file(name)
+        _remote(path, lambda fs, name: fs.rm_file(name))
 
 
 def remove_tree(path: str) -> None:
@@ -123,23 +148,33 @@ def remove_tree(path: str) -> None:
     if not is_uri(path):
         shutil.rmtree(path, ignore_errors=True)
         return
-    fs, name = _filesystem(path)
     with contextlib.suppress(FileNotFoundError):
-        fs.rm(name, recursive=True)
+        _remote(path, lambda fs, name: fs.rm(name, recursive=True))
+
+
+def files(path: str) -> list[str]:
+    """Names of the files directly in a folder, sorted; none when it does not exist."""
+    return _names(path, folders=False)
 
 
 def subfolders(path: str) -> list[str]:
     """Names of the folders directly below a folder, sorted; none when it does not exist."""
+    return _names(path, folders=True)
+
+
+def _names(path: str, folders: bool) -> list[str]:
     if not is_uri(path):
         folder = Path(path)
-        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    fs, name = _filesystem(path)
-    if not fs.isdir(name):
-        return []
-    entries = fs.ls(name, detail=True)
-    return sorted(
-        posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory"
-    )
+        entries = folder.iterdir() if folder.is_dir() else ()
+        return sorted(p.name for p in entries if p.is_dir() == folders)
+
+    def names(fs: Any, name: str) -> list[str]:
+        fs.invalidate_cache()
+        found = fs.ls(name, detail=True) if fs.isdir(name) else []
+        kept = (e["name"] for e in found if (e["type"] == "directory") == folders)
+        return sorted(posixpath.basename(n.rstrip("/")) for n in kept)
+
+    return _remote(path, names)
 
 
 def upload(local: Path, path: str) -> None:

@@ -164,7 +164,9 @@ def test_storage(cli, hopper, tmp_path, store):
     storage = f"ray.storage_path={store.format(tmp_path=tmp_path)}"
     whole = state_of(cli(*train_args(hopper, "train.num_epochs=3"), "--json"))
     first = cli(*train_args(hopper, storage), "--json")
-    assert first.result["run_dir"].startswith(storage.partition("=")[2] + "/test/")
+    assert first.result["run_dir"].startswith(
+        storage.partition("=")[2].removeprefix("file://") + "/test/"
+    )
     assert first.result["last_checkpoint"].startswith(first.result["run_dir"] + "/models/")
 
     resume = ["train", "--algo", "td3_bc", "--resume", "--json"]

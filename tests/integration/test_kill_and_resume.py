@@ -95,6 +95,7 @@ def launch(folder: Path, dataset: Path, *args: str) -> Launched:
         "train.hdf5_validation_filter_key=valid",
         "experiment.rollout.enabled=true",
         "experiment.rollout.rate=8",
+        "experiment.save.every_n_epochs=null",
         "experiment.rollout.n=4",
         "experiment.rollout.horizon=50",
         "experiment.render_video=false",
