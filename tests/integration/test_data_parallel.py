@@ -73,7 +73,7 @@ def spec(dataset: Path, run_dir: Path, **settings: Any) -> WorkerSpec:
     with config.values_unlocked():
         for key, value in (values | settings).items():
             config.set_path(key, value)
-    return WorkerSpec("td3_bc", json.dumps(config.to_dict()), str(run_dir), (), {}, "digest")
+    return WorkerSpec("td3_bc", json.dumps(config.to_dict()), str(run_dir), (), {}, False, "digest")
 
 
 def _rank(rank: int, world_size: int, run: WorkerSpec, store: str, patch: str | None) -> None:
