@@ -41,8 +41,11 @@ def ray_head(home: Path, *options: str, **variables: str) -> Iterator[None]:
     """Runs a cluster; starts it again where a busy machine takes longer than Ray waits."""
     log = home / "head.log"
     command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
-    command += [f"--temp-dir={home}/t", f"--ray-client-server-port={free_port()}", *options]
-    command += ["--object-store-memory=100000000"]
+    # The ports that are always the same by default, where other clusters may be.
+    command += [
+        f"--{name}-port={free_port()}" for name in ("ray-client-server", "dashboard-agent-listen")
+    ]
+    command += [f"--temp-dir={home}/t", "--object-store-memory=100000000", *options]
     for attempt in (1, 2, 3):
         with log.open("w") as output:
             process = subprocess.Popen(

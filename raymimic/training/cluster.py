@@ -282,10 +282,11 @@ def _live() -> Capacity:
     """The nodes that there are."""
     import ray
 
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return Capacity(
         [
             NodeGroup({k: float(v) for k, v in node["Resources"].items()})
-            for node in ray.nodes()
+            for node in nodes
             if node["Alive"]
         ]
     )
