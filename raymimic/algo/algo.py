@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -118,9 +119,15 @@ def algo_factory(
     )
 
 
-def _log_name(key: str) -> str:
-    """Writes ``critic/q_targets`` as ``Critic/Q_Targets``, the way robomimic names metrics."""
-    return re.sub(r"(?:^|(?<=[/_]))[a-z]", lambda letter: letter[0].upper(), key)
+@cache
+def _log_name(key: str) -> tuple[str, bool]:
+    """Writes ``critic/q_targets`` as ``Critic/Q_Targets``, the way robomimic names metrics.
+
+    Returns:
+        The name, and whether what it names is a loss.
+    """
+    name = re.sub(r"(?:^|(?<=[/_]))[a-z]", lambda letter: letter[0].upper(), key)
+    return name, re.search(r"(^|[/_])loss$", key) is not None
 
 
 def _flatten(info: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -412,15 +419,16 @@ class Algo:
                 log[f"Optimizer/{name}{i}_lr"] = group["lr"]
         loss: Tensor | float = 0.0
         for key, value in _flatten(info):
+            name, is_loss = _log_name(key)
             if isinstance(value, Tensor):
                 value = value.detach()
-                log[_log_name(key)] = value if value.dim() == 0 else value.to(self.dtype).mean()
+                log[name] = value if value.dim() == 0 else value.to(self.dtype).mean()
             elif isinstance(value, int | float):
-                log[_log_name(key)] = value
+                log[name] = value
             else:
                 continue
-            if re.search(r"(^|[/_])loss$", key):
-                loss = log[_log_name(key)] + loss
+            if is_loss:
+                loss = log[name] + loss
         log.setdefault("Loss", loss)
         return log
 

@@ -106,16 +106,16 @@ class TD3_BC(PolicyAlgo, ValueAlgo):
             "critic/done_mask_percentage": 100.0 * (1.0 - batch["dones"]),
             "critic/q_targets": target,
         }
-        for i, critic in enumerate(self._critics("critic")):
-            loss = self.compute_critic_loss(critic, batch, target)
-            info[f"critic/critic{i + 1}_loss"] = loss
-            if learn:
-                info[f"critic/critic{i + 1}_grad_norms"] = torch_utils.backprop_for_loss(
-                    net=critic,
-                    optim=self.optimizers["critic"][i],
-                    loss=loss,
-                    max_grad_norm=self.algo_config.critic.max_gradient_norm,
-                )
+        losses = [self.compute_critic_loss(c, batch, target) for c in self._critics("critic")]
+        norms: list[Tensor] = []
+        if learn:
+            norms = torch_utils.backprop_for_losses(
+                optims=self.optimizers["critic"],
+                losses=losses,
+                max_grad_norm=self.algo_config.critic.max_gradient_norm,
+            )
+        info |= {f"critic/critic{i}_loss": loss for i, loss in enumerate(losses, 1)}
+        info |= {f"critic/critic{i}_grad_norms": norm for i, norm in enumerate(norms, 1)}
         return info
 
     def _train_actor_on_batch(self, batch: Batch, learn: bool) -> dict[str, Tensor]:
