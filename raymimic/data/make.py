@@ -14,6 +14,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def make_dataset(
         n_medium: likewise of the medium policy.
         num_procs: processes; None is one for each CPU that this process may use.
         seed: of all episodes.
-        progress: shows a progress bar.
+        progress: shows a bar on a terminal, and prints a line now and then elsewhere.
 
     Raises:
         ConfigError: no such dataset.
@@ -118,13 +119,7 @@ def make_dataset(
         with (
             ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool,
             h5py.File(part, "w") as file,
-            tqdm(
-                total=n_expert + n_medium,
-                disable=not progress,
-                desc=name,
-                unit=" steps",
-                unit_scale=True,
-            ) as bar,
+            _Progress(name, n_expert + n_medium, progress) as bar,
         ):
             data = file.create_group("data")
             for level in transitions:
@@ -165,6 +160,23 @@ def make_dataset(
         with contextlib.suppress(OSError):  # there may be no such place
             part.unlink()
     return MadeDataset(path, transitions, returns)
+
+
+class _Progress(tqdm):  # type: ignore[misc] # tqdm has no types
+    """A progress bar; where there is no terminal, a line for each quarter."""
+
+    def __init__(self, name: str, total: int, show: bool) -> None:
+        self._lines = show and not sys.stderr.isatty()
+        disable = not show or self._lines
+        super().__init__(total=total, disable=disable, desc=name, unit=" steps", unit_scale=True)
+        self._name, self._done, self._all = name, 0, max(total, 1)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        before, self._done = self._done, self._done + int(n or 0)
+        if self._lines and 4 * before // self._all != 4 * self._done // self._all:
+            print(f"{self._name}: {self._done:,} of {self._all:,} steps", flush=True)
+        shown: bool | None = super().update(n)
+        return shown
 
 
 def play_demo(env: EnvBase, policy: SourcePolicy | None, seed: int, noise: float) -> Demo:
