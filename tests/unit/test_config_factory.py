@@ -35,7 +35,7 @@ USERS_MODULE = """
 from raymimic.config.base_config import BaseConfig
 
 class TD3_BCConfig(BaseConfig):
-    ALGO_NAME = "users_td3_bc"
+    ALGO_NAME = "own_td3_bc"
 
     def algo_config(self):
         # optimization parameters
@@ -56,11 +56,11 @@ class TD3_BCConfig(BaseConfig):
 @pytest.fixture
 def users_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A module of the user's on the path, forgotten afterwards."""
-    (tmp_path / "users_td3_bc.py").write_text(USERS_MODULE)
+    (tmp_path / "own_td3_bc.py").write_text(USERS_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    yield "users_td3_bc"
-    REGISTERED_CONFIGS.pop("users_td3_bc", None)
-    sys.modules.pop("users_td3_bc", None)
+    yield "own_td3_bc"
+    REGISTERED_CONFIGS.pop("own_td3_bc", None)
+    sys.modules.pop("own_td3_bc", None)
 
 
 def golden(name: str) -> dict:
@@ -186,7 +186,7 @@ def test_a_subclass_without_a_name_is_not_registered():
 
 def test_a_users_config_class(users_algorithm, tmp_path: Path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"algo_name": "users_td3_bc", "train": {"imports": ["users_td3_bc"]}}))
+    path.write_text(json.dumps({"algo_name": "own_td3_bc", "train": {"imports": ["own_td3_bc"]}}))
     config = config_from_file(path)  # imports the module that defines it
     assert config.algo.critic.layer_dims == (256, 256, 256)
     config.set_path("algo.optim_params.critic.learning_rate.scheduler_type", "linear")
@@ -197,7 +197,7 @@ def test_a_users_config_class(users_algorithm, tmp_path: Path):
     config.algo.alpha = "much"
     with pytest.raises(ConfigError, match=r"'algo.alpha' is 'much': it must be a number"):
         check_config(config)
-    described = describe("users_td3_bc")
+    described = describe("own_td3_bc")
     assert "algo.alpha = 2.5" in described
     assert "# alpha value - for weighting critic loss vs. BC loss" in described
     assert "train.batch_size = 100" in described
@@ -207,7 +207,7 @@ def test_importing_a_module_again_is_no_duplicate(users_algorithm):
     import_modules([users_algorithm])
     del sys.modules[users_algorithm]
     import_modules([users_algorithm])
-    assert config_factory("users_td3_bc").algo.alpha == 2.5
+    assert config_factory("own_td3_bc").algo.alpha == 2.5
 
 
 def test_a_module_that_is_not_there():
