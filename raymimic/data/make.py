@@ -174,7 +174,9 @@ class _Progress(tqdm):  # type: ignore[misc] # tqdm has no types
     def update(self, n: float | None = 1) -> bool | None:
         before, self._done = self._done, self._done + int(n or 0)
         if self._lines and 4 * before // self._all != 4 * self._done // self._all:
-            print(f"{self._name}: {self._done:,} of {self._all:,} steps", flush=True)
+            print(
+                f"{self._name}: {self._done:,} of {self._all:,} steps", file=sys.stderr, flush=True
+            )
         shown: bool | None = super().update(n)
         return shown
 
