@@ -442,18 +442,11 @@ def _check_resume(config: BaseConfig, run: RunFolder, digest: str) -> None:
     ckpt = CheckpointStore(run.uri, config.experiment.save).load_last()
     if ckpt is None:
         return
-    ours = ckpt["raymimic"]
-    if ours["dataset_digest"] != digest:
+    before_digest = ckpt["raymimic"]["dataset_digest"]
+    if before_digest != digest:
         raise DatasetError(
-            f"the data of '{run.uri}' have changed since it was started ({ours['dataset_digest']} "
-            f"then, {digest} now); start a new run for them"
-        )
-    if max(config.ray.num_workers, 1) != ours["workers"]:
-        logger.warning(
-            "resuming with %d workers instead of %d: the result is as good, but not bit-identical "
-            "to that of an uninterrupted run",
-            max(config.ray.num_workers, 1),
-            ours["workers"],
+            f"the data of '{run.uri}' have changed since it was started ({before_digest} then, "
+            f"{digest} now); start a new run for them"
         )
 
 
