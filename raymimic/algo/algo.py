@@ -375,6 +375,29 @@ class Algo:
         end = self.optim_params[net_name].get("end_epoch", -1)
         return bool((start == -1 or epoch >= start) and (end == -1 or epoch < end))
 
+    def _learn(self, name: str, loss: Tensor, max_grad_norm: float | None = None) -> Tensor:
+        """Takes one gradient step of a network on a loss.
+
+        Args:
+            name: of the network and its optimizer.
+            loss: 0-d, the mean over this rank's samples.
+            max_grad_norm: the longest that the gradient may be; None: ``train.max_grad_norm``,
+                which robomimic reads for BC only.
+
+        Returns:
+            The squared norm (0-d) of the gradient that was applied.
+        """
+        return torch_utils.backprop_for_loss(
+            net=self.nets[name],
+            optim=self.optimizers[name],
+            loss=loss,
+            max_grad_norm=self._max_grad_norm(max_grad_norm),
+        )
+
+    def _max_grad_norm(self, own: float | None) -> float | None:
+        """Returns the algorithm's own limit of a gradient's norm, else ``train.max_grad_norm``."""
+        return self.global_config.train.max_grad_norm if own is None else own
+
     def dist_mean(self, x: Tensor) -> Tensor:
         """Returns the mean over the global batch, detached (0-d).
 

@@ -54,12 +54,7 @@ class BC(PolicyAlgo):
             losses = self.compute_losses(actions, batch["actions"])
         info.update(losses)
         if not validate:
-            info["policy_grad_norms"] = torch_utils.backprop_for_loss(
-                net=self.nets["policy"],
-                optim=self.optimizers["policy"],
-                loss=losses["loss"],
-                max_grad_norm=self.global_config.train.max_grad_norm,
-            )
+            info["policy_grad_norms"] = self._learn("policy", losses["loss"])
         return info
 
     def compute_losses(self, actions: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ class TD3_BC(PolicyAlgo, ValueAlgo):
             norms = torch_utils.backprop_for_losses(
                 optims=self.optimizers["critic"],
                 losses=losses,
-                max_grad_norm=self.algo_config.critic.max_gradient_norm,
+                max_grad_norm=self._max_grad_norm(self.algo_config.critic.max_gradient_norm),
             )
         info |= {f"critic/critic{i}_loss": loss for i, loss in enumerate(losses, 1)}
         info |= {f"critic/critic{i}_grad_norms": norm for i, norm in enumerate(norms, 1)}
@@ -123,9 +123,7 @@ class TD3_BC(PolicyAlgo, ValueAlgo):
         loss = self.compute_actor_loss(batch)
         info = {"actor/loss": loss}
         if learn:
-            info["actor/grad_norms"] = torch_utils.backprop_for_loss(
-                net=self.nets["actor"], optim=self.optimizers["actor"], loss=loss
-            )
+            info["actor/grad_norms"] = self._learn("actor", loss)
         return info
 
     @torch.no_grad()

@@ -167,7 +167,7 @@ class BaseConfig(Config):
         self.train.batch_size = 100  # samples of a gradient step, over all workers
         self.train.num_epochs = 2000  # length of the training
         self.train.seed = 1  # all random draws derive from it
-        self.train.max_grad_norm = None  # clip gradients to this L2 norm (BC's policy)
+        self.train.max_grad_norm = None  # clip each network's gradient to this L2 norm
 
     def algo_config(self) -> None:
         """Fills ``algo``: what the algorithm needs (for subclasses)."""
