@@ -1,5 +1,6 @@
 """Losses: functions of predictions and targets that know nothing of networks or logging."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,3 +13,38 @@ def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 def regression_loss(predictions: Tensor, targets: Tensor, use_huber: bool) -> Tensor:
     """Mean squared error, or the Huber loss with its corner at 1 (0-d)."""
     return F.smooth_l1_loss(predictions, targets) if use_huber else F.mse_loss(predictions, targets)
+
+
+# ----------------------------------------------------------------------- temporal differences
+
+
+def td_target(rewards: Tensor, dones: Tensor, next_values: Tensor, discount: float) -> Tensor:
+    """Bellman's backup r + discount (1 - done) V(s').
+
+    Args:
+        rewards: ``[B, 1]``, of one step or discounted sums of n.
+        dones: ``[B, 1]``, 1 where nothing follows.
+        next_values: ``[B, 1]``, or ``[B, K]`` for K values of each state.
+        discount: of the next value, discount^n after n steps.
+
+    Returns:
+        Targets of the shape of ``next_values``.
+    """
+    return rewards + discount * (1.0 - dones) * next_values
+
+
+def ensemble_mix(values: Tensor, weight: float) -> Tensor:
+    """Mixes an ensemble's estimates: weight * minimum + (1 - weight) * maximum.
+
+    With weight 1 clipped double Q-learning (TD3, https://arxiv.org/abs/1802.09477), with less the
+    soft version of BCQ (https://arxiv.org/abs/1812.02900, eq. 13).
+
+    Args:
+        values: ``[n, *shape]``, of n members.
+        weight: of the minimum, 0 to 1.
+
+    Returns:
+        ``[*shape]``.
+    """
+    low, high = values.aminmax(dim=0)
+    return torch.lerp(high, low, weight)
