@@ -47,15 +47,16 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[..., in_features]`` to ``[..., out_features]``."""
+        rows = x.numel() // self.in_features
         if (
-            x.dim() == 2
-            and x.device.type == "cpu"
+            x.device.type == "cpu"
             and x.dtype == torch.float32
-            and x.shape[0] * self.weight.numel() >= _ONEDNN_FROM
+            and rows * self.weight.numel() >= _ONEDNN_FROM
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         ):
-            y: Tensor = _OneDNNLinear.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-            return y
+            flat = x.reshape(rows, self.in_features)
+            y: Tensor = _OneDNNLinear.apply(flat, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            return y.view(*x.shape[:-1], self.out_features)
         return F.linear(x, self.weight, self.bias)
 
 

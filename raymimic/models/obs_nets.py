@@ -12,6 +12,7 @@ from raymimic.utils.obs_utils import ObsShapes
 
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]
+Activation = Callable[[Tensor], Tensor]
 
 
 class EncoderCore(nn.Module):
@@ -79,11 +80,18 @@ class ObservationEncoder(nn.Module):
         obs_shapes: the keys, their shapes and modalities.
         encoder_kwargs: for each modality, how its keys are encoded (``core_class`` and
             ``core_kwargs``); None, or an absent modality: as they are.
+        feature_activation: what follows each of these encoders; None: nothing.
     """
 
-    def __init__(self, obs_shapes: ObsShapes, encoder_kwargs: EncoderKwargs | None = None) -> None:
+    def __init__(
+        self,
+        obs_shapes: ObsShapes,
+        encoder_kwargs: EncoderKwargs | None = None,
+        feature_activation: Activation | None = torch.relu,
+    ) -> None:
         super().__init__()
         self.obs_shapes = obs_shapes
+        self.feature_activation = feature_activation
         self.obs_nets = nn.ModuleDict()
         self.output_dim = 0
         for key, shape in obs_shapes.items():
@@ -101,7 +109,8 @@ class ObservationEncoder(nn.Module):
         for key in self.obs_shapes:
             x = obs_dict[key]
             if key in self.obs_nets:
-                x = torch.relu(self.obs_nets[key](x))
+                x = self.obs_nets[key](x)
+                x = x if self.feature_activation is None else self.feature_activation(x)
             features.append(x.flatten(start_dim=1) if x.dim() != 2 else x)
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
@@ -112,22 +121,48 @@ class ObservationGroupEncoder(nn.Module):
     Args:
         group_shapes: the groups, in the order in which they are concatenated.
         encoder_kwargs: see :class:`ObservationEncoder`.
+        feature_activation: likewise.
     """
 
     def __init__(
-        self, group_shapes: Mapping[str, ObsShapes], encoder_kwargs: EncoderKwargs | None = None
+        self,
+        group_shapes: Mapping[str, ObsShapes],
+        encoder_kwargs: EncoderKwargs | None = None,
+        feature_activation: Activation | None = torch.relu,
     ) -> None:
         super().__init__()
         self.nets = nn.ModuleDict()
         self.output_dim = 0
         for group, shapes in group_shapes.items():
-            encoder = ObservationEncoder(shapes, encoder_kwargs)
+            encoder = ObservationEncoder(shapes, encoder_kwargs, feature_activation)
             self.nets[group] = encoder
             self.output_dim += encoder.output_dim
 
     def forward(self, **groups: ObsDict | None) -> Tensor:
         """Maps observations of each group, which may be more groups, to ``[B, D]``."""
         features = [encoder(groups[group]) for group, encoder in self.nets.items()]
+        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+
+    def encode_sequence(self, **groups: ObsDict | None) -> Tensor:
+        """Encodes each step of sequences of observations.
+
+        Args:
+            groups: ``{key: [B, T, *shape]}``; a group that is ``[B, *shape]``, a goal, is encoded
+                once and holds at every step.
+
+        Returns:
+            Features ``[B, T, D]``.
+        """
+        features = []
+        for group, encoder in self.nets.items():
+            obs = groups[group]
+            assert obs is not None
+            key, shape = next(iter(encoder.obs_shapes.items()))
+            leading = obs[key].shape[: obs[key].dim() - len(shape)]  # [B, T] or [B]
+            flat = {k: obs[k].flatten(0, len(leading) - 1) for k in encoder.obs_shapes}
+            features.append(encoder(flat).unflatten(0, leading))
+        length = max(x.shape[1] for x in features if x.dim() == 3)
+        features = [x if x.dim() == 3 else x[:, None].expand(-1, length, -1) for x in features]
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
 

@@ -1,0 +1,384 @@
+"""Causal transformers over sequences of observations, and the policies made of them.
+
+After ``robomimic/models/transformers.py`` (a GPT), ``MIMO_Transformer`` of its ``obs_nets.py`` and
+``TransformerActorNetwork`` of its ``policy_nets.py``, with their parameters' names.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raymimic.errors import ConfigError
+from raymimic.models.base_nets import Linear
+from raymimic.models.obs_nets import (
+    EncoderKwargs,
+    ObsDict,
+    ObservationDecoder,
+    ObservationGroupEncoder,
+    obs_and_goal_groups,
+)
+from raymimic.utils.obs_utils import ObsShapes
+from raymimic.utils.tensor_utils import map_tensor
+
+
+class GEGLU(nn.Module):
+    """Halves its input: one half times the GELU of the other (https://arxiv.org/abs/2002.05202)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[..., 2 D]`` to ``[..., D]``."""
+        value, gate = x.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class PositionalEncoding(nn.Module):
+    """Sines and cosines of the position, in wavelengths from 2π to 20000π.
+
+    Vaswani et al., "Attention Is All You Need" (2017), section 3.5. It has no state.
+
+    Args:
+        max_length: number of positions.
+        embed_dim: size of the embedding.
+    """
+
+    table: Tensor
+
+    def __init__(self, max_length: int, embed_dim: int) -> None:
+        super().__init__()
+        frequency = torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(10000.0) / embed_dim))
+        angle = torch.arange(max_length)[:, None] * frequency
+        table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :embed_dim]
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Maps positions ``[T]`` to embeddings ``[T, D]``."""
+        return self.table[positions]
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention of each step to itself and the steps before it.
+
+    Args:
+        embed_dim: size of each step's features.
+        num_heads: number of heads; it divides ``embed_dim``.
+        context_length: the longest sequence.
+        attn_dropout: dropout of the attention weights.
+        output_dropout: dropout of what comes out.
+
+    Raises:
+        ConfigError: if the heads do not divide the features.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        context_length: int,
+        attn_dropout: float = 0.1,
+        output_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ConfigError(f"{num_heads} attention heads do not divide embed_dim={embed_dim}")
+        self.num_heads = num_heads
+        self.attn_dropout = attn_dropout
+        self.nets = nn.ModuleDict(
+            {
+                "qkv": Linear(embed_dim, 3 * embed_dim, bias=False),
+                "output": Linear(embed_dim, embed_dim),
+                "output_dropout": nn.Dropout(output_dropout),
+            }
+        )
+        # The kernel below knows what is causal; robomimic's checkpoints hold the mask.
+        mask = torch.ones(1, 1, context_length, context_length).tril()
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, T, D]`` to ``[B, T, D]``."""
+        qkv = self.nets["qkv"](x).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
+        dropout = self.attn_dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        y = self.nets["output"](y.transpose(1, 2).flatten(2))
+        out: Tensor = self.nets["output_dropout"](y)
+        return out
+
+
+class SelfAttentionBlock(nn.Module):
+    """Attention, then an MLP on each step, each on normalised input and added to it.
+
+    Args:
+        embed_dim: size of each step's features.
+        num_heads: number of heads.
+        context_length: the longest sequence.
+        attn_dropout: dropout of the attention weights.
+        output_dropout: dropout of both outputs.
+        activation: ``"gelu"`` or ``"geglu"``, of the MLP.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        context_length: int,
+        attn_dropout: float = 0.1,
+        output_dropout: float = 0.1,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.nets = nn.ModuleDict(
+            {
+                "attention": CausalSelfAttention(
+                    embed_dim, num_heads, context_length, attn_dropout, output_dropout
+                ),
+                "mlp": feed_forward(embed_dim, output_dropout, activation),
+                "ln1": nn.LayerNorm(embed_dim),
+                "ln2": nn.LayerNorm(embed_dim),
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, T, D]`` to ``[B, T, D]``."""
+        x = x + self.nets["attention"](self.nets["ln1"](x))
+        y: Tensor = x + self.nets["mlp"](self.nets["ln2"](x))
+        return y
+
+
+def feed_forward(embed_dim: int, dropout: float, activation: str = "gelu") -> nn.Sequential:
+    """Returns a transformer block's MLP, whose hidden layer is four times as wide.
+
+    Raises:
+        ConfigError: if the activation is neither ``"gelu"`` nor ``"geglu"``.
+    """
+    if activation not in ("gelu", "geglu"):
+        raise ConfigError(f"transformer activation '{activation}': choose 'gelu' or 'geglu'")
+    gated = activation == "geglu"
+    return nn.Sequential(
+        Linear(embed_dim, (8 if gated else 4) * embed_dim),
+        GEGLU() if gated else nn.GELU(),
+        Linear(4 * embed_dim, embed_dim),
+        nn.Dropout(dropout),
+    )
+
+
+def init_gpt_weights(module: nn.Module) -> None:
+    """Draws a layer's weights from N(0, 0.02²), as GPT does; biases become 0, norms identities."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+class GPT_Backbone(nn.Module):
+    """Blocks of causal self-attention, then a layer norm.
+
+    Args:
+        embed_dim: size of each step's features.
+        context_length: the longest sequence.
+        attn_dropout: dropout of the attention weights.
+        block_output_dropout: dropout of each block's outputs.
+        num_layers: number of blocks.
+        num_heads: number of heads.
+        activation: ``"gelu"`` or ``"geglu"``.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        context_length: int,
+        attn_dropout: float = 0.1,
+        block_output_dropout: float = 0.1,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        blocks = (
+            SelfAttentionBlock(
+                embed_dim,
+                num_heads,
+                context_length,
+                attn_dropout,
+                block_output_dropout,
+                activation,
+            )
+            for _ in range(num_layers)
+        )
+        self.nets = nn.ModuleDict(
+            {"transformer": nn.Sequential(*blocks), "output_ln": nn.LayerNorm(embed_dim)}
+        )
+        self.apply(init_gpt_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, T, D]`` to ``[B, T, D]``."""
+        y: Tensor = self.nets["output_ln"](self.nets["transformer"](x))
+        return y
+
+
+class MIMO_Transformer(nn.Module):
+    """Sequences of observation groups in, sequences of tensors out.
+
+    Args:
+        input_obs_group_shapes: the groups of observations.
+        output_shapes: the outputs and their shapes.
+        transformer_embed_dim: size of each step's features.
+        transformer_num_layers: number of blocks.
+        transformer_num_heads: number of heads.
+        transformer_context_length: the longest sequence.
+        transformer_emb_dropout: dropout of the embeddings.
+        transformer_attn_dropout: dropout of the attention weights.
+        transformer_block_output_dropout: dropout of each block's outputs.
+        transformer_sinusoidal_embedding: positions are sines and cosines, else they are learned.
+        transformer_activation: ``"gelu"`` or ``"geglu"``.
+        transformer_nn_parameter_for_timesteps: learned positions start at 0 and are one
+            parameter, else they are an embedding table, drawn from N(0, 1).
+        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+    """
+
+    def __init__(
+        self,
+        input_obs_group_shapes: Mapping[str, ObsShapes],
+        output_shapes: Mapping[str, Sequence[int]],
+        transformer_embed_dim: int,
+        transformer_num_layers: int,
+        transformer_num_heads: int,
+        transformer_context_length: int,
+        transformer_emb_dropout: float = 0.1,
+        transformer_attn_dropout: float = 0.1,
+        transformer_block_output_dropout: float = 0.1,
+        transformer_sinusoidal_embedding: bool = False,
+        transformer_activation: str = "gelu",
+        transformer_nn_parameter_for_timesteps: bool = False,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        super().__init__()
+        dim, length = transformer_embed_dim, transformer_context_length
+        encoder = ObservationGroupEncoder(
+            input_obs_group_shapes, encoder_kwargs, feature_activation=None
+        )
+        self.nets = nn.ModuleDict(
+            {
+                "encoder": encoder,
+                "embed_encoder": Linear(encoder.output_dim, dim),
+                "embed_ln": nn.LayerNorm(dim),
+                "embed_drop": nn.Dropout(transformer_emb_dropout),
+                "transformer": GPT_Backbone(
+                    embed_dim=dim,
+                    context_length=length,
+                    attn_dropout=transformer_attn_dropout,
+                    block_output_dropout=transformer_block_output_dropout,
+                    num_layers=transformer_num_layers,
+                    num_heads=transformer_num_heads,
+                    activation=transformer_activation,
+                ),
+                "decoder": ObservationDecoder(output_shapes, dim),
+            }
+        )
+        self.params = nn.ParameterDict()
+        if transformer_sinusoidal_embedding:
+            self.nets["embed_timestep"] = PositionalEncoding(length, dim)
+        elif transformer_nn_parameter_for_timesteps:
+            self.params["embed_timestep"] = nn.Parameter(torch.zeros(1, length, dim))
+        else:
+            self.nets["embed_timestep"] = nn.Embedding(length, dim)
+        self.context_length = length
+
+    def _positions(self, length: int) -> Tensor:
+        """Returns the embeddings of the first positions, broadcastable to ``[B, T, D]``."""
+        if "embed_timestep" in self.params:
+            return self.params["embed_timestep"][:, :length]
+        positions = torch.arange(length, device=self.nets["embed_encoder"].weight.device)
+        embeddings: Tensor = self.nets["embed_timestep"](positions)
+        return embeddings
+
+    def forward(self, **groups: ObsDict | None) -> dict[str, Tensor]:
+        """Maps sequences of each group to sequences of outputs.
+
+        Args:
+            groups: ``{key: [B, T, *shape]}``, T at most the context's length; what is
+                ``[B, *shape]``, a goal, holds at every step.
+
+        Returns:
+            ``{output: [B, T, *shape]}``.
+
+        Raises:
+            ConfigError: if the sequence is longer than the context.
+        """
+        x = self.nets["embed_encoder"](self.nets["encoder"].encode_sequence(**groups))
+        batch, length = x.shape[:2]
+        if length > self.context_length:
+            raise ConfigError(
+                f"the transformer's context is {self.context_length} steps long, the observations "
+                f"are {length}: set algo.transformer.context_length and train.frame_stack alike"
+            )
+        x = self.nets["embed_drop"](self.nets["embed_ln"](x + self._positions(length)))
+        outputs = self.nets["decoder"](self.nets["transformer"](x).flatten(0, 1))
+        sequences: dict[str, Tensor] = map_tensor(
+            outputs, lambda y: y.unflatten(0, (batch, length))
+        )
+        return sequences
+
+
+class TransformerActorNetwork(MIMO_Transformer):
+    """A deterministic policy that maps a sequence of observations to one of actions.
+
+    Args:
+        obs_shapes: shapes of the observation keys.
+        ac_dim: number of action dimensions.
+        transformer_embed_dim: see :class:`MIMO_Transformer`, for all that start like this.
+        transformer_num_layers: likewise.
+        transformer_num_heads: likewise.
+        transformer_context_length: likewise.
+        transformer_emb_dropout: likewise.
+        transformer_attn_dropout: likewise.
+        transformer_block_output_dropout: likewise.
+        transformer_sinusoidal_embedding: likewise.
+        transformer_activation: likewise.
+        transformer_nn_parameter_for_timesteps: likewise.
+        goal_shapes: shapes of the goal's keys; None or empty: no goal.
+        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        transformer_embed_dim: int,
+        transformer_num_layers: int,
+        transformer_num_heads: int,
+        transformer_context_length: int,
+        transformer_emb_dropout: float = 0.1,
+        transformer_attn_dropout: float = 0.1,
+        transformer_block_output_dropout: float = 0.1,
+        transformer_sinusoidal_embedding: bool = False,
+        transformer_activation: str = "gelu",
+        transformer_nn_parameter_for_timesteps: bool = False,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        self.ac_dim = ac_dim
+        super().__init__(
+            input_obs_group_shapes=obs_and_goal_groups(obs_shapes, goal_shapes),
+            output_shapes=self._output_shapes(),
+            transformer_embed_dim=transformer_embed_dim,
+            transformer_num_layers=transformer_num_layers,
+            transformer_num_heads=transformer_num_heads,
+            transformer_context_length=transformer_context_length,
+            transformer_emb_dropout=transformer_emb_dropout,
+            transformer_attn_dropout=transformer_attn_dropout,
+            transformer_block_output_dropout=transformer_block_output_dropout,
+            transformer_sinusoidal_embedding=transformer_sinusoidal_embedding,
+            transformer_activation=transformer_activation,
+            transformer_nn_parameter_for_timesteps=transformer_nn_parameter_for_timesteps,
+            encoder_kwargs=encoder_kwargs,
+        )
+
+    def _output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names what the last layer predicts."""
+        return {"action": (self.ac_dim,)}
+
+    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
+        """Maps ``{key: [B, T, *shape]}`` to actions ``[B, T, A]`` in [-1, 1]."""
+        return torch.tanh(super().forward(obs=obs_dict, goal=goal_dict)["action"])
