@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from raymimic.models.distributions import ActionHead, GaussianHead, GMMHead
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
+from raymimic.utils.obs_utils import ObsShapes
 
 
 class ActorNetwork(MIMO_MLP):
@@ -37,3 +40,192 @@ class ActorNetwork(MIMO_MLP):
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
         """Maps ``{key: [B, *shape]}`` to actions ``[B, A]`` in [-1, 1]."""
         return torch.tanh(super().forward(obs=obs_dict, goal=goal_dict)["action"])
+
+
+class PerturbationActorNetwork(ActorNetwork):
+    """A policy that moves given actions a little (BCQ's ξ): it sees the action as one more key.
+
+    Attributes:
+        perturbation_scale: see below; may be set at any time.
+
+    Args:
+        obs_shapes: see :class:`ActorNetwork`.
+        ac_dim: see :class:`ActorNetwork`.
+        mlp_layer_dims: see :class:`ActorNetwork`.
+        perturbation_scale: how far each dimension of an action may be moved.
+        goal_shapes: see :class:`ActorNetwork`.
+        encoder_kwargs: see :class:`ActorNetwork`.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        mlp_layer_dims: Sequence[int],
+        perturbation_scale: float = 0.05,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        shapes = ObsShapes(obs_shapes)
+        shapes["action"] = (ac_dim,)
+        super().__init__(shapes, ac_dim, mlp_layer_dims, goal_shapes, encoder_kwargs)
+        self.perturbation_scale = perturbation_scale
+
+    def forward(  # type: ignore[override]
+        self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
+    ) -> Tensor:
+        """Maps ``{key: [B, *shape]}`` and actions ``[B, A]`` to actions ``[B, A]`` in [-1, 1]."""
+        perturbation = super().forward({**obs_dict, "action": acts}, goal_dict)
+        return (acts + self.perturbation_scale * perturbation).clamp(-1.0, 1.0)
+
+
+class StochasticActorNetwork(MIMO_MLP):
+    """Base of the policies that are distributions over actions.
+
+    Attributes:
+        low_noise_eval: act nearly without noise in evaluation mode. It never enters a likelihood:
+            that is always the learned distribution's.
+
+    Args:
+        head: makes the distribution of the network's outputs.
+        obs_shapes: see :class:`ActorNetwork`.
+        mlp_layer_dims: see :class:`ActorNetwork`.
+        low_noise_eval: see above.
+        goal_shapes: see :class:`ActorNetwork`.
+        encoder_kwargs: see :class:`ActorNetwork`.
+    """
+
+    def __init__(
+        self,
+        head: ActionHead,
+        obs_shapes: Mapping[str, Sequence[int]],
+        mlp_layer_dims: Sequence[int],
+        low_noise_eval: bool,
+        goal_shapes: Mapping[str, Sequence[int]] | None,
+        encoder_kwargs: EncoderKwargs | None,
+    ) -> None:
+        super().__init__(
+            input_obs_group_shapes=obs_and_goal_groups(obs_shapes, goal_shapes),
+            output_shapes=head.output_shapes,
+            layer_dims=mlp_layer_dims,
+            encoder_kwargs=encoder_kwargs,
+        )
+        self.head = head
+        self.low_noise_eval = low_noise_eval
+
+    def forward_train(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, low_noise: bool = False
+    ) -> Distribution:
+        """Returns the distribution over actions ``[B, A]``, with batch shape ``[B]``.
+
+        Args:
+            obs_dict: ``{key: [B, *shape]}``.
+            goal_dict: likewise, if there is a goal.
+            low_noise: the distribution that acts in evaluation, nearly without noise. (Where
+                robomimic chooses it by the network's mode, validation losses are those of a
+                distribution that was never trained.)
+        """
+        return self.head(super().forward(obs=obs_dict, goal=goal_dict), low_noise)
+
+    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
+        """Samples actions ``[B, A]`` for ``{key: [B, *shape]}``."""
+        low_noise = self.low_noise_eval and not self.training
+        return self.forward_train(obs_dict, goal_dict, low_noise).sample()
+
+
+class GaussianActorNetwork(StochasticActorNetwork):
+    """A policy whose actions are Gaussian, with independent dimensions.
+
+    With ``low_noise_eval`` it acts by the mean.
+
+    Args:
+        obs_shapes: see :class:`ActorNetwork`.
+        ac_dim: see :class:`ActorNetwork`.
+        mlp_layer_dims: see :class:`ActorNetwork`.
+        fixed_std: see :class:`~raymimic.models.distributions.GaussianHead`.
+        std_activation: likewise.
+        init_last_fc_weight: the last layers start uniform within plus and minus this; None: as
+            torch initialises them.
+        init_std: see :class:`~raymimic.models.distributions.GaussianHead`.
+        mean_limits: likewise.
+        std_limits: likewise.
+        low_noise_eval: see :class:`StochasticActorNetwork`.
+        use_tanh: see :class:`~raymimic.models.distributions.GaussianHead`.
+        goal_shapes: see :class:`ActorNetwork`.
+        encoder_kwargs: see :class:`ActorNetwork`.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        mlp_layer_dims: Sequence[int],
+        fixed_std: bool = False,
+        std_activation: str | None = "softplus",
+        init_last_fc_weight: float | None = None,
+        init_std: float = 0.3,
+        mean_limits: Sequence[float] = (-9.0, 9.0),
+        std_limits: Sequence[float] = (0.007, 7.5),
+        low_noise_eval: bool = True,
+        use_tanh: bool = False,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        head = GaussianHead(
+            ac_dim=ac_dim,
+            fixed_std=fixed_std,
+            std_activation=std_activation,
+            init_std=init_std,
+            mean_limits=(mean_limits[0], mean_limits[1]),
+            std_limits=(std_limits[0], std_limits[1]),
+            use_tanh=use_tanh,
+        )
+        super().__init__(
+            head, obs_shapes, mlp_layer_dims, low_noise_eval, goal_shapes, encoder_kwargs
+        )
+        if init_last_fc_weight is not None:
+            for p in self.nets["decoder"].parameters():
+                nn.init.uniform_(p, -init_last_fc_weight, init_last_fc_weight)
+
+    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
+        """Samples actions ``[B, A]`` for ``{key: [B, *shape]}``, or returns their centre."""
+        if self.low_noise_eval and not self.training:
+            return self.forward_train(obs_dict, goal_dict, low_noise=True).mode
+        return super().forward(obs_dict, goal_dict)
+
+
+class GMMActorNetwork(StochasticActorNetwork):
+    """A policy whose actions follow a mixture of Gaussians.
+
+    With ``low_noise_eval`` it acts by (nearly) the mean of a mode that it draws.
+
+    Args:
+        obs_shapes: see :class:`ActorNetwork`.
+        ac_dim: see :class:`ActorNetwork`.
+        mlp_layer_dims: see :class:`ActorNetwork`.
+        num_modes: see :class:`~raymimic.models.distributions.GMMHead`.
+        min_std: likewise.
+        std_activation: likewise.
+        low_noise_eval: see :class:`StochasticActorNetwork`.
+        use_tanh: see :class:`~raymimic.models.distributions.GMMHead`.
+        goal_shapes: see :class:`ActorNetwork`.
+        encoder_kwargs: see :class:`ActorNetwork`.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        mlp_layer_dims: Sequence[int],
+        num_modes: int = 5,
+        min_std: float = 0.01,
+        std_activation: str = "softplus",
+        low_noise_eval: bool = True,
+        use_tanh: bool = False,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        head = GMMHead(ac_dim, num_modes, min_std, std_activation, use_tanh)
+        super().__init__(
+            head, obs_shapes, mlp_layer_dims, low_noise_eval, goal_shapes, encoder_kwargs
+        )
