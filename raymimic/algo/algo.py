@@ -9,6 +9,7 @@ A new algorithm is a function that maps ``config.algo`` to a class, registered u
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,7 @@ from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.errors import CheckpointError, ConfigError, did_you_mean
 from raymimic.utils import obs_utils, torch_utils
+from raymimic.utils.noise import EpisodeNoise
 from raymimic.utils.obs_utils import ObsShapes
 from raymimic.utils.tensor_utils import map_tensor
 from raymimic.utils.torch_utils import GradSync
@@ -156,7 +158,8 @@ class Algo:
             ``"rewards"``, ``"dones"``.
         metric_reductions: how a metric of ``log_info`` is reduced over steps and ranks where
             that is not the mean over samples.
-        grad_sync: the other workers, if there are any; training sets it.
+        episode_noise: in rollouts with seeds, what gives each episode of the batch random numbers
+            of its own; :class:`~raymimic.algo.RolloutPolicy` sets it.
         actor_update_counter: for algorithms that update their actor less often.
 
     Args:
@@ -170,7 +173,8 @@ class Algo:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    metric_reductions: ClassVar[Mapping[str, Literal["mean", "sum", "max"]]] = {}
+    metric_reductions: Mapping[str, Literal["mean", "sum", "max"]] = {}
+    _grad_sync: GradSync | None = None
 
     def __init__(
         self,
@@ -188,13 +192,14 @@ class Algo:
         self.ac_dim = ac_dim
         self.device = device
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[global_config.train.dtype]
-        self.optim_params = deepcopy(algo_config.optim_params)
+        # What is made of parts has neither of its own.
+        self.optim_params = deepcopy(algo_config.get("optim_params", {}))
         self.actor_update_counter = 0
-        self.grad_sync: GradSync | None = None
+        self.episode_noise: EpisodeNoise | None = None
         self._obs_stats: tuple[Any, dict[str, dict[str, Tensor]]] | None = None
 
         self.nets = nn.ModuleDict()
-        self._create_shapes(obs_config.modalities, obs_key_shapes)
+        self._create_shapes(obs_config.get("modalities", {}), obs_key_shapes)
         self._create_networks()
         self.nets.to(device=self.device, dtype=self.dtype)
         self._create_optimizers()
@@ -398,6 +403,17 @@ class Algo:
         """Returns the algorithm's own limit of a gradient's norm, else ``train.max_grad_norm``."""
         return self.global_config.train.max_grad_norm if own is None else own
 
+    @property
+    def grad_sync(self) -> GradSync | None:
+        """The other workers, if there are any; training sets it, for all optimizers too."""
+        return self._grad_sync
+
+    @grad_sync.setter
+    def grad_sync(self, sync: GradSync | None) -> None:
+        self._grad_sync = sync
+        for _, optimizer in self.named_optimizers():
+            optimizer.grad_sync = sync  # type: ignore[attr-defined]
+
     def dist_mean(self, x: Tensor) -> Tensor:
         """Returns the mean over the global batch, detached (0-d).
 
@@ -534,6 +550,17 @@ class Algo:
             mask: ``[B]`` bool, those of a batch of episodes that start anew; None: all.
         """
 
+    def _noise_only(self, mask: Tensor) -> AbstractContextManager[None]:
+        """Marks draws of which only some episodes of a batch have need.
+
+        A policy that draws a new plan or queue for some rows, computes all rows and keeps those:
+        the others' streams of random numbers stay where they are.
+
+        Args:
+            mask: ``[B]`` bool, the rows that the draws are for.
+        """
+        return nullcontext() if self.episode_noise is None else self.episode_noise.only(mask)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n{textwrap.indent(repr(self.nets), '  ')}\n)"
 
@@ -601,7 +628,184 @@ class PlannerAlgo(Algo):
         raise NotImplementedError
 
 
-class HierarchicalAlgo(Algo):
+class CompositeAlgo(Algo):
+    """An algorithm made of others, its parts, of which each has sections of the config.
+
+    All that concerns networks, optimizers, schedules, metrics and checkpoints is the parts'
+    own business, and handed on to them. Batches and ``info`` are dicts over parts.
+
+    Attributes:
+        parts: the algorithms, by name; ``nets`` holds the networks of each under its name.
+        log_names: what the names of each part's metrics begin with.
+    """
+
+    log_names: ClassVar[Mapping[str, str]] = {}
+
+    def _create_parts(self) -> Mapping[str, Algo]:
+        """Makes the parts, in the order in which they are trained."""
+        raise NotImplementedError
+
+    def _make_part(
+        self,
+        algo_name: str,
+        algo_config: Config,
+        obs_config: Config,
+        obs_key_shapes: Mapping[str, Any] | None = None,
+    ) -> Algo:
+        """Makes the algorithm of a name from its sections of the config.
+
+        Args:
+            algo_name: as registered.
+            algo_config: what is ``config.algo`` for an algorithm that stands alone.
+            obs_config: likewise ``config.observation``.
+            obs_key_shapes: where they are not this algorithm's own.
+        """
+        cls, kwargs = algo_name_to_factory_func(algo_name)(algo_config)
+        return cls(
+            algo_config=algo_config,
+            obs_config=obs_config,
+            global_config=self.global_config,
+            obs_key_shapes=self.obs_key_shapes if obs_key_shapes is None else obs_key_shapes,
+            ac_dim=self.ac_dim,
+            device=self.device,
+            **kwargs,
+        )
+
+    def _create_networks(self) -> None:
+        self.parts = dict(self._create_parts())
+        self.nets.update({name: part.nets for name, part in self.parts.items()})
+        self.obs_shapes = _joined(*(part.obs_shapes for part in self.parts.values()))
+        self.goal_shapes = _joined(*(part.goal_shapes for part in self.parts.values()))
+        self.metric_reductions = {
+            f"{self.log_names[name]}/{key}": reduction
+            for name, part in self.parts.items()
+            for key, reduction in part.metric_reductions.items()
+        }
+
+    def _create_optimizers(self) -> None:
+        self.optimizers = {name: part.optimizers for name, part in self.parts.items()}
+        self.lr_schedulers = {name: part.lr_schedulers for name, part in self.parts.items()}
+
+    @property
+    def grad_sync(self) -> GradSync | None:
+        """The other workers, if there are any; set for all parts."""
+        return self._grad_sync
+
+    @grad_sync.setter
+    def grad_sync(self, sync: GradSync | None) -> None:
+        self._grad_sync = sync
+        for part in self.parts.values():
+            part.grad_sync = sync
+
+    def process_batch_for_training(self, batch: Batch) -> Batch:
+        """Gives each part what it trains on: ``{part: its processed batch}``."""
+        return {name: part.process_batch_for_training(batch) for name, part in self.parts.items()}
+
+    def postprocess_batch_for_training(
+        self, batch: Batch, obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None
+    ) -> Batch:
+        """Lets each part prepare its observations."""
+        return {
+            name: part.postprocess_batch_for_training(batch[name], obs_normalization_stats)
+            for name, part in self.parts.items()
+        }
+
+    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Trains each part on its own batch."""
+        return {
+            name: part.train_on_batch(batch[name], epoch, validate)
+            for name, part in self.parts.items()
+        }
+
+    def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
+        """Joins the metrics of the parts that have any, each after its name; adds their losses."""
+        log: dict[str, Tensor | float] = {}
+        loss: Tensor | float = 0.0
+        for name, part_info in info.items():
+            part_log = self.parts[name].log_info(part_info)
+            log |= {f"{self.log_names[name]}/{key}": value for key, value in part_log.items()}
+            loss = part_log["Loss"] + loss
+        log["Loss"] = loss
+        return log
+
+    def named_optimizers(self) -> Iterator[tuple[str, Optimizer]]:
+        """Yields all optimizers of all parts, such as ``planner/goal_network``."""
+        for name, part in self.parts.items():
+            yield from ((f"{name}/{key}", optimizer) for key, optimizer in part.named_optimizers())
+
+    def on_gradient_step(self) -> None:
+        """Tells each part."""
+        for part in self.parts.values():
+            part.on_gradient_step()
+
+    def on_epoch_end(self, epoch: int) -> None:
+        """Tells each part."""
+        for part in self.parts.values():
+            part.on_epoch_end(epoch)
+
+    def set_train(self) -> None:
+        """Puts the parts into training mode."""
+        super().set_train()
+        for part in self.parts.values():
+            part.set_train()  # its target networks stay in evaluation mode
+
+    def set_eval(self) -> None:
+        """Puts the parts into evaluation mode."""
+        super().set_eval()
+        for part in self.parts.values():
+            part.set_eval()
+
+    def serialize(self) -> dict[str, Any]:
+        """Returns what each part's ``serialize`` returns, as robomimic 0.5 saves it."""
+        return {name: part.serialize() for name, part in self.parts.items()}
+
+    def deserialize(self, model_dict: Mapping[str, Any], load_optimizers: bool = False) -> None:
+        """Loads what :meth:`serialize` returned.
+
+        Args:
+            model_dict: that.
+            load_optimizers: load optimizers and schedules too, to go on training (robomimic's
+                composites refuse).
+
+        Raises:
+            CheckpointError: if it does not fit this config.
+        """
+        for name, part in self.parts.items():
+            if name not in model_dict:
+                raise CheckpointError(
+                    f"the checkpoint does not fit the config: it has no part '{name}' "
+                    f"(it holds {', '.join(model_dict)})"
+                )
+            part.deserialize(model_dict[name], load_optimizers=load_optimizers)
+
+    def training_state(self) -> dict[str, Any]:
+        """Returns what an exact resume needs besides :meth:`serialize`, of each part too."""
+        parts = {name: part.training_state() for name, part in self.parts.items()}
+        return {**super().training_state(), **parts}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Loads what :meth:`training_state` returned."""
+        super().load_training_state({k: v for k, v in state.items() if k not in self.parts})
+        for name, part in self.parts.items():
+            part.load_training_state(state[name])
+
+    def reset(self, mask: Tensor | None = None) -> None:
+        """Lets each part forget the episode, or those of a mask ``[B]``."""
+        for part in self.parts.values():
+            part.reset(mask)
+
+    def __repr__(self) -> str:
+        parts = "\n".join(f"{name}: {part!r}" for name, part in self.parts.items())
+        return f"{type(self).__name__}(\n{textwrap.indent(parts, '  ')}\n)"
+
+
+def _joined(*shapes: ObsShapes) -> ObsShapes:
+    """Returns all keys of several groups, with their modalities."""
+    keys = {key: shape for group in shapes for key, shape in group.items()}
+    return ObsShapes(keys, {k: m for group in shapes for k, m in group.modalities.items()})
+
+
+class HierarchicalAlgo(CompositeAlgo):
     """An algorithm that plans subgoals and acts towards them."""
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:

@@ -144,8 +144,6 @@ class _Worker:
             self.store.tidy(spec.evaluates)
         self.sync.broadcast_state(self.algo.nets)
         self.algo.grad_sync = self.sync
-        for _, optimizer in self.algo.named_optimizers():
-            optimizer.grad_sync = self.sync  # type: ignore[attr-defined]
         self.unsent: list[EpochRecord] = []
         self.report_s = 0.0
         self.last_commit = self.last_progress = time.monotonic()
