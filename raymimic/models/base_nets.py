@@ -1,12 +1,14 @@
 """Blocks that networks are built from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from raymimic.errors import ConfigError, did_you_mean
 
 # Multiply-adds of one matrix product from which oneDNN's start-up is worth its speed.
 _ONEDNN_FROM = 2**20
@@ -96,3 +98,91 @@ class MLP(nn.Module):
         """Maps ``[..., input_dim]`` to ``[..., output_dim]``."""
         y: Tensor = self._model(x)
         return y
+
+
+RNNState = Tensor | tuple[Tensor, Tensor]
+
+# What algo.rnn.kwargs may say, besides "bidirectional": false.
+_RNN_KWARGS = ("bias", "dropout")
+
+
+def rnn_args_from_config(rnn_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``config.algo.rnn`` as keyword arguments of the recurrent policies."""
+    return {
+        "rnn_hidden_dim": rnn_config["hidden_dim"],
+        "rnn_num_layers": rnn_config["num_layers"],
+        "rnn_type": rnn_config["rnn_type"],
+        "rnn_kwargs": dict(rnn_config["kwargs"]),
+    }
+
+
+class RNN_Base(nn.Module):
+    """Recurrent layers, with a network on top that sees each step by itself.
+
+    The parameters are those of robomimic's ``RNN_Base``: ``per_step_net.*`` and ``nets.*``.
+
+    Args:
+        input_dim: size of each step's input.
+        rnn_hidden_dim: size of the hidden state.
+        rnn_num_layers: number of recurrent layers.
+        rnn_type: ``"LSTM"`` or ``"GRU"``.
+        rnn_kwargs: further arguments of torch's module: ``bias``, ``dropout``.
+        per_step_net: maps ``[N, rnn_hidden_dim]`` to a dict of ``[N, ...]``.
+
+    Raises:
+        ConfigError: for another ``rnn_type``, for ``bidirectional`` (robomimic trains such
+            policies), and for unknown arguments.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        rnn_hidden_dim: int,
+        rnn_num_layers: int,
+        per_step_net: nn.Module,
+        rnn_type: str = "LSTM",
+        rnn_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        types: dict[str, type[nn.LSTM | nn.GRU]] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
+        if rnn_type not in types:
+            raise ConfigError(f"rnn_type '{rnn_type}' is unknown{did_you_mean(rnn_type, types)}")
+        kwargs = dict(rnn_kwargs or {})
+        if kwargs.pop("bidirectional", False):
+            raise ConfigError(
+                "algo.rnn.kwargs.bidirectional: a policy that also reads the sequence backwards "
+                "learns from observations of the future, which it does not have when it acts: set "
+                "it to false"
+            )
+        for key in kwargs:
+            if key not in _RNN_KWARGS:
+                hint = did_you_mean(key, _RNN_KWARGS)
+                raise ConfigError(f"algo.rnn.kwargs.{key}: there is no such argument{hint}")
+        self.per_step_net = per_step_net
+        self.nets = types[rnn_type](
+            input_dim, rnn_hidden_dim, rnn_num_layers, batch_first=True, **kwargs
+        )
+
+    def get_rnn_init_state(self, batch_size: int, device: torch.device | str) -> RNNState:
+        """Returns the state before the first step: zeros ``[L, B, H]``, of an LSTM two of them."""
+        size = (self.nets.num_layers, batch_size, self.nets.hidden_size)
+        dtype = next(self.nets.parameters()).dtype
+        zeros = torch.zeros(size, dtype=dtype, device=device)
+        return (zeros, zeros.clone()) if isinstance(self.nets, nn.LSTM) else zeros
+
+    def forward(
+        self, inputs: Tensor, rnn_init_state: RNNState | None = None
+    ) -> tuple[dict[str, Tensor], RNNState]:
+        """Maps a sequence to what the network on top makes of each step.
+
+        Args:
+            inputs: ``[B, T, D]``.
+            rnn_init_state: state before the first step; None: zeros.
+
+        Returns:
+            ``{output: [B, T, *shape]}`` and the state after the last step.
+        """
+        hidden, state = self.nets(inputs, rnn_init_state)
+        outputs = self.per_step_net(hidden.flatten(0, 1))
+        leading = hidden.shape[:2]
+        return {k: x.unflatten(0, leading) for k, x in outputs.items()}, state

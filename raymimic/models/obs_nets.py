@@ -1,13 +1,13 @@
 """Networks whose inputs are dicts of observations and whose outputs are dicts of tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, did_you_mean
-from raymimic.models.base_nets import MLP
+from raymimic.models.base_nets import MLP, RNN_Base, RNNState
 from raymimic.utils.obs_utils import ObsShapes
 
 ObsDict = Mapping[str, Tensor]
@@ -233,6 +233,74 @@ class MIMO_MLP(nn.Module):
         """Maps observations of each group to ``{output: [B, *shape]}``."""
         features = self.nets["encoder"](**groups)
         outputs: dict[str, Tensor] = self.nets["decoder"](self.nets["mlp"](features))
+        return outputs
+
+
+class RNN_MIMO_MLP(nn.Module):
+    """Sequences of observation groups in, sequences of tensors out: encoder, RNN, MLP, decoder.
+
+    Args:
+        input_obs_group_shapes: the groups of observations.
+        output_shapes: the outputs and their shapes.
+        mlp_layer_dims: sizes of the hidden layers after the RNN; there may be none.
+        rnn_hidden_dim: size of the hidden state.
+        rnn_num_layers: number of recurrent layers.
+        rnn_type: ``"LSTM"`` or ``"GRU"``.
+        rnn_kwargs: see :class:`~raymimic.models.base_nets.RNN_Base`.
+        encoder_kwargs: see :class:`ObservationEncoder`.
+    """
+
+    def __init__(
+        self,
+        input_obs_group_shapes: Mapping[str, ObsShapes],
+        output_shapes: Mapping[str, Sequence[int]],
+        mlp_layer_dims: Sequence[int],
+        rnn_hidden_dim: int,
+        rnn_num_layers: int,
+        rnn_type: str = "LSTM",
+        rnn_kwargs: Mapping[str, Any] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        super().__init__()
+        encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs)
+        self.nets = nn.ModuleDict({"encoder": encoder})
+        # MLP and decoder are registered twice, as in robomimic, whose checkpoints hold both names.
+        if mlp_layer_dims:
+            *hidden_dims, last_dim = mlp_layer_dims
+            self.nets["mlp"] = MLP(rnn_hidden_dim, last_dim, hidden_dims, output_activation=nn.ReLU)
+            self.nets["decoder"] = ObservationDecoder(output_shapes, last_dim)
+            per_step_net: nn.Module = nn.Sequential(self.nets["mlp"], self.nets["decoder"])
+        else:
+            per_step_net = ObservationDecoder(output_shapes, rnn_hidden_dim)
+            self.nets["decoder"] = per_step_net
+        self.nets["rnn"] = RNN_Base(
+            input_dim=encoder.output_dim,
+            rnn_hidden_dim=rnn_hidden_dim,
+            rnn_num_layers=rnn_num_layers,
+            rnn_type=rnn_type,
+            rnn_kwargs=rnn_kwargs,
+            per_step_net=per_step_net,
+        )
+
+    def get_rnn_init_state(self, batch_size: int, device: torch.device | str) -> RNNState:
+        """Returns the state before the first step, see :class:`RNN_Base`."""
+        return cast("RNN_Base", self.nets["rnn"]).get_rnn_init_state(batch_size, device)
+
+    def forward(
+        self, rnn_init_state: RNNState | None = None, **groups: ObsDict | None
+    ) -> tuple[dict[str, Tensor], RNNState]:
+        """Maps sequences of each group to sequences of outputs.
+
+        Args:
+            rnn_init_state: state before the first step; None: zeros.
+            groups: ``{key: [B, T, *shape]}``; what is ``[B, *shape]``, a goal, holds at every step.
+
+        Returns:
+            ``{output: [B, T, *shape]}`` and the state after the last step.
+        """
+        encoder = cast("ObservationGroupEncoder", self.nets["encoder"])
+        features = encoder.encode_sequence(**groups)
+        outputs: tuple[dict[str, Tensor], RNNState] = self.nets["rnn"](features, rnn_init_state)
         return outputs
 
 

@@ -1,13 +1,21 @@
 """Networks that choose actions. Actions lie in [-1, 1]."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from raymimic.models.base_nets import RNNState
 from raymimic.models.distributions import ActionHead, GaussianHead, GMMHead
-from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
+from raymimic.models.obs_nets import (
+    MIMO_MLP,
+    RNN_MIMO_MLP,
+    EncoderKwargs,
+    ObsDict,
+    obs_and_goal_groups,
+)
 from raymimic.utils.obs_utils import ObsShapes
 
 
@@ -229,3 +237,183 @@ class GMMActorNetwork(StochasticActorNetwork):
         super().__init__(
             head, obs_shapes, mlp_layer_dims, low_noise_eval, goal_shapes, encoder_kwargs
         )
+
+
+class RNNActorNetwork(RNN_MIMO_MLP):
+    """A deterministic policy with memory: a sequence of observations to one of actions.
+
+    Args:
+        obs_shapes: see :class:`ActorNetwork`.
+        ac_dim: see :class:`ActorNetwork`.
+        mlp_layer_dims: sizes of the hidden layers after the RNN; there may be none.
+        rnn_hidden_dim: size of the hidden state.
+        rnn_num_layers: number of recurrent layers.
+        rnn_type: ``"LSTM"`` or ``"GRU"``.
+        rnn_kwargs: see :class:`~raymimic.models.base_nets.RNN_Base`.
+        goal_shapes: see :class:`ActorNetwork`.
+        encoder_kwargs: see :class:`ActorNetwork`.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        mlp_layer_dims: Sequence[int],
+        rnn_hidden_dim: int,
+        rnn_num_layers: int,
+        rnn_type: str = "LSTM",
+        rnn_kwargs: Mapping[str, Any] | None = None,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        self.ac_dim = ac_dim
+        super().__init__(
+            input_obs_group_shapes=obs_and_goal_groups(obs_shapes, goal_shapes),
+            output_shapes=self._output_shapes(),
+            mlp_layer_dims=mlp_layer_dims,
+            rnn_hidden_dim=rnn_hidden_dim,
+            rnn_num_layers=rnn_num_layers,
+            rnn_type=rnn_type,
+            rnn_kwargs=rnn_kwargs,
+            encoder_kwargs=encoder_kwargs,
+        )
+
+    def _output_shapes(self) -> Mapping[str, Sequence[int]]:
+        """Names what the last layer predicts."""
+        return {"action": (self.ac_dim,)}
+
+    def _act(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Makes actions ``[B, T, A]`` of the last layer's outputs."""
+        return torch.tanh(outputs["action"])
+
+    @overload  # type: ignore[override]
+    def forward(
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = ...,
+        rnn_init_state: RNNState | None = ...,
+        return_state: Literal[False] = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = ...,
+        rnn_init_state: RNNState | None = ...,
+        *,
+        return_state: Literal[True],
+    ) -> tuple[Tensor, RNNState]: ...
+
+    def forward(
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = None,
+        rnn_init_state: RNNState | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, RNNState]:
+        """Chooses an action at each step of a sequence.
+
+        Args:
+            obs_dict: ``{key: [B, T, *shape]}``.
+            goal_dict: ``{key: [B, *shape]}``, one for the whole sequence.
+            rnn_init_state: state before the first step; None: zeros.
+            return_state: return the state after the last step too.
+
+        Returns:
+            Actions ``[B, T, A]``, and the state if asked.
+        """
+        outputs, state = super().forward(rnn_init_state, obs=obs_dict, goal=goal_dict)
+        actions = self._act(outputs)
+        return (actions, state) if return_state else actions
+
+    def forward_step(
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = None,
+        rnn_state: RNNState | None = None,
+    ) -> tuple[Tensor, RNNState]:
+        """Chooses actions ``[B, A]`` for one step ``{key: [B, *shape]}``.
+
+        Returns:
+            The actions and the state after this step.
+        """
+        sequence = {k: x[:, None] for k, x in obs_dict.items()}
+        actions, state = self(sequence, goal_dict, rnn_state, return_state=True)
+        return actions[:, 0], state
+
+
+class RNNGMMActorNetwork(RNNActorNetwork):
+    """A policy with memory whose actions follow a mixture of Gaussians at each step.
+
+    Args:
+        obs_shapes: see :class:`RNNActorNetwork`.
+        ac_dim: likewise.
+        mlp_layer_dims: likewise.
+        rnn_hidden_dim: likewise.
+        rnn_num_layers: likewise.
+        rnn_type: likewise.
+        rnn_kwargs: likewise.
+        num_modes: see :class:`GMMActorNetwork`.
+        min_std: likewise.
+        std_activation: likewise.
+        low_noise_eval: likewise.
+        use_tanh: likewise.
+        goal_shapes: likewise.
+        encoder_kwargs: likewise.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        mlp_layer_dims: Sequence[int],
+        rnn_hidden_dim: int,
+        rnn_num_layers: int,
+        rnn_type: str = "LSTM",
+        rnn_kwargs: Mapping[str, Any] | None = None,
+        num_modes: int = 5,
+        min_std: float = 0.01,
+        std_activation: str = "softplus",
+        low_noise_eval: bool = True,
+        use_tanh: bool = False,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        self.head = GMMHead(ac_dim, num_modes, min_std, std_activation, use_tanh)
+        self.low_noise_eval = low_noise_eval
+        super().__init__(
+            obs_shapes=obs_shapes,
+            ac_dim=ac_dim,
+            mlp_layer_dims=mlp_layer_dims,
+            rnn_hidden_dim=rnn_hidden_dim,
+            rnn_num_layers=rnn_num_layers,
+            rnn_type=rnn_type,
+            rnn_kwargs=rnn_kwargs,
+            goal_shapes=goal_shapes,
+            encoder_kwargs=encoder_kwargs,
+        )
+
+    def _output_shapes(self) -> Mapping[str, Sequence[int]]:
+        return self.head.output_shapes
+
+    def _act(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return self.head(outputs, low_noise=self.low_noise_eval and not self.training).sample()
+
+    def forward_train(
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = None,
+        rnn_init_state: RNNState | None = None,
+        low_noise: bool = False,
+    ) -> Distribution:
+        """Returns the distributions over actions ``[B, T, A]``, with batch shape ``[B, T]``.
+
+        Args:
+            obs_dict: see :meth:`forward`.
+            goal_dict: likewise.
+            rnn_init_state: likewise.
+            low_noise: see :meth:`StochasticActorNetwork.forward_train`.
+        """
+        outputs, _ = RNN_MIMO_MLP.forward(self, rnn_init_state, obs=obs_dict, goal=goal_dict)
+        return self.head(outputs, low_noise)
