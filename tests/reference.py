@@ -1,0 +1,189 @@
+"""What robomimic 0.5 computed, and the same starting point for raymimic.
+
+``golden/data/cases`` holds numbers, ``golden/data/variants_low_dim.json.gz`` the config and all
+state-dict shapes of robomimic's 80 variants of algorithms on low-dimensional observations. Both
+sides start from the same formula for parameters, and every random draw gives its centre.
+"""
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from raymimic.algo import Algo, algo_factory
+from raymimic.config import BaseConfig, config_factory
+from raymimic.data.schema import ColumnRequest, DemoSource
+from raymimic.data.sequence import SequenceDataset
+from raymimic.data.store import DemoStore
+from raymimic.utils.tensor_utils import map_tensor
+
+DATA = Path(__file__).parent / "golden" / "data"
+OBS_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+SHAPES = dict(zip(OBS_KEYS, ([10], [3], [4], [2]), strict=True))
+ACTION_DIM = 7
+
+
+class Centred(TorchFunctionMode):
+    """Every random draw of torch gives the centre of its distribution (dropout excepted)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        centre = _CENTRES.get(func)
+        return func(*args, **kwargs) if centre is None else centre(*args, **kwargs)
+
+
+def _made(value: float) -> Callable[..., Tensor]:
+    def make(*size: Any, **kwargs: Any) -> Tensor:
+        size = kwargs.pop("size", size[0] if size and not isinstance(size[0], int) else size)
+        kwargs.pop("generator", None)
+        return torch.full(tuple(size), value, **{"dtype": torch.get_default_dtype(), **kwargs})
+
+    return make
+
+
+def _randint(low: int, high: Any, size: Any = None, **kwargs: Any) -> Tensor:
+    if size is None:
+        low, high, size = 0, low, high
+    kwargs.pop("generator", None)
+    return torch.full(tuple(size), (low + high - 1) // 2, **{"dtype": torch.long, **kwargs})
+
+
+def _normal(mean: Any, std: Any = 1.0, size: Any = None, **kwargs: Any) -> Tensor:
+    if size is not None:
+        return torch.full(tuple(size), float(mean))
+    return mean + torch.zeros_like(std) if isinstance(std, Tensor) else mean.clone()
+
+
+def _multinomial(p: Tensor, n: int, replacement: bool = False, **kwargs: Any) -> Tensor:
+    return p.argmax(-1, keepdim=True).expand(*p.shape[:-1], n)
+
+
+_CENTRES: dict[Any, Callable[..., Tensor]] = {
+    torch.randn: _made(0.0),
+    torch.rand: _made(0.5),
+    torch.randn_like: lambda x, **_: torch.zeros_like(x),
+    torch.rand_like: lambda x, **_: torch.full_like(x, 0.5),
+    torch.randint: _randint,
+    torch.normal: _normal,
+    torch.multinomial: _multinomial,
+    Tensor.multinomial: _multinomial,
+    Tensor.normal_: lambda x, mean=0.0, std=1.0, **_: x.fill_(mean),
+    Tensor.uniform_: lambda x, low=0.0, high=1.0, **_: x.fill_((low + high) / 2),
+    Tensor.exponential_: lambda x, rate=1.0, **_: x.fill_(1.0 / rate),
+}
+
+
+@cache
+def variants() -> dict[str, dict[str, Any]]:
+    """``config`` and ``state_dict`` (``"part:key"`` to shape) of each variant."""
+    return json.loads(gzip.decompress((DATA / "variants_low_dim.json.gz").read_bytes()))
+
+
+def variant_config(name: str, **settings: Any) -> BaseConfig:
+    """A variant's config; settings are named by dotted keys."""
+    config = variants()[name]["config"]
+    config = config_factory(config["algo_name"], config)
+    for key, value in settings.items():
+        config.set_path(key, value)
+    return config
+
+
+def set_goals(config: BaseConfig, keys: list[str]) -> None:
+    """Conditions every part of an algorithm but the one that follows sub-goals on goals."""
+    config.train.goal_mode = "last"
+    for path, _ in list(config.observation.leaves()):
+        if path.endswith("modalities.goal.low_dim") and not path.startswith("actor."):
+            config.observation.set_path(path, keys)
+
+
+def make(config: BaseConfig) -> Algo:
+    """The algorithm that a config describes, on the observations of the golden dataset."""
+    return algo_factory(config.algo_name, config, SHAPES, ACTION_DIM, "cpu")
+
+
+def parts(algo: Algo) -> dict[str, Algo]:
+    """The algorithms that hold networks, by robomimic's names for them."""
+    if algo.global_config.algo_name == "hbc":
+        return {"planner": algo.planner, "actor": algo.actor}
+    if algo.global_config.algo_name == "iris":
+        planner, value = algo.planner.planner, algo.planner.value_net
+        return {"planner": planner, "value": value, "actor": algo.actor}
+    return {"": algo}
+
+
+def state(algo: Algo) -> dict[str, Tensor]:
+    """All state-dict entries as ``"part:key"``."""
+    return {
+        f"{name}:{key}": x
+        for name, part in parts(algo).items()
+        for key, x in part.nets.state_dict().items()
+    }
+
+
+@torch.no_grad()
+def fill(algo: Algo) -> Algo:
+    """Sets every parameter by a formula of its key, and EMA copies to their source."""
+    for part in parts(algo).values():
+        for key, p in part.nets.named_parameters():
+            generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+            x = torch.rand(p.shape, generator=generator) * 2 - 1
+            if key.endswith("temperature"):
+                x = x.abs() + 0.5
+            elif p.dim() > 1:
+                x = x / math.sqrt(p[0].numel())
+            else:
+                x = x * 0.1
+            p.copy_(x)
+    return algo
+
+
+@cache
+def _store() -> DemoStore:
+    return DemoStore.load(
+        [DemoSource(str(DATA / "dataset" / "golden_low_dim.hdf5"), "train")],
+        ColumnRequest(
+            obs_keys=OBS_KEYS, dataset_keys=("actions", "rewards", "dones"), load_next_obs=True
+        ),
+    )
+
+
+def golden_batch(config: BaseConfig, index: list[int]) -> dict[str, Any]:
+    """A raw batch of the golden dataset as the config's loader would give it."""
+    train = config.train
+    dataset = SequenceDataset(
+        _store(),
+        seq_length=train.seq_length,
+        frame_stack=train.frame_stack,
+        pad_seq_length=train.pad_seq_length,
+        pad_frame_stack=train.pad_frame_stack,
+        goal_mode=train.goal_mode,
+        load_next_obs=True,
+    )
+    return dataset.gather(torch.tensor(index))
+
+
+def observation(batch: dict[str, Any], config: BaseConfig, rows: slice) -> dict[str, Tensor]:
+    """What a policy sees at the first step of some rows of a raw batch."""
+    frames = config.train.frame_stack
+    first = slice(0, frames) if frames > 1 else 0
+    return {k: x[rows, first] for k, x in batch["obs"].items()}
+
+
+def train_step(algo: Algo, raw: dict[str, Any], validate: bool = False) -> dict[str, Tensor]:
+    """One step on a raw batch, as the training loop takes it; returns its metrics."""
+    raw = map_tensor(raw, lambda x: x)  # nothing may change the batch
+    batch = algo.postprocess_batch_for_training(algo.process_batch_for_training(raw), None)
+    log = algo.log_info(algo.train_on_batch(batch, epoch=1, validate=validate))
+    if not validate:
+        algo.on_gradient_step()
+    return log
