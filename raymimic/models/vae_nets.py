@@ -1,0 +1,635 @@
+"""Variational autoencoders, p(x | s), with several priors; after ``robomimic/models/vae_nets.py``.
+
+Kingma & Welling, "Auto-Encoding Variational Bayes" (2014), https://arxiv.org/abs/1312.6114;
+Sohn et al. (2015) for conditional ones; Jang et al., "Categorical Reparameterization with
+Gumbel-Softmax" (2017), https://arxiv.org/abs/1611.01144.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Categorical
+
+from raymimic.config.config import Config
+from raymimic.errors import ConfigError
+from raymimic.models import vae_losses
+from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
+from raymimic.utils.obs_utils import ObsShapes
+
+Shapes = Mapping[str, Sequence[int]]
+
+# Logarithms of variances are kept within these where a Gaussian is sampled or a density taken.
+_LOGVAR_LIMITS = (-8.0, 30.0)
+
+
+class VAEOutput(TypedDict):
+    """What a forward pass for training gives.
+
+    Attributes:
+        encoder_params: parameters of the posterior, ``{name: [B, ...]}``.
+        encoder_z: latents ``[B, latent_size]``, drawn from it.
+        decoder_outputs: reconstructions ``{key: [B, *shape]}``.
+        kl_loss: KL of the posterior from the prior, averaged over the batch (0-d).
+        reconstruction_loss: squared error of the reconstructions (0-d).
+    """
+
+    encoder_params: dict[str, Tensor]
+    encoder_z: Tensor
+    decoder_outputs: dict[str, Tensor]
+    kl_loss: Tensor
+    reconstruction_loss: Tensor
+
+
+def vae_args_from_config(vae_config: Config) -> dict[str, Any]:
+    """Returns a config's section ``vae`` as keyword arguments of :class:`VAE`."""
+    decoder, prior = vae_config.decoder, vae_config.prior
+    return {
+        "encoder_layer_dims": vae_config.encoder_layer_dims,
+        "decoder_layer_dims": vae_config.decoder_layer_dims,
+        "latent_dim": vae_config.latent_dim,
+        "latent_clip": vae_config.latent_clip,
+        "decoder_is_conditioned": decoder.is_conditioned,
+        "decoder_reconstruction_sum_across_elements": decoder.reconstruction_sum_across_elements,
+        "prior_learn": prior.learn,
+        "prior_is_conditioned": prior.is_conditioned,
+        "prior_layer_dims": vae_config.prior_layer_dims,
+        "prior_use_gmm": prior.use_gmm,
+        "prior_gmm_num_modes": prior.gmm_num_modes,
+        "prior_gmm_learn_weights": prior.gmm_learn_weights,
+        "prior_use_categorical": prior.use_categorical,
+        "prior_categorical_dim": prior.categorical_dim,
+        "prior_categorical_gumbel_softmax_hard": prior.categorical_gumbel_softmax_hard,
+    }
+
+
+def gumbel_temperature(prior_config: Config, epoch: int) -> float:
+    """Temperature of a categorical prior's Gumbel softmax in an epoch: falls on a line.
+
+    Args:
+        prior_config: a config's section ``vae.prior``.
+        epoch: number of the epoch.
+    """
+    temperature = prior_config.categorical_init_temp - epoch * (
+        prior_config.categorical_temp_anneal_step
+    )
+    return float(max(temperature, prior_config.categorical_min_temp))
+
+
+def _reparameterize(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Draws from diagonal Gaussians ``[B, D]`` so that gradients reach their parameters."""
+    std = (0.5 * logvar.clamp(*_LOGVAR_LIMITS)).exp()
+    return mean + std * torch.randn_like(std)
+
+
+class Prior(nn.Module):
+    """What a VAE's latents are: the family of their posterior, and the prior p(z) or p(z | s).
+
+    Parameters of the prior are a network's outputs if it is conditioned, else parameters of
+    their own; a prior without parameters is fixed.
+
+    Attributes:
+        posterior_shapes: what the encoder has to predict for a posterior.
+        latent_size: length of a latent, as the decoder sees it.
+
+    Args:
+        param_shapes: the prior's parameters and their shapes.
+        condition_groups: the groups of observations that they depend on; None: on nothing.
+        layer_dims: hidden layers of the network that predicts them.
+        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+    """
+
+    posterior_shapes: Shapes
+    latent_size: int
+
+    def __init__(
+        self,
+        param_shapes: Shapes,
+        condition_groups: Mapping[str, ObsShapes] | None = None,
+        layer_dims: Sequence[int] = (),
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior_params = nn.ParameterDict()
+        self.prior_module: MIMO_MLP | None = None
+        if condition_groups is not None:
+            self.prior_module = MIMO_MLP(
+                condition_groups, param_shapes, layer_dims, encoder_kwargs=encoder_kwargs
+            )
+            return
+        for name, shape in param_shapes.items():
+            x = torch.randn(1, *shape)
+            self.prior_params[name] = nn.Parameter(x / x.numel() ** 0.5)
+
+    def _params(self, conditions: ObsDict, goals: ObsDict | None) -> dict[str, Tensor]:
+        """Returns the prior's parameters, ``[B, *shape]`` or ``[1, *shape]``."""
+        if self.prior_module is not None:
+            params: dict[str, Tensor] = self.prior_module(obs=conditions, goal=goals)
+            return params
+        return dict(self.prior_params.items())
+
+    def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
+        """Draws latents ``[B, latent_size]`` that gradients flow through."""
+        raise NotImplementedError
+
+    def sample(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
+        """Draws latents ``[B, latent_size]`` from the prior, one for each state."""
+        raise NotImplementedError
+
+    def kl(
+        self,
+        posterior: Mapping[str, Tensor],
+        z: Tensor,
+        conditions: ObsDict,
+        goals: ObsDict | None = None,
+    ) -> Tensor:
+        """KL (0-d, mean over the batch) of the posterior from the prior.
+
+        Args:
+            posterior: the posterior's parameters.
+            z: latents ``[B, latent_size]`` drawn from it, for priors whose KL is estimated.
+            conditions: the states.
+            goals: the goals, if there are any.
+        """
+        raise NotImplementedError
+
+
+def _first(conditions: ObsDict) -> Tensor:
+    """One of the observations, for number, device and dtype of what belongs to them."""
+    return next(iter(conditions.values()))
+
+
+class StandardNormalPrior(Prior):
+    """N(0, 1), and the base of all priors on Gaussian latents.
+
+    Args:
+        latent_dim: length of a latent.
+        latent_clip: largest absolute value of a latent drawn from the prior; None: unlimited.
+        param_shapes: see :class:`Prior`.
+        **kwargs: see :class:`Prior`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        latent_clip: float | None = None,
+        param_shapes: Shapes | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(param_shapes or {}, **kwargs)
+        self.latent_size = latent_dim
+        self.latent_clip = latent_clip
+        self.posterior_shapes = {"mean": (latent_dim,), "logvar": (latent_dim,)}
+
+    def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
+        """Draws latents ``[B, latent_size]`` by the reparameterisation trick."""
+        return _reparameterize(posterior["mean"], posterior["logvar"])
+
+    def sample(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
+        """Draws latents ``[B, latent_size]``, one for each state, and clips them."""
+        mean, logvar = self._moments(conditions, goals)
+        size = (_first(conditions).shape[0], self.latent_size)
+        z = _reparameterize(mean.expand(size), logvar.expand(size))
+        return z if self.latent_clip is None else z.clamp(-self.latent_clip, self.latent_clip)
+
+    def _moments(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor]:
+        """Means and log-variances of the Gaussians, ``[B, D]`` or ``[1, D]``, to draw from."""
+        zeros = _first(conditions).new_zeros(1, self.latent_size)
+        return zeros, zeros
+
+    def kl(
+        self,
+        posterior: Mapping[str, Tensor],
+        z: Tensor,
+        conditions: ObsDict,
+        goals: ObsDict | None = None,
+    ) -> Tensor:
+        """KL (0-d), in closed form."""
+        return vae_losses.standard_normal_kl(posterior["mean"], posterior["logvar"])
+
+
+class GaussianPrior(StandardNormalPrior):
+    """A Gaussian whose mean and variance are learned.
+
+    Args:
+        latent_dim: see :class:`StandardNormalPrior`.
+        latent_clip: see :class:`StandardNormalPrior`.
+        **kwargs: see :class:`Prior`.
+    """
+
+    def __init__(self, latent_dim: int, latent_clip: float | None = None, **kwargs: Any) -> None:
+        # One mode, as robomimic's shapes have it.
+        shapes = {"mean": (1, latent_dim), "logvar": (1, latent_dim)}
+        super().__init__(latent_dim, latent_clip, shapes, **kwargs)
+
+    def _moments(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor]:
+        params = self._params(conditions, goals)
+        return params["mean"][:, 0], params["logvar"][:, 0]
+
+    def kl(
+        self,
+        posterior: Mapping[str, Tensor],
+        z: Tensor,
+        conditions: ObsDict,
+        goals: ObsDict | None = None,
+    ) -> Tensor:
+        """KL (0-d), in closed form."""
+        moments = self._moments(conditions, goals)
+        return vae_losses.gaussian_kl(posterior["mean"], posterior["logvar"], *moments)
+
+
+class GMMPrior(StandardNormalPrior):
+    """A mixture of Gaussians that are learned, with weights that may be learned too.
+
+    Args:
+        latent_dim: see :class:`StandardNormalPrior`.
+        num_modes: Gaussians in the mixture.
+        learn_weights: learn their weights; else they are equal.
+        latent_clip: see :class:`StandardNormalPrior`.
+        **kwargs: see :class:`Prior`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        num_modes: int,
+        learn_weights: bool,
+        latent_clip: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        shapes = {"mean": (num_modes, latent_dim), "logvar": (num_modes, latent_dim)}
+        weights = {"weight": (num_modes,)} if learn_weights else {}
+        super().__init__(latent_dim, latent_clip, {**shapes, **weights}, **kwargs)
+
+    def _mixture(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Means and log-variances ``[B, M, D]`` and logits ``[B, M]`` of the modes, B or 1."""
+        params = self._params(conditions, goals)
+        mean, logvar = params["mean"], params["logvar"]
+        logits = params["weight"] if "weight" in params else torch.zeros_like(mean[..., 0])
+        return mean, logvar, logits
+
+    def _moments(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor]:
+        means, logvars, logits = self._mixture(conditions, goals)
+        size = _first(conditions).shape[0]
+        modes = Categorical(logits=logits.expand(size, -1), validate_args=False).sample()
+        index = modes[:, None, None]
+        means, logvars = (
+            x.expand(size, -1, -1).take_along_dim(index, dim=1)[:, 0] for x in (means, logvars)
+        )
+        return means, logvars
+
+    def kl(
+        self,
+        posterior: Mapping[str, Tensor],
+        z: Tensor,
+        conditions: ObsDict,
+        goals: ObsDict | None = None,
+    ) -> Tensor:
+        """KL (0-d), estimated at one latent drawn from each posterior."""
+        means, logvars, logits = self._mixture(conditions, goals)
+        logvar = posterior["logvar"].clamp(*_LOGVAR_LIMITS)
+        log_q = vae_losses.gaussian_log_prob(z, posterior["mean"], logvar)
+        log_p = vae_losses.mixture_log_prob(z, means, logvars.clamp(*_LOGVAR_LIMITS), logits)
+        return (log_q - log_p).mean()
+
+
+class CategoricalPrior(Prior):
+    """Independent categorical variables, one-hot, one after the other; uniform or learned.
+
+    The prior draws one-hot vectors, the posterior relaxed ones by the Gumbel softmax.
+    For a single variable robomimic's uniform prior does not draw but counts the classes through
+    the batch, which would tie an episode's latents to those that run beside it; this one draws.
+
+    Attributes:
+        temperature: of the Gumbel softmax; an algorithm lets it fall while it trains.
+
+    Args:
+        latent_dim: number of variables.
+        categorical_dim: classes of each.
+        learn: learn the prior's logits; else it is uniform.
+        hard: let the posterior's samples be one-hot too, with the relaxed ones' gradient.
+        **kwargs: see :class:`Prior`.
+    """
+
+    def __init__(
+        self, latent_dim: int, categorical_dim: int, learn: bool, hard: bool, **kwargs: Any
+    ) -> None:
+        self.shape = (latent_dim, categorical_dim)
+        super().__init__({"logit": self.shape} if learn else {}, **kwargs)
+        self.hard = hard
+        self.temperature = 1.0
+        self.latent_size = latent_dim * categorical_dim
+        self.posterior_shapes = {"logit": (self.latent_size,)}
+
+    def _logits(self, conditions: ObsDict, goals: ObsDict | None) -> Tensor:
+        """Returns logits ``[B, D, C]`` or ``[1, D, C]``."""
+        params = self._params(conditions, goals)
+        return params.get("logit", _first(conditions).new_zeros(1, *self.shape))
+
+    def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
+        """Draws latents ``[B, D * C]``, relaxed one-hot vectors."""
+        logits = posterior["logit"].unflatten(-1, self.shape)
+        return F.gumbel_softmax(logits, tau=self.temperature, hard=self.hard).flatten(1)
+
+    def sample(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
+        """Draws latents ``[B, D * C]``, one-hot vectors, for each state."""
+        logits = self._logits(conditions, goals)
+        logits = logits.expand(_first(conditions).shape[0], -1, -1)
+        classes = Categorical(logits=logits, validate_args=False).sample()
+        return F.one_hot(classes, self.shape[1]).to(logits.dtype).flatten(1)
+
+    def kl(
+        self,
+        posterior: Mapping[str, Tensor],
+        z: Tensor,
+        conditions: ObsDict,
+        goals: ObsDict | None = None,
+    ) -> Tensor:
+        """KL (0-d), in closed form."""
+        logits = posterior["logit"].unflatten(-1, self.shape)
+        return vae_losses.categorical_kl(logits, self._logits(conditions, goals))
+
+
+class VAE(nn.Module):
+    """A conditional variational autoencoder, p(x | s) = ∫ p(x | z, s) p(z | s) dz.
+
+    x and s are dicts of observations (or of other tensors). The encoder always sees s; decoder
+    and prior see it as they are told to, and at least one of them must. robomimic reads
+    ``decoder_is_conditioned`` but conditions the decoder in any case; here it is heeded.
+
+    Args:
+        input_shapes: shapes of x, as the encoder sees it.
+        output_shapes: shapes of what the decoder reconstructs.
+        condition_shapes: shapes of s.
+        encoder_layer_dims: hidden layers of the encoder.
+        decoder_layer_dims: hidden layers of the decoder.
+        latent_dim: length of the latent; number of variables of a categorical one.
+        latent_clip: largest absolute value of Gaussian latents drawn from the prior; None:
+            unlimited.
+        output_squash: outputs that a tanh keeps in [-1, 1].
+        decoder_is_conditioned: let the decoder see s.
+        decoder_reconstruction_sum_across_elements: add the errors of elements, instead of
+            averaging them.
+        prior_learn: learn the prior; else it is N(0, 1), or uniform if categorical.
+        prior_is_conditioned: let the prior depend on s.
+        prior_layer_dims: hidden layers of a conditioned prior.
+        prior_use_gmm: make it a Gaussian mixture.
+        prior_gmm_num_modes: Gaussians in the mixture.
+        prior_gmm_learn_weights: learn the weights of the mixture.
+        prior_use_categorical: make the latent categorical.
+        prior_categorical_dim: classes of each variable.
+        prior_categorical_gumbel_softmax_hard: let the posterior's samples be one-hot.
+        goal_shapes: shapes of a goal, which goes wherever s goes; None or empty: no goal.
+        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+
+    Raises:
+        ConfigError: if the settings contradict each other.
+    """
+
+    def __init__(
+        self,
+        input_shapes: Shapes,
+        output_shapes: Shapes,
+        condition_shapes: Shapes,
+        encoder_layer_dims: Sequence[int],
+        decoder_layer_dims: Sequence[int],
+        latent_dim: int,
+        latent_clip: float | None = None,
+        output_squash: Collection[str] = (),
+        decoder_is_conditioned: bool = True,
+        decoder_reconstruction_sum_across_elements: bool = False,
+        prior_learn: bool = False,
+        prior_is_conditioned: bool = False,
+        prior_layer_dims: Sequence[int] = (),
+        prior_use_gmm: bool = False,
+        prior_gmm_num_modes: int = 10,
+        prior_gmm_learn_weights: bool = False,
+        prior_use_categorical: bool = False,
+        prior_categorical_dim: int = 10,
+        prior_categorical_gumbel_softmax_hard: bool = False,
+        goal_shapes: Shapes | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        super().__init__()
+        if not (decoder_is_conditioned or prior_is_conditioned):
+            raise ConfigError(
+                "a VAE that nothing conditions on the observation: set "
+                "vae.decoder.is_conditioned or vae.prior.is_conditioned to true"
+            )
+        if not prior_learn and (prior_is_conditioned or prior_use_gmm):
+            key = "is_conditioned" if prior_is_conditioned else "use_gmm"
+            raise ConfigError(
+                f"vae.prior.{key} needs a prior that is learned: set vae.prior.learn to true"
+            )
+        if prior_use_gmm and prior_use_categorical:
+            raise ConfigError(
+                "vae.prior.use_gmm and vae.prior.use_categorical exclude each other: set one of "
+                "them to false"
+            )
+        self.output_squash = frozenset(output_squash)
+        self.sum_elements = decoder_reconstruction_sum_across_elements
+
+        prior_args = {
+            "condition_groups": obs_and_goal_groups(condition_shapes, goal_shapes)
+            if prior_is_conditioned
+            else None,
+            "layer_dims": prior_layer_dims,
+            "encoder_kwargs": encoder_kwargs,
+        }
+        prior: Prior
+        if prior_use_categorical:
+            prior = CategoricalPrior(
+                latent_dim,
+                prior_categorical_dim,
+                learn=prior_learn,
+                hard=prior_categorical_gumbel_softmax_hard,
+                **prior_args,
+            )
+        elif prior_use_gmm:
+            prior = GMMPrior(
+                latent_dim, prior_gmm_num_modes, prior_gmm_learn_weights, latent_clip, **prior_args
+            )
+        elif prior_learn:
+            prior = GaussianPrior(latent_dim, latent_clip, **prior_args)
+        else:
+            prior = StandardNormalPrior(latent_dim, latent_clip)
+
+        condition = {"condition": ObsShapes(condition_shapes)}
+        if goal_shapes:
+            condition["goal"] = ObsShapes(goal_shapes)
+        latent = {"input": ObsShapes({"latent": (prior.latent_size,)})}
+        self.nets = nn.ModuleDict()
+        self.nets["encoder"] = MIMO_MLP(
+            {"input": ObsShapes(input_shapes), **condition},
+            prior.posterior_shapes,
+            encoder_layer_dims,
+            encoder_kwargs=encoder_kwargs,
+        )
+        self.nets["decoder"] = MIMO_MLP(
+            {**latent, **condition} if decoder_is_conditioned else latent,
+            output_shapes,
+            decoder_layer_dims,
+            encoder_kwargs=encoder_kwargs,
+        )
+        self.nets["prior"] = prior
+
+    @property
+    def prior(self) -> Prior:
+        """The prior, which also knows the family of the posterior."""
+        prior = self.nets["prior"]
+        assert isinstance(prior, Prior)
+        return prior
+
+    @property
+    def latent_size(self) -> int:
+        """Length of a latent, as the decoder sees it."""
+        return self.prior.latent_size
+
+    def encode(
+        self, inputs: ObsDict, conditions: ObsDict, goals: ObsDict | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the parameters ``{name: [B, ...]}`` of the posterior q(z | x, s)."""
+        posterior: dict[str, Tensor] = self.nets["encoder"](
+            input=inputs, condition=conditions, goal=goals
+        )
+        return posterior
+
+    def decode(
+        self, conditions: ObsDict, goals: ObsDict | None = None, z: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns x ``{key: [B, *shape]}``.
+
+        Args:
+            conditions: s, ``{key: [B, *shape]}``.
+            goals: the goals, if there are any.
+            z: latents ``[B, latent_size]``; None: one from the prior for each s.
+        """
+        if z is None:
+            z = self.sample_prior(conditions, goals)
+        outputs = self.nets["decoder"](input={"latent": z}, condition=conditions, goal=goals)
+        return {k: torch.tanh(x) if k in self.output_squash else x for k, x in outputs.items()}
+
+    def sample_prior(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
+        """Draws latents ``[B, latent_size]`` from the prior, one for each s."""
+        return self.prior.sample(conditions, goals)
+
+    def forward(
+        self,
+        inputs: ObsDict,
+        outputs: ObsDict,
+        conditions: ObsDict,
+        goals: ObsDict | None = None,
+        freeze_encoder: bool = False,
+    ) -> VAEOutput:
+        """Reconstructs x from a latent of its posterior, for the two terms of the loss.
+
+        Args:
+            inputs: x, ``{key: [B, *shape]}``.
+            outputs: what is to be reconstructed.
+            conditions: s.
+            goals: the goals, if there are any.
+            freeze_encoder: send no gradient into the encoder.
+        """
+        posterior = self.encode(inputs, conditions, goals)
+        if freeze_encoder:
+            posterior = {name: x.detach() for name, x in posterior.items()}
+        z = self.prior.sample_posterior(posterior)
+        reconstructions = self.decode(conditions, goals, z)
+        return {
+            "encoder_params": posterior,
+            "encoder_z": z,
+            "decoder_outputs": reconstructions,
+            "kl_loss": self.prior.kl(posterior, z, conditions, goals),
+            "reconstruction_loss": vae_losses.reconstruction_loss(
+                reconstructions, outputs, self.sum_elements
+            ),
+        }
+
+    def set_gumbel_temperature(self, temperature: float) -> None:
+        """Sets the temperature at which a categorical posterior is sampled."""
+        self._categorical.temperature = temperature
+
+    def get_gumbel_temperature(self) -> float:
+        """Returns the temperature at which a categorical posterior is sampled."""
+        return self._categorical.temperature
+
+    @property
+    def _categorical(self) -> CategoricalPrior:
+        if not isinstance(self.prior, CategoricalPrior):
+            raise TypeError("only a categorical prior has a Gumbel temperature")
+        return self.prior
+
+
+class VAEActor(nn.Module):
+    """A stochastic policy: latents from the prior, decoded to actions in [-1, 1].
+
+    Args:
+        obs_shapes: shapes of the observation keys.
+        ac_dim: number of action dimensions.
+        goal_shapes: shapes of the goal's keys; None or empty: no goal.
+        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+        **vae_args: further arguments of :class:`VAE`, see :func:`vae_args_from_config`.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Shapes,
+        ac_dim: int,
+        goal_shapes: Shapes | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+        **vae_args: Any,
+    ) -> None:
+        super().__init__()
+        self._vae = VAE(
+            input_shapes={"action": (ac_dim,)},
+            output_shapes={"action": (ac_dim,)},
+            condition_shapes=obs_shapes,
+            output_squash=("action",),
+            goal_shapes=goal_shapes,
+            encoder_kwargs=encoder_kwargs,
+            **vae_args,
+        )
+
+    def encode(
+        self, actions: Tensor, obs_dict: ObsDict, goal_dict: ObsDict | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the parameters of the posterior of actions ``[B, A]``."""
+        return self._vae.encode({"action": actions}, obs_dict, goal_dict)
+
+    def decode(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        """Returns actions ``[B, A]``; of latents from the prior if none are given."""
+        return self._vae.decode(obs_dict, goal_dict, z)["action"]
+
+    def sample_prior(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Draws latents from the prior, one for each state."""
+        return self._vae.sample_prior(obs_dict, goal_dict)
+
+    def forward_train(
+        self,
+        actions: Tensor,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = None,
+        freeze_encoder: bool = False,
+    ) -> VAEOutput:
+        """Reconstructs demonstrated actions ``[B, A]``, see :meth:`VAE.forward`."""
+        action = {"action": actions}
+        output: VAEOutput = self._vae(action, action, obs_dict, goal_dict, freeze_encoder)
+        return output
+
+    def forward(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, z: Tensor | None = None
+    ) -> Tensor:
+        """Samples actions ``[B, A]``, or decodes the latents that are given."""
+        return self.decode(obs_dict, goal_dict, z)
+
+    def set_gumbel_temperature(self, temperature: float) -> None:
+        """Sets the temperature at which a categorical posterior is sampled."""
+        self._vae.set_gumbel_temperature(temperature)
+
+    def get_gumbel_temperature(self) -> float:
+        """Returns the temperature at which a categorical posterior is sampled."""
+        return self._vae.get_gumbel_temperature()
