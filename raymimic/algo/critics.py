@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from raymimic.algo import losses
 from raymimic.algo.algo import Batch, ObsDict, ValueAlgo
 from raymimic.models.obs_nets import obs_encoder_args_from_config
-from raymimic.models.value_nets import ActionValueNetwork
+from raymimic.models.value_nets import ActionValueNetwork, ensemble_values
 from raymimic.utils import torch_utils
 
 
@@ -59,7 +59,7 @@ class CriticAlgo(ValueAlgo):
             actions: ``[B, A]``.
             goal_dict: likewise, if there is a goal.
         """
-        return torch.stack([net(obs_dict, actions, goal_dict) for net in self._critics(name)])
+        return ensemble_values(self._critics(name), obs_dict, actions, goal_dict)
 
     @torch.no_grad()
     def target_values(

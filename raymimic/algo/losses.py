@@ -48,3 +48,39 @@ def ensemble_mix(values: Tensor, weight: float) -> Tensor:
     """
     low, high = values.aminmax(dim=0)
     return torch.lerp(high, low, weight)
+
+
+def project_onto_atoms(values: Tensor, probs: Tensor, atoms: Tensor) -> Tensor:
+    """Moves the probability of each value onto its two neighbours among evenly spaced atoms.
+
+    In proportion to their nearness; what lies beyond the outermost atoms goes onto these (C51's
+    projection Φ, https://arxiv.org/abs/1707.06887, eq. 7).
+
+    Args:
+        values: ``[B, K]``.
+        probs: their probabilities ``[B, K]``.
+        atoms: ``[N]``, ascending, at least two.
+
+    Returns:
+        Probabilities of the atoms ``[B, N]``.
+    """
+    low, high, intervals = atoms[0], atoms[-1], len(atoms) - 1
+    position = (values.clamp(low, high) - low) * (intervals / (high - low))
+    below = position.floor().clamp(max=intervals - 1)
+    share_above = position - below
+    index = below.long()
+    projected = probs.new_zeros(len(probs), len(atoms))
+    projected.scatter_add_(1, index, probs * (1.0 - share_above))
+    return projected.scatter_add_(1, index + 1, probs * share_above)
+
+
+def categorical_loss(log_probs: Tensor, target_probs: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of predicted from target probabilities, averaged (0-d).
+
+    Its gradient is the cross-entropy's, C51's loss; at the target it is zero.
+
+    Args:
+        log_probs: predicted log-probabilities ``[B, N]``.
+        target_probs: ``[B, N]``.
+    """
+    return F.kl_div(log_probs, target_probs, reduction="batchmean")

@@ -1,10 +1,13 @@
 """Networks that estimate returns."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from raymimic.models.distributions import DiscreteValueDistribution
+from raymimic.models.ensembles import batching_pays, forward_batched
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
 from raymimic.utils.obs_utils import ObsShapes
 
@@ -38,7 +41,10 @@ class ValueNetwork(MIMO_MLP):
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
         """Maps ``{key: [B, *shape]}`` to values ``[B, 1]``."""
-        value = super().forward(obs=obs_dict, goal=goal_dict)["value"]
+        return self.bounded(super().forward(obs=obs_dict, goal=goal_dict)["value"])
+
+    def bounded(self, value: Tensor) -> Tensor:
+        """Squashes the last layer's outputs into ``value_bounds``, if there are any."""
         if self.value_bounds is None:
             return value
         low, high = self.value_bounds
@@ -75,3 +81,78 @@ class ActionValueNetwork(ValueNetwork):
     ) -> Tensor:
         """Maps ``{key: [B, *shape]}`` and actions ``[B, A]`` to values ``[B, 1]``."""
         return super().forward({**obs_dict, "action": acts}, goal_dict)
+
+
+def ensemble_values(
+    critics: nn.ModuleList, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
+) -> Tensor:
+    """Returns Q(s, a) ``[n, B, 1]`` of each critic, in one batched pass where that is faster.
+
+    Args:
+        critics: of one shape; if they are not :class:`ActionValueNetwork`, called one by one.
+        obs_dict: ``{key: [B, *shape]}``.
+        acts: ``[B, A]``.
+        goal_dict: likewise, if there is a goal.
+    """
+    first = critics[0]
+    if type(first) is ActionValueNetwork:
+        members = cast("Sequence[ActionValueNetwork]", critics)
+        if batching_pays(members, acts):
+            inputs = {**obs_dict, "action": acts}
+            return first.bounded(forward_batched(members, obs=inputs, goal=goal_dict)["value"])
+    return torch.stack([critic(obs_dict, acts, goal_dict) for critic in critics])
+
+
+class DistributionalActionValueNetwork(MIMO_MLP):
+    """The distribution of returns of Q(s, a): probabilities of fixed values, the atoms (C51).
+
+    Bellemare et al., "A Distributional Perspective on Reinforcement Learning",
+    https://arxiv.org/abs/1707.06887.
+
+    Attributes:
+        atoms: ``[num_atoms]``, evenly spaced over ``value_bounds``.
+
+    Args:
+        obs_shapes: see :class:`ActionValueNetwork`.
+        ac_dim: see :class:`ActionValueNetwork`.
+        mlp_layer_dims: see :class:`ActionValueNetwork`.
+        value_bounds: lowest and highest atom.
+        num_atoms: number of atoms, at least 2.
+        goal_shapes: see :class:`ActionValueNetwork`.
+        encoder_kwargs: see :class:`ActionValueNetwork`.
+    """
+
+    atoms: Tensor
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        mlp_layer_dims: Sequence[int],
+        value_bounds: tuple[float, float],
+        num_atoms: int,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        shapes = ObsShapes(obs_shapes)
+        shapes["action"] = (ac_dim,)
+        super().__init__(
+            input_obs_group_shapes=obs_and_goal_groups(shapes, goal_shapes),
+            output_shapes={"log_probs": (num_atoms,)},
+            layer_dims=mlp_layer_dims,
+            encoder_kwargs=encoder_kwargs,
+        )
+        self.register_buffer("atoms", torch.linspace(*value_bounds, num_atoms), persistent=False)
+
+    def forward_train(
+        self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
+    ) -> DiscreteValueDistribution:
+        """Returns the distribution of returns of ``{key: [B, *shape]}`` and actions ``[B, A]``."""
+        outputs = super().forward(obs={**obs_dict, "action": acts}, goal=goal_dict)
+        return DiscreteValueDistribution(values=self.atoms, logits=outputs["log_probs"])
+
+    def forward(  # type: ignore[override]
+        self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
+    ) -> Tensor:
+        """Returns the expected return ``[B, 1]``."""
+        return self.forward_train(obs_dict, acts, goal_dict).mean().unsqueeze(-1)
