@@ -249,9 +249,16 @@ class BaseConfig(Config):
 
     @property
     def all_obs_keys(self) -> list[str]:
-        """All observation keys, of observations and goals and every modality, sorted."""
-        groups = self.observation.modalities.values()
-        return sorted({key for group in groups for keys in group.values() for key in keys})
+        """All observation keys, of all parts, groups and modalities, sorted."""
+        return sorted(
+            {
+                key
+                for _, groups in sections_named(self.observation, "modalities")
+                for group in groups.values()
+                for keys in group.values()
+                for key in keys
+            }
+        )
 
 
 def get_all_registered_configs() -> dict[str, type[BaseConfig]]:

@@ -65,6 +65,7 @@ def problems(config: BaseConfig) -> list[str]:
         *_action_problems(config),
         *_schedule_problems(config),
         *_algo_problems(config),
+        *_hierarchy_problems(config),
     ]
 
 
@@ -96,7 +97,7 @@ def warnings_for(config: BaseConfig) -> list[str]:
             f"'experiment.save.epochs' names {late}, after the last epoch ('train.num_epochs' is "
             f"{epochs})"
         )
-    return found
+    return [*found, *_hierarchy_warnings(config)]
 
 
 def _dataset_problems(config: BaseConfig) -> Iterator[str]:
@@ -182,8 +183,8 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
         )
     if config.use_goals and config.train.goal_mode is None:
         yield (
-            "'observation.modalities.goal' names goals, but 'train.goal_mode' is null: set it to "
-            "'last' or remove the goals"
+            f"'observation.{_goal_group(config)}' names goals, but 'train.goal_mode' is null: set "
+            "it to 'last' or remove the goals"
         )
     if "lang_emb" in config.all_obs_keys:
         yield (
@@ -192,13 +193,14 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
         )
     modality_of: dict[str, str] = {}
     for path, groups in sections_named(config.observation, "modalities"):
-        encoders = config.observation.get_path(path.removesuffix("modalities") + "encoder")
+        encoder = path.removesuffix("modalities") + "encoder"
+        encoders = config.observation.get_path(encoder)
         for group in groups.values():
             for modality, keys in group.items():
                 if keys and modality not in encoders:
                     yield (
                         f"modality '{modality}' of {', '.join(keys)} has no encoder: add "
-                        f"'observation.encoder.{modality}'{did_you_mean(modality, encoders)}"
+                        f"'observation.{encoder}.{modality}'{did_you_mean(modality, encoders)}"
                     )
                 for key in keys:
                     other = modality_of.setdefault(key, modality)
@@ -207,6 +209,15 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
                             f"observation '{key}' is both {other} and {modality} in "
                             "'observation.modalities': keep one"
                         )
+
+
+def _goal_group(config: BaseConfig) -> str:
+    """Returns the path of the first group of goals that is not empty."""
+    return next(
+        f"{path}.goal"
+        for path, groups in sections_named(config.observation, "modalities")
+        if any(groups.get("goal", {}).values())
+    )
 
 
 def _action_problems(config: BaseConfig) -> Iterator[str]:
@@ -259,7 +270,7 @@ def _schedule_problems(config: BaseConfig) -> Iterator[str]:
 
 
 def _algo_problems(config: BaseConfig) -> Iterator[str]:
-    algo, train = config.algo, config.train
+    train = config.train
     for path, rnn in sections_named(config, "rnn"):
         if rnn.get("enabled") and rnn.horizon != train.seq_length:
             yield (
@@ -269,27 +280,100 @@ def _algo_problems(config: BaseConfig) -> Iterator[str]:
     for path, transformer in sections_named(config, "transformer"):
         if transformer.get("enabled"):
             yield from _transformer_problems(path, transformer, train.seq_length, train.frame_stack)
+    for path, _ in sections_named(config, "optim_params"):
+        name = path.removesuffix(".optim_params")
+        yield from _one_algos_problems(name, config.get_path(name), train.seq_length)
+
+
+def _one_algos_problems(name: str, algo: Any, seq_length: int) -> Iterator[str]:
+    """Looks at ``config.algo``, or at the section of one of its parts (``name``)."""
     variants = [
-        name for name in ("gaussian", "gmm", "vae") if algo.get(name, {}).get("enabled", False)
+        key for key in ("gaussian", "gmm", "vae") if algo.get(key, {}).get("enabled", False)
     ]
     if len(variants) > 1:
-        yield f"{_and(variants)} exclude each other: set all but one 'algo.*.enabled' to false"
-    memories = [name for name in ("rnn", "transformer") if algo.get(name, {}).get("enabled", False)]
+        yield (
+            f"{_and(name, variants)} exclude each other: set all but one '{name}.*.enabled' to "
+            "false"
+        )
+    memories = [key for key in ("rnn", "transformer") if algo.get(key, {}).get("enabled", False)]
     if len(memories) > 1:
-        yield f"{_and(memories)} exclude each other: set one 'algo.*.enabled' to false"
+        yield f"{_and(name, memories)} exclude each other: set one '{name}.*.enabled' to false"
     losses = algo.get("loss")
     if losses and not any(losses.values()):
-        yield f"all weights in 'algo.loss' are 0 ({', '.join(losses)}): raise one"
-    if algo.get("n_step", 1) > train.seq_length >= 1:
-        yield (
-            f"'algo.n_step' is {algo.n_step} but 'train.seq_length' is {train.seq_length}: raise "
-            f"'train.seq_length' to {algo.n_step}"
-        )
+        yield f"all weights in '{name}.loss' are 0 ({', '.join(losses)}): raise one"
+    for key in ("n_step", "subgoal_horizon"):
+        if algo.get(key, 1) > seq_length >= 1:
+            yield (
+                f"'{name}.{key}' is {algo[key]} but 'train.seq_length' is {seq_length}: raise "
+                f"'train.seq_length' to {algo[key]}"
+            )
     if algo.get("infinite_horizon") and algo.discount == 1:
-        yield "'algo.infinite_horizon' divides by 1 - discount: set 'algo.discount' below 1"
+        yield f"'{name}.infinite_horizon' divides by 1 - discount: set '{name}.discount' below 1"
     bounds = algo.get("critic", {}).get("value_bounds")
     if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
-        yield f"'algo.critic.value_bounds' is {list(bounds)}: give [lowest, highest]"
+        yield f"'{name}.critic.value_bounds' is {list(bounds)}: give [lowest, highest]"
+
+
+def _hierarchy_problems(config: BaseConfig) -> Iterator[str]:
+    """Looks at what a planner's subgoals are, and what the actor sees of them."""
+    if "latent_subgoal" not in config.algo:
+        return
+    latent = config.algo.latent_subgoal.enabled
+    if latent and "value_planner" in config.algo:
+        yield (
+            "'algo.latent_subgoal.enabled' is true, but values are of states, not of latents: set "
+            "it to false, or train hbc"
+        )
+        return
+    if latent and not config.algo.planner.vae.enabled:
+        yield (
+            "'algo.latent_subgoal.enabled' takes latents of the planner's VAE: set "
+            "'algo.planner.vae.enabled' to true"
+        )
+    path, planned = _subgoal_keys(config)
+    for key in _actors_goal_keys(config):
+        if key not in planned:
+            yield (
+                f"'observation.actor.modalities.goal' names '{key}', which is no part of a subgoal"
+                f"{did_you_mean(key, planned)}: subgoals are {', '.join(planned)} ({path})"
+            )
+
+
+def _subgoal_keys(config: BaseConfig) -> tuple[str, list[str]]:
+    """Returns the setting that says what subgoals are, and their keys."""
+    if config.algo.latent_subgoal.enabled:
+        return "algo.latent_subgoal.enabled", ["latent_subgoal"]
+    path = next(
+        path
+        for path, groups in sections_named(config.observation, "modalities")
+        if "subgoal" in groups
+    )
+    groups = config.observation.get_path(path).subgoal.values()
+    return f"observation.{path}.subgoal", [key for keys in groups for key in keys]
+
+
+def _actors_goal_keys(config: BaseConfig) -> list[str]:
+    groups = config.observation.actor.modalities.goal.values()
+    return [key for keys in groups for key in keys]
+
+
+def _hierarchy_warnings(config: BaseConfig) -> Iterator[str]:
+    if "latent_subgoal" not in config.algo:
+        return
+    if not _actors_goal_keys(config):
+        _, planned = _subgoal_keys(config)
+        yield (
+            "'observation.actor.modalities.goal' is empty, so the actor does not see its subgoals "
+            f"(as in robomimic): list there what it shall see, of {', '.join(planned)}"
+        )
+    trained = {"planner_only": "actor", "actor_only": "planner"}
+    untrained = trained.get(config.algo.mode)
+    if untrained and config.experiment.rollout.enabled and config.experiment.ckpt_path is None:
+        yield (
+            f"'algo.mode' is '{config.algo.mode}', so evaluation shows an untrained {untrained}: "
+            "set 'experiment.ckpt_path' to a checkpoint that has one, or "
+            "'experiment.rollout.enabled' to false"
+        )
 
 
 def _transformer_problems(
@@ -321,5 +405,5 @@ def _entries(data: Any) -> list[Any]:
     return data if isinstance(data, list | tuple) else [{"path": data}]  # type: ignore[return-value]
 
 
-def _and(names: list[str]) -> str:
-    return ", ".join(f"'algo.{name}'" for name in names)
+def _and(section: str, keys: list[str]) -> str:
+    return ", ".join(f"'{section}.{key}'" for key in keys)

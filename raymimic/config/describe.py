@@ -80,7 +80,23 @@ def _comments_in(method: Any) -> dict[str, str]:
             text = beside.get(node.end_lineno or 0) or beside.get(node.lineno)
             if text or above:
                 found[path] = text or " ".join(reversed(above))
+            found.update(_comments_of_part(node.value, path, method))
     return found
+
+
+def _comments_of_part(value: ast.expr, path: str, method: Any) -> dict[str, str]:
+    """Reads the comments of another algorithm's section: ``self.algo.actor = BCConfig().algo``."""
+    match value:
+        case ast.Attribute(value=ast.Call(func=ast.Name(id=name)), attr=section):
+            part = method.__globals__.get(name)
+            if isinstance(part, type) and issubclass(part, BaseConfig):
+                inner = f"{section}."
+                return {
+                    path + key.removeprefix(section): text
+                    for key, text in comments(part).items()
+                    if key.startswith(inner)
+                }
+    return {}
 
 
 def _path_of(target: ast.expr) -> str:

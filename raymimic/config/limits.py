@@ -102,6 +102,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "algo.*max_gradient_norm": (0, inf),
     "algo.*discount": (0, 1),
     "algo.*n_step": (1, inf),
+    "algo.*subgoal_horizon": (1, inf),
+    "algo.*subgoal_update_interval": (1, inf),
+    "algo.*num_samples": (1, inf),
     "algo.*target_tau": (0, 1),
     "algo.*ensemble.n": (1, inf),
     "algo.*ensemble.weight": (0, 1),
@@ -126,6 +129,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
+    "algo.mode": ("separate", "cascade", "planner_only", "actor_only"),
     "train.dtype": ("float32", "float64"),
     "train.goal_mode": (None, "last"),
     "train.hdf5_cache_mode": (None, "all", "low_dim"),

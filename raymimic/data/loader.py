@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymimic.config.base_config import BaseConfig
+from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.data.sampler import Batches, EpochSampler, Sampler, ValidationSampler
 from raymimic.data.schema import (
     NEXT_OBS,
@@ -483,9 +483,11 @@ def _request(config: BaseConfig, algo_needs: frozenset[str]) -> ColumnRequest:
 
 
 def _modalities(config: BaseConfig) -> dict[str, str]:
+    """The modality of each observation key of all parts."""
     modalities: dict[str, str] = {}
-    for group in config.observation.modalities.values():
-        modalities |= modalities_of(group)
+    for _, groups in sections_named(config.observation, "modalities"):
+        for group in groups.values():
+            modalities |= modalities_of(group)
     return modalities
 
 
