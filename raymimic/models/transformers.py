@@ -6,13 +6,16 @@ After ``robomimic/models/transformers.py`` (a GPT), ``MIMO_Transformer`` of its 
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from raymimic.errors import ConfigError
 from raymimic.models.base_nets import Linear
+from raymimic.models.distributions import GMMHead
 from raymimic.models.obs_nets import (
     EncoderKwargs,
     ObsDict,
@@ -22,6 +25,23 @@ from raymimic.models.obs_nets import (
 )
 from raymimic.utils.obs_utils import ObsShapes
 from raymimic.utils.tensor_utils import map_tensor
+
+
+def transformer_args_from_config(transformer_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``config.algo.transformer`` as keyword arguments of the transformer policies."""
+    names = (
+        "context_length",
+        "embed_dim",
+        "num_layers",
+        "num_heads",
+        "emb_dropout",
+        "attn_dropout",
+        "block_output_dropout",
+        "sinusoidal_embedding",
+        "activation",
+        "nn_parameter_for_timesteps",
+    )
+    return {f"transformer_{name}": transformer_config[name] for name in names}
 
 
 class GEGLU(nn.Module):
@@ -375,10 +395,105 @@ class TransformerActorNetwork(MIMO_Transformer):
             encoder_kwargs=encoder_kwargs,
         )
 
-    def _output_shapes(self) -> dict[str, tuple[int, ...]]:
+    def _output_shapes(self) -> Mapping[str, Sequence[int]]:
         """Names what the last layer predicts."""
         return {"action": (self.ac_dim,)}
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
         """Maps ``{key: [B, T, *shape]}`` to actions ``[B, T, A]`` in [-1, 1]."""
         return torch.tanh(super().forward(obs=obs_dict, goal=goal_dict)["action"])
+
+
+class TransformerGMMActorNetwork(TransformerActorNetwork):
+    """A policy whose actions follow a mixture of Gaussians at each step of a sequence.
+
+    Args:
+        obs_shapes: see :class:`TransformerActorNetwork`.
+        ac_dim: likewise.
+        transformer_embed_dim: likewise.
+        transformer_num_layers: likewise.
+        transformer_num_heads: likewise.
+        transformer_context_length: likewise.
+        transformer_emb_dropout: likewise.
+        transformer_attn_dropout: likewise.
+        transformer_block_output_dropout: likewise.
+        transformer_sinusoidal_embedding: likewise.
+        transformer_activation: likewise.
+        transformer_nn_parameter_for_timesteps: likewise.
+        num_modes: see :class:`~raymimic.models.distributions.GMMHead`.
+        min_std: likewise.
+        std_activation: likewise.
+        low_noise_eval: act by (nearly) the mean of a mode in evaluation mode.
+        use_tanh: see :class:`~raymimic.models.distributions.GMMHead`.
+        goal_shapes: see :class:`TransformerActorNetwork`.
+        encoder_kwargs: likewise.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, Sequence[int]],
+        ac_dim: int,
+        transformer_embed_dim: int,
+        transformer_num_layers: int,
+        transformer_num_heads: int,
+        transformer_context_length: int,
+        transformer_emb_dropout: float = 0.1,
+        transformer_attn_dropout: float = 0.1,
+        transformer_block_output_dropout: float = 0.1,
+        transformer_sinusoidal_embedding: bool = False,
+        transformer_activation: str = "gelu",
+        transformer_nn_parameter_for_timesteps: bool = False,
+        num_modes: int = 5,
+        min_std: float = 0.01,
+        std_activation: str = "softplus",
+        low_noise_eval: bool = True,
+        use_tanh: bool = False,
+        goal_shapes: Mapping[str, Sequence[int]] | None = None,
+        encoder_kwargs: EncoderKwargs | None = None,
+    ) -> None:
+        self.head = GMMHead(ac_dim, num_modes, min_std, std_activation, use_tanh)
+        self.low_noise_eval = low_noise_eval
+        super().__init__(
+            obs_shapes=obs_shapes,
+            ac_dim=ac_dim,
+            transformer_embed_dim=transformer_embed_dim,
+            transformer_num_layers=transformer_num_layers,
+            transformer_num_heads=transformer_num_heads,
+            transformer_context_length=transformer_context_length,
+            transformer_emb_dropout=transformer_emb_dropout,
+            transformer_attn_dropout=transformer_attn_dropout,
+            transformer_block_output_dropout=transformer_block_output_dropout,
+            transformer_sinusoidal_embedding=transformer_sinusoidal_embedding,
+            transformer_activation=transformer_activation,
+            transformer_nn_parameter_for_timesteps=transformer_nn_parameter_for_timesteps,
+            goal_shapes=goal_shapes,
+            encoder_kwargs=encoder_kwargs,
+        )
+
+    def _output_shapes(self) -> Mapping[str, Sequence[int]]:
+        return self.head.output_shapes
+
+    def forward_train(
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = None,
+        low_noise: bool = False,
+        last_only: bool = False,
+    ) -> Distribution:
+        """Returns the distributions over actions ``[B, T, A]``, with batch shape ``[B, T]``.
+
+        Args:
+            obs_dict: ``{key: [B, T, *shape]}``.
+            goal_dict: ``{key: [B, *shape]}``, if there is a goal.
+            low_noise: nearly no noise in place of what was learned.
+            last_only: the distribution of the last step's action ``[B, A]`` alone.
+        """
+        outputs = MIMO_Transformer.forward(self, obs=obs_dict, goal=goal_dict)
+        if last_only:
+            outputs = {name: y[:, -1] for name, y in outputs.items()}
+        return self.head(outputs, low_noise)
+
+    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Samples actions ``[B, T, A]`` for ``{key: [B, T, *shape]}``."""
+        low_noise = self.low_noise_eval and not self.training
+        return self.forward_train(obs_dict, goal_dict, low_noise).sample()
