@@ -174,6 +174,7 @@ class Algo:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     metric_reductions: Mapping[str, Literal["mean", "sum", "max"]] = {}
+    episode_noise: EpisodeNoise | None = None
     _grad_sync: GradSync | None = None
 
     def __init__(
@@ -195,7 +196,6 @@ class Algo:
         # What is made of parts has neither of its own.
         self.optim_params = deepcopy(algo_config.get("optim_params", {}))
         self.actor_update_counter = 0
-        self.episode_noise: EpisodeNoise | None = None
         self._obs_stats: tuple[Any, dict[str, dict[str, Tensor]]] | None = None
 
         self.nets = nn.ModuleDict()
@@ -283,24 +283,20 @@ class Algo:
                 f"(it is {batch['actions'].shape[1]})"
             )
 
-        def cast(x: Tensor) -> Tensor:
-            # To the device first: images travel as bytes.
-            return x.to(self.device).to(self.dtype)
-
         def step_of(obs: Mapping[str, Tensor], t: int) -> dict[str, Tensor]:
-            return {k: cast(x[:, t]) for k, x in obs.items()}
+            return {k: self._cast(x[:, t]) for k, x in obs.items()}
 
         processed: Batch = {
             "obs": step_of(batch["obs"], 0),
-            "goal_obs": map_tensor(batch.get("goal_obs"), cast),
-            "actions": cast(batch["actions"][:, 0]),
+            "goal_obs": map_tensor(batch.get("goal_obs"), self._cast),
+            "actions": self._cast(batch["actions"][:, 0]),
         }
         if "next_obs" in batch:
             processed["next_obs"] = step_of(batch["next_obs"], n_step - 1)
         if "dones" in batch:
-            processed["dones"] = cast(batch["dones"][:, :n_step]).amax(dim=1, keepdim=True)
+            processed["dones"] = self._cast(batch["dones"][:, :n_step]).amax(dim=1, keepdim=True)
         if "rewards" in batch:
-            rewards = cast(batch["rewards"][:, :n_step])
+            rewards = self._cast(batch["rewards"][:, :n_step])
             discount = self.algo_config.get("discount", 1.0)
             if n_step > 1:
                 powers = torch.arange(n_step, device=self.device, dtype=self.dtype)
@@ -310,6 +306,10 @@ class Algo:
                 rewards = torch.where(processed["dones"] > 0, for_ever, rewards)
             processed["rewards"] = rewards
         return processed
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """Brings a tensor of the loader onto the algorithm's device and into its dtype."""
+        return x.to(self.device).to(self.dtype)  # the device first: images travel as bytes
 
     def postprocess_batch_for_training(
         self, batch: Batch, obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None
@@ -640,6 +640,7 @@ class CompositeAlgo(Algo):
     """
 
     log_names: ClassVar[Mapping[str, str]] = {}
+    _episode_noise: EpisodeNoise | None = None
 
     def _create_parts(self) -> Mapping[str, Algo]:
         """Makes the parts, in the order in which they are trained."""
@@ -696,6 +697,17 @@ class CompositeAlgo(Algo):
         self._grad_sync = sync
         for part in self.parts.values():
             part.grad_sync = sync
+
+    @property
+    def episode_noise(self) -> EpisodeNoise | None:
+        """Random numbers of each episode of a batch; set for all parts."""
+        return self._episode_noise
+
+    @episode_noise.setter
+    def episode_noise(self, noise: EpisodeNoise | None) -> None:
+        self._episode_noise = noise
+        for part in self.parts.values():
+            part.episode_noise = noise
 
     def process_batch_for_training(self, batch: Batch) -> Batch:
         """Gives each part what it trains on: ``{part: its processed batch}``."""

@@ -1,6 +1,7 @@
 """From raw observations of an environment to actions that it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from raymimic.algo.algo import Algo, HierarchicalAlgo, PolicyAlgo
 from raymimic.errors import ConfigError, EnvError, did_you_mean
 from raymimic.utils import obs_utils
+from raymimic.utils.noise import EpisodeNoise
 from raymimic.utils.obs_utils import ObsShapes
 
 Stats = Mapping[str, Mapping[str, Any]]
@@ -19,17 +21,15 @@ Stats = Mapping[str, Mapping[str, Any]]
 class RolloutPolicy:
     """A trained algorithm with what was done to its data: the thing to call in an environment.
 
-    It acts for one environment or for a batch of them. On CPU the last bits of an action depend
-    on how many observations one forward pass holds, so ``pad_to`` fixes that number: a batch is
-    then cut into pieces of this size, the last one filled up with copies, and each action is the
-    same whatever it was batched with.
+    It acts for one environment or for a batch of them, whose rows keep to themselves: what the
+    algorithm remembers (a hidden state, a queue of actions, a subgoal) is each row's own, and so
+    are its random numbers once :meth:`start_episode` was given seeds.
 
     Args:
         policy: the algorithm.
         obs_normalization_stats: ``offset`` and ``scale`` ``[1, *shape]`` of each observation key;
             None: observations were not normalised.
         action_normalization_stats: likewise for each action key; None: actions were not.
-        pad_to: number of observations in each forward pass; None: as many as there are.
 
     Raises:
         ConfigError: for an algorithm that cannot act, and for actions that would have to be
@@ -41,14 +41,12 @@ class RolloutPolicy:
         policy: Algo,
         obs_normalization_stats: Stats | None = None,
         action_normalization_stats: Stats | None = None,
-        pad_to: int | None = None,
     ) -> None:
         if not isinstance(policy, PolicyAlgo | HierarchicalAlgo):
             raise ConfigError(f"{type(policy).__name__} is no policy: it has no get_action")
         self.policy = policy
         self.obs_normalization_stats = obs_normalization_stats
         self.action_normalization_stats = action_normalization_stats
-        self.pad_to = pad_to
         self._obs_stats = None
         if obs_normalization_stats is not None:
             self._obs_stats = obs_utils.stats_to_tensors(
@@ -68,17 +66,30 @@ class RolloutPolicy:
             self._action_offset = np.concatenate([np.ravel(s["offset"]) for s in stats])
             self._action_scale = np.concatenate([np.ravel(s["scale"]) for s in stats])
 
-    def start_episode(self, mask: NDArray[np.bool_] | None = None) -> None:
+    def start_episode(
+        self, mask: NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
+    ) -> None:
         """Prepares for a new episode.
 
         Args:
             mask: ``[B]``, those of a batch of environments that start anew; None: all.
+            seeds: ``[B]``, from which an episode's random numbers follow, see
+                :class:`~raymimic.utils.noise.EpisodeNoise` (those of rows outside the mask are
+                not looked at); None: torch's own random numbers.
         """
         self.policy.set_eval()
         if mask is None or mask.all():
+            mask = None
             self.policy.reset()
         else:
             self.policy.reset(torch.as_tensor(mask, device=self.policy.device))
+        if seeds is None:
+            self.policy.episode_noise = None
+            return
+        noise = self.policy.episode_noise
+        if noise is None or noise.rows != len(seeds):
+            noise = self.policy.episode_noise = EpisodeNoise(len(seeds))
+        noise.seed(seeds, mask)
 
     @torch.no_grad()
     def __call__(
@@ -103,17 +114,8 @@ class RolloutPolicy:
         """
         obs = self._prepare(ob, self.policy.obs_shapes, batched_ob)
         goals = None if goal is None else self._prepare(goal, self.policy.goal_shapes, batched_ob)
-        size = len(next(iter(obs.values())))
-        width = self.pad_to or size
-        pieces = []
-        for start in range(0, size, width):
-            # Indices beyond the batch are its last observation once more.
-            index = torch.arange(start, start + width, device=self.policy.device)
-            index = index.clamp(max=size - 1)
-            piece = {k: x[index] for k, x in obs.items()}
-            goal_piece = None if goals is None else {k: x[index] for k, x in goals.items()}
-            pieces.append(self.policy.get_action(piece, goal_piece))
-        action = torch.cat(pieces)[:size].cpu().numpy()
+        with self.policy.episode_noise or nullcontext():
+            action = self.policy.get_action(obs, goals).cpu().numpy()
         # Statistics may be float64; the environment gets what the policy computes in.
         action = (action * self._action_scale + self._action_offset).astype(action.dtype)
         return action if batched_ob else action[0]

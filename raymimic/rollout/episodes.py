@@ -1,7 +1,8 @@
 """Plays episodes: pure and seeded.
 
 An episode's outcome is a function of policy, environment, horizon and its own seed, whatever is
-played beside it. Two things see to that. Every forward pass has the same number of rows
+played beside it. Three things see to that. The policy's random numbers come, row by row, from the
+episodes' seeds. Every forward pass has the same number of rows
 (``width``), since a batch of 8 and a batch of 1 differ in the last bits, and a chaotic simulation
 makes points of return of them. And an episode always sits in row ``seed % width``: for some layer
 sizes the last bits depend on the row as well, though never on what the other rows hold. The rows
@@ -43,8 +44,10 @@ WIDTH = 16
 class BatchedPolicy(Protocol):
     """What an episode needs of a policy: ``RolloutPolicy`` has it."""
 
-    def start_episode(self, mask: npt.NDArray[np.bool_] | None = None) -> None:
-        """Clears the state of the rows in the mask ``[width]``."""
+    def start_episode(
+        self, mask: npt.NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
+    ) -> None:
+        """Clears the state of the rows in the mask ``[width]`` and seeds their random numbers."""
 
     def __call__(
         self, ob: Observation, goal: Observation | None = None, batched_ob: bool = False
@@ -198,10 +201,11 @@ def _play(
     rows, goals = _Rows(width), _Rows(width)
     waiting = list(seeds)
     running: dict[int, _Running] = {}  # by row
+    row_seeds = [0] * width
     idle = list(range(len(envs)))
     finished: dict[int, Episode] = {}
 
-    policy.start_episode()
+    policy.start_episode(seeds=row_seeds)
     while waiting or running:
         started = np.zeros(width, bool)
         for seed in list(waiting):
@@ -215,9 +219,9 @@ def _play(
             rows.set(row, envs[episode.env].reset(seed=seed))
             if use_goals:
                 goals.set(row, envs[episode.env].get_goal())
-            started[row] = True
+            started[row], row_seeds[row] = True, seed
         if started.any():
-            policy.start_episode(started)
+            policy.start_episode(started, row_seeds)
 
         actions = policy(rows.arrays, goal=goals.arrays if use_goals else None, batched_ob=True)
 

@@ -1,6 +1,6 @@
 """Randomness of rollouts: a stream of its own for each episode of a batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,7 @@ class EpisodeNoise(TorchFunctionMode):
         self._drawing = [True] * rows
         self.seed([0] * rows)
 
-    def seed(self, seeds: Sequence[int], mask: Sequence[bool] | None = None) -> None:
+    def seed(self, seeds: Sequence[int], mask: Iterable[bool] | None = None) -> None:
         """Starts rows anew.
 
         Args:
@@ -131,8 +131,10 @@ def _normal(
 ) -> Tensor:
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         return _randn(noise, torch.randn, *size, **kwargs).mul_(std).add_(mean)
-    like = mean + torch.zeros_like(std) if isinstance(std, Tensor) else mean
-    return mean + std * noise.fill(torch.empty_like(like), lambda x, g: x.normal_(generator=g))
+    centre = mean if isinstance(mean, Tensor) else torch.full_like(std, mean)
+    noise_shape = torch.broadcast_shapes(centre.shape, getattr(std, "shape", ()))
+    eps = noise.fill(centre.new_empty(noise_shape), lambda x, g: x.normal_(generator=g))
+    return eps.mul_(std).add_(centre)
 
 
 def _in_place(noise: EpisodeNoise, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from raymimic.algo import PolicyAlgo, RolloutPolicy
+from raymimic.config import config_factory
 from raymimic.envs.seeds import evaluation_seeds
 from raymimic.rollout.episodes import WIDTH, Film, run_episodes
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Video
@@ -21,7 +23,7 @@ class TinyPolicy:
         self.net = nn.Sequential(nn.Linear(obs_dim, ac_dim), nn.Tanh())
         self.batches, self.masks = [], []
 
-    def start_episode(self, mask=None):
+    def start_episode(self, mask=None, seeds=None):
         self.masks.append(None if mask is None else mask.copy())
 
     @torch.no_grad()
@@ -80,6 +82,55 @@ def test_one_environment_and_eight_play_the_same_episodes():
     ]
     assert outcome(alone) == outcome(together) == outcome(halves)
     assert len({e.episode_return for e in alone}) == 20
+
+
+class Wanderer(PolicyAlgo):
+    """Remembers and rolls dice: a hidden state, and every three steps a new random heading."""
+
+    def _create_networks(self):
+        dim = self.obs_shapes["flat"][0]
+        self.nets["policy"] = nn.GRUCell(dim, 8)
+        self.nets["head"] = nn.Linear(8 + self.ac_dim, self.ac_dim)
+        self.hidden = None
+
+    def reset(self, mask=None):
+        if mask is None:
+            self.hidden = None
+        elif self.hidden is not None:
+            self.hidden[mask], self.heading[mask], self.steps[mask] = 0.0, 0.0, 0
+
+    def get_action(self, obs_dict, goal_dict=None):
+        batch = len(obs_dict["flat"])
+        if self.hidden is None:
+            self.hidden, self.steps = torch.zeros(batch, 8), torch.zeros(batch, dtype=torch.long)
+            self.heading = torch.zeros(batch, self.ac_dim)
+        turns = self.steps % 3 == 0
+        if turns.any():
+            with self._noise_only(turns):
+                heading = torch.distributions.Normal(self.heading, 0.5).sample()
+            self.heading = torch.where(turns[:, None], heading, self.heading)
+        self.steps = self.steps + 1
+        self.hidden = self.nets["policy"](obs_dict["flat"], self.hidden)
+        mean = self.nets["head"](torch.cat([self.hidden, self.heading], dim=1))
+        return torch.tanh(mean + 0.1 * torch.randn_like(mean))
+
+
+def test_a_policy_that_remembers_and_rolls_dice_plays_the_same_episodes():
+    config = config_factory("bc")
+    config.observation.modalities.obs.low_dim = ["flat"]
+    torch.manual_seed(0)
+    algo = Wanderer(config.algo, config.observation, config, {"flat": [11]}, 3, torch.device("cpu"))
+    policy = RolloutPolicy(algo)
+    seeds = evaluation_seeds(base_seed=1, epoch=3, n=20)
+    alone = run_episodes(policy, HOPPER, seeds, 60, num_envs=1)
+    together = run_episodes(policy, HOPPER, seeds, 60, num_envs=8)
+    halves = [e for s in (seeds[:7], seeds[7:]) for e in run_episodes(policy, HOPPER, s, 60, 8)]
+    assert outcome(alone) == outcome(together) == outcome(halves)
+    assert len({e.episode_return for e in alone}) == 20
+    assert (
+        outcome(run_episodes(policy, HOPPER, [s + 1 for s in seeds], 60, 8))[:-1]
+        == outcome(together)[1:]
+    )  # an episode is its seed's, wherever it stands
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(11, 3), (17, 6), (257, 7), (17, 256), (64, 64)])

@@ -61,19 +61,6 @@ def test_action_keys_are_scaled_each_by_its_own_in_their_order():
     np.testing.assert_array_equal(action[:5], plain[:5])
 
 
-def test_padded_actions_do_not_depend_on_the_batch():
-    policy = RolloutPolicy(make_algo(), pad_to=8)
-    policy.start_episode()
-    obs = RNG.normal(size=(37, OBS_DIM))
-    actions = policy({"flat": obs}, batched_ob=True)
-    assert actions.shape == (37, ACTION_DIM)
-    for i in (0, 7, 8, 36):
-        np.testing.assert_array_equal(policy({"flat": obs[i]}), actions[i])
-        np.testing.assert_array_equal(
-            policy({"flat": obs[i : i + 3]}, batched_ob=True)[0], actions[i]
-        )
-
-
 def test_episodes_of_a_batch_reset_by_mask():
     algo = make_algo(layer_dims=(8, 8))
     masks: list[Any] = []
@@ -85,6 +72,32 @@ def test_episodes_of_a_batch_reset_by_mask():
     assert masks[:2] == [None, None]
     assert masks[2].tolist() == [False, True]
     assert not algo.nets.training
+
+
+def test_seeds_make_the_random_numbers_of_each_row() -> None:
+    algo = make_algo(layer_dims=(8, 8))
+    algo.get_action = lambda obs, goal=None: torch.randn(len(obs["flat"]), ACTION_DIM)  # type: ignore[method-assign]
+    policy = RolloutPolicy(algo)
+    obs = {"flat": np.zeros((3, OBS_DIM))}
+
+    def act(n: int) -> Any:
+        return np.stack([policy(obs, batched_ob=True) for _ in range(n)])
+
+    policy.start_episode(seeds=[4, 5, 6])
+    first = act(2)
+    policy.start_episode(np.array([False, True, False]), [0, 5, 0])
+    second = act(2)
+    np.testing.assert_array_equal(second[:, 1], first[:, 1])
+    assert not np.isin(second[:, [0, 2]], first).any()  # the others drew on
+
+    policy.start_episode(seeds=[6])
+    np.testing.assert_array_equal(policy({"flat": np.zeros(OBS_DIM)}), first[0, 2])
+
+    policy.start_episode()
+    torch.manual_seed(0)
+    expected = torch.randn(3, ACTION_DIM)
+    torch.manual_seed(0)
+    np.testing.assert_array_equal(act(1)[0], expected)  # without seeds: torch's own
 
 
 def test_dtype_is_the_trainings():
