@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from raymimic.config.algo_checks import algo_problems
 from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.config.limits import range_problems, type_problems
 from raymimic.errors import ConfigError, did_you_mean
@@ -65,6 +66,7 @@ def problems(config: BaseConfig) -> list[str]:
         *_action_problems(config),
         *_schedule_problems(config),
         *_algo_problems(config),
+        *algo_problems(config),
         *_hierarchy_problems(config),
     ]
 
@@ -278,7 +280,7 @@ def _algo_problems(config: BaseConfig) -> Iterator[str]:
                 "set both to the same number of steps"
             )
     for path, transformer in sections_named(config, "transformer"):
-        if transformer.get("enabled"):
+        if transformer.get("enabled") and "context_length" in transformer:
             yield from _transformer_problems(path, transformer, train.seq_length, train.frame_stack)
     for path, _ in sections_named(config, "optim_params"):
         name = path.removesuffix(".optim_params")

@@ -18,6 +18,11 @@ from raymimic.errors import ConfigError
 
 T = TypeVar("T")
 
+
+class AnyOf(tuple[Any, ...]):
+    """Examples of a value that may be of several types."""
+
+
 # An example of a value, where the default is null or an empty list.
 _EXAMPLES: dict[str, Any] = {
     "experiment.save.every_n_seconds": 1.0,
@@ -42,6 +47,8 @@ _EXAMPLES: dict[str, Any] = {
     "algo.*max_gradient_norm": 1.0,
     "algo.*value_bounds": [-1.0, 1.0],
     "algo.*latent_clip": 1.0,
+    "algo.*clip_adv_value": 1.0,
+    "algo.*target_entropy": AnyOf(("default", -1.0)),
     "ray.address": "auto",
     "ray.gpus_per_worker": 1.0,
     "ray.threads_per_worker": 1,
@@ -58,6 +65,9 @@ _NULLABLE = (
     "experiment.validation_epoch_every_n_steps",
     "train.hdf5_cache_mode",
     "observation.*core_class",
+    "algo.*target_entropy",
+    "algo.*target_q_gap",
+    "algo.*init_last_fc_weight",
 )
 
 # Least and greatest value; for a list, of each element.
@@ -112,12 +122,26 @@ _RANGES: dict[str, tuple[float, float]] = {
     "algo.*noise_std": (0, inf),
     "algo.*noise_clip": (0, inf),
     "algo.*alpha": (0, inf),
+    "algo.*perturbation_scale": (0, inf),
+    "algo.*num_action_samples*": (1, inf),
+    "algo.*num_random_actions": (1, inf),
+    "algo.*num_atoms": (2, inf),
+    "algo.*freeze_encoder_epoch": (-1, inf),
+    "algo.*bc_start_steps": (0, inf),
+    "algo.*cql_weight": (0, inf),
+    "algo.*min_q_weight": (0, inf),
+    "algo.*init_last_fc_weight": (0, inf),
+    "algo.*adv.beta": (1e-6, inf),
+    "algo.*vf_quantile": (0, 1),
     "algo.*loss.*_weight": (0, inf),
     "algo.*kl_weight": (0, inf),
     "algo.*_std": (0, inf),
     "algo.*num_modes": (1, inf),
     "algo.*latent_dim": (1, inf),
     "algo.*categorical_dim": (1, inf),
+    "algo.*categorical_init_temp": (1e-6, inf),
+    "algo.*categorical_min_temp": (1e-6, inf),
+    "algo.*categorical_temp_anneal_step": (0, inf),
     "algo.*rnn.horizon": (1, inf),
     "algo.*rnn.hidden_dim": (1, inf),
     "algo.*rnn.num_layers": (1, inf),
@@ -126,6 +150,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "algo.*transformer.num_layers": (1, inf),
     "algo.*transformer.num_heads": (1, inf),
     "algo.*transformer.*dropout": (0, 1),
+    "algo.horizon.*": (1, inf),
+    "algo.unet.diffusion_step_embed_dim": (4, inf),
+    "algo.unet.down_dims": (1, inf),
+    "algo.unet.kernel_size": (1, inf),
+    "algo.unet.n_groups": (1, inf),
+    "algo.ema.power": (0, inf),
+    "algo.dd?m.num_*_timesteps": (1, inf),
+    "algo.ddim.steps_offset": (0, inf),
 }
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -140,6 +172,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "algo.*std_activation": ("softplus", "exp"),
     "algo.*rnn.rnn_type": ("LSTM", "GRU"),
     "algo.*transformer.activation": ("gelu", "geglu"),
+    "algo.*net.type": ("gaussian", "gmm"),
 }
 
 
@@ -185,6 +218,8 @@ def _lookup(table: dict[str, T], path: str, default: T) -> T:
 
 
 def _alike(value: Any, example: Any) -> bool:
+    if isinstance(example, AnyOf):
+        return any(_alike(value, one) for one in example)
     if isinstance(example, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(example, bool)
     if isinstance(example, float):
@@ -201,6 +236,8 @@ def _alike(value: Any, example: Any) -> bool:
 
 
 def _kind(example: Any) -> str:
+    if isinstance(example, AnyOf):
+        return " or ".join(_kind(one) for one in example)
     if isinstance(example, list | tuple):
         kinds = {bool: "truth values", int: "whole numbers", float: "numbers", str: "texts"}
         return f"a list of {kinds.get(type(example[0]), 'values')}" if example else "a list"
