@@ -17,10 +17,12 @@ from raymimic.algo.rollout_policy import RolloutPolicy
 # isort: split
 # Importing an algorithm registers it.
 from raymimic.algo.bc import BC
+from raymimic.algo.bcq import BCQ
 from raymimic.algo.td3_bc import TD3_BC
 
 __all__ = [
     "BC",
+    "BCQ",
     "TD3_BC",
     "Algo",
     "HierarchicalAlgo",

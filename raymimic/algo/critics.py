@@ -24,10 +24,13 @@ class CriticAlgo(ValueAlgo):
         """Puts the ensemble and its target, which starts equal, into ``nets``."""
         for name in ("critic", "critic_target"):
             self.nets[name] = nn.ModuleList(
-                self._make_critic(**self._critic_args())
-                for _ in range(self.algo_config.critic.ensemble.n)
+                self._make_critic(**self._critic_args()) for _ in range(self._critic_count())
             )
         torch_utils.hard_update(self.nets["critic"], self.nets["critic_target"])
+
+    def _critic_count(self) -> int:
+        """Returns the number of critics."""
+        return int(self.algo_config.critic.ensemble.n)
 
     def _critic_args(self) -> dict[str, Any]:
         """Returns the arguments of one critic."""
@@ -35,7 +38,7 @@ class CriticAlgo(ValueAlgo):
             "obs_shapes": self.obs_shapes,
             "ac_dim": self.ac_dim,
             "mlp_layer_dims": self.algo_config.critic.layer_dims,
-            "value_bounds": self.algo_config.critic.value_bounds,
+            "value_bounds": self.algo_config.critic.get("value_bounds"),
             "goal_shapes": self.goal_shapes,
             **obs_encoder_args_from_config(self.obs_config.encoder),
         }

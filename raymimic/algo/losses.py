@@ -84,3 +84,64 @@ def categorical_loss(log_probs: Tensor, target_probs: Tensor) -> Tensor:
         target_probs: ``[B, N]``.
     """
     return F.kl_div(log_probs, target_probs, reduction="batchmean")
+
+
+# -------------------------------------------------------------------- conservative Q-learning
+
+
+def conservative_gap(sampled_values: Tensor, log_densities: Tensor, data_values: Tensor) -> Tensor:
+    """How far the soft maximum of Q over all actions lies above Q of the data's: CQL(H).
+
+    log ∫ exp Q(s, a) da is estimated from samples of several distributions, each weighed by the
+    inverse of its density (https://arxiv.org/abs/2006.04779, eq. 4 and appendix F). As in
+    ``robomimic/algo/cql.py`` samples are summed, not averaged: with M of them the result is log M
+    larger than the paper's.
+
+    Args:
+        sampled_values: Q ``[B, M]`` of M actions sampled in each state.
+        log_densities: ``[B, M]``, of these actions under the distribution that each comes from.
+        data_values: Q ``[B]`` of the dataset's actions.
+
+    Returns:
+        The mean over states (0-d).
+    """
+    return torch.logsumexp(sampled_values - log_densities, dim=1).mean() - data_values.mean()
+
+
+# ------------------------------------------------------------------------ implicit Q-learning
+
+
+def expectile_loss(predictions: Tensor, targets: Tensor, expectile: float) -> Tensor:
+    """Mean of |τ - 1(target < prediction)| (target - prediction)² (0-d).
+
+    Its minimum is the τ-expectile of the targets: their mean for τ = 0.5, towards their maximum
+    for τ near 1 (https://arxiv.org/abs/2110.06169, eq. 5).
+    """
+    error = targets - predictions
+    weight = (expectile - (error < 0).to(error.dtype)).abs()
+    return (weight * error.square()).mean()
+
+
+def advantage_weights(
+    advantages: Tensor,
+    temperature: float,
+    max_advantage: float | None = None,
+    max_weight: float | None = None,
+) -> Tensor:
+    """Weights exp(advantage / temperature) of an advantage-weighted regression.
+
+    https://arxiv.org/abs/2110.06169, eq. 7, whose β is the inverse of this temperature.
+
+    Args:
+        advantages: of any shape.
+        temperature: the smaller, the more do good actions count.
+        max_advantage: greater advantages count as this.
+        max_weight: greater weights are cut to this.
+
+    Returns:
+        Weights of the same shape.
+    """
+    if max_advantage is not None:
+        advantages = advantages.clamp(max=max_advantage)
+    weights = (advantages / temperature).exp()
+    return weights if max_weight is None else weights.clamp(max=max_weight)

@@ -9,11 +9,13 @@ from raymimic.config.base_config import (
     parse_set,
 )
 from raymimic.config.bc_config import BCConfig
+from raymimic.config.bcq_config import BCQConfig
 from raymimic.config.config import Config
 from raymimic.config.td3_bc_config import TD3_BCConfig
 
 __all__ = [
     "BCConfig",
+    "BCQConfig",
     "BaseConfig",
     "Config",
     "TD3_BCConfig",

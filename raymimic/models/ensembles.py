@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from raymimic.models.obs_nets import MIMO_MLP, ObsDict
 
-
 # Multiply-adds of a member's largest product up to which one batched product for all is faster
 # on CPU, where larger ones are better left to oneDNN (benchmarks/results/critic_ensembles.json).
 _BATCHED_UP_TO = 2**20

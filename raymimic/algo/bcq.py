@@ -1,0 +1,292 @@
+"""BCQ: Q-learning over the actions that a generative model of the data proposes.
+
+Fujimoto, Meger & Precup, "Off-Policy Deep Reinforcement Learning without Exploration" (2018),
+https://arxiv.org/abs/1812.02900; after ``robomimic/algo/bcq.py``.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.critics import CriticAlgo
+from raymimic.algo.losses import categorical_loss, project_onto_atoms, td_target
+from raymimic.config.config import Config
+from raymimic.errors import ConfigError
+from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.policy_nets import (
+    GMMActorNetwork,
+    PerturbationActorNetwork,
+    gmm_args_from_config,
+)
+from raymimic.models.vae_nets import VAEActor, gumbel_temperature, vae_args_from_config
+from raymimic.models.value_nets import DistributionalActionValueNetwork
+from raymimic.utils import torch_utils
+from raymimic.utils.tensor_utils import map_tensor
+
+
+@register_algo_factory_func("bcq")
+def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
+    """Chooses by the model that proposes actions and by what critics predict.
+
+    Raises:
+        ConfigError: if nothing proposes actions, or the atoms of a return have no bounds.
+    """
+    sampler, critic = algo_config.action_sampler, algo_config.critic
+    if not (sampler.gmm.enabled or sampler.vae.enabled):
+        raise ConfigError(
+            "bcq needs a model that proposes actions: set algo.action_sampler.vae.enabled or "
+            "algo.action_sampler.gmm.enabled to true"
+        )
+    if critic.distributional.enabled and critic.value_bounds is None:
+        raise ConfigError(
+            "algo.critic.distributional needs the lowest and the highest return: set "
+            "algo.critic.value_bounds=[low,high]"
+        )
+    variants: dict[tuple[bool, bool], type[BCQ]] = {
+        (False, False): BCQ,
+        (True, False): BCQ_GMM,
+        (False, True): BCQ_Distributional,
+        (True, True): BCQ_GMM_Distributional,
+    }
+    return variants[sampler.gmm.enabled, critic.distributional.enabled], {}
+
+
+class Candidates(NamedTuple):
+    """Actions to choose from, n for each of B states, one state's side by side.
+
+    Attributes:
+        obs: the states ``{key: [B * n, *shape]}``, each repeated.
+        actions: ``[B * n, A]``.
+        goal: the goals, likewise, if there are any.
+    """
+
+    obs: ObsDict
+    actions: Tensor
+    goal: ObsDict | None
+
+
+class BCQ(CriticAlgo, PolicyAlgo):
+    """BCQ (the paper's algorithm 1), its generative model G a conditional VAE.
+
+    Each step trains G on the data; regresses the critics to a target that maximises over actions
+    of G, each moved a little by the perturbation network ξ; and trains ξ, which may be absent
+    (``actor.enabled``), to move actions uphill.
+    """
+
+    def _create_networks(self) -> None:
+        args = {
+            "obs_shapes": self.obs_shapes,
+            "goal_shapes": self.goal_shapes,
+            "ac_dim": self.ac_dim,
+            **obs_encoder_args_from_config(self.obs_config.encoder),
+        }
+        self._create_critics()
+        self.nets["action_sampler"] = self._make_action_sampler(**args)
+        if self.algo_config.actor.enabled:
+            for name in ("actor", "actor_target"):
+                self.nets[name] = PerturbationActorNetwork(
+                    mlp_layer_dims=self.algo_config.actor.layer_dims, **args
+                )
+            torch_utils.hard_update(self.nets["actor"], self.nets["actor_target"])
+
+    def _make_action_sampler(self, **args: Any) -> nn.Module:
+        """Makes G, of which the arguments are common to all variants."""
+        return VAEActor(**vae_args_from_config(self.algo_config.action_sampler.vae), **args)
+
+    # ---------------------------------------------------------------------- training
+
+    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Takes one gradient step with G, then with every critic, then with ξ."""
+        info = super().train_on_batch(batch, epoch, validate)
+        sampler = self.nets["action_sampler"]
+        learn = {net: not validate and self._check_epoch(net, epoch) for net in self.optimizers}
+
+        with torch_utils.maybe_no_grad(not learn["action_sampler"]):
+            losses = self.compute_action_sampler_losses(batch, epoch)
+        if learn["action_sampler"]:
+            losses["grad_norms"] = self._learn("action_sampler", losses["loss"])
+        info |= {f"action_sampler/{key}": value for key, value in losses.items()}
+        total = losses["loss"].detach()
+
+        sampler.eval()  # proposes as it does when the policy acts
+        with torch_utils.maybe_no_grad(not learn["critic"]):
+            target = self.compute_td_target(batch)
+            critic_losses = self.compute_critic_losses(batch, target)
+        info["critic/done_mask_percentage"] = 100.0 * (1.0 - batch["dones"])
+        info["critic/q_targets"] = target
+        info |= self._learn_critics(critic_losses, learn["critic"])
+        total = total + sum(loss.detach() for loss in critic_losses)
+
+        if "actor" in self.nets:
+            with torch_utils.maybe_no_grad(not learn["actor"]):
+                loss = info["actor/loss"] = self.compute_actor_loss(batch)
+            if learn["actor"]:
+                info["actor/grad_norms"] = self._learn("actor", loss)
+            total = total + loss.detach()
+        sampler.train(self.nets.training)
+
+        for net in ("critic", "actor"):
+            if learn.get(net, False):
+                self._update_target(net)
+        return info | {"loss": total}  # the parts of the VAE's loss would count twice
+
+    def compute_action_sampler_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
+        """Returns the VAE's ``loss``, reconstruction error + β KL, and its parts."""
+        sampler, config = self.nets["action_sampler"], self.algo_config.action_sampler
+        if config.vae.prior.use_categorical:
+            sampler.set_gumbel_temperature(gumbel_temperature(config.vae.prior, epoch))
+        frozen = config.freeze_encoder_epoch != -1 and epoch >= config.freeze_encoder_epoch
+        output = sampler.forward_train(batch["actions"], batch["obs"], batch["goal_obs"], frozen)
+        reconstruction, kl = output["reconstruction_loss"], output["kl_loss"]
+        losses = {
+            "loss": reconstruction + config.vae.kl_weight * kl,
+            "reconsruction_loss": reconstruction,  # so robomimic spells it
+            "KL_loss": kl,
+        }
+        if config.vae.prior.use_categorical:
+            losses["gumbel_temperature"] = sampler.get_gumbel_temperature()
+        else:
+            losses["encoder_variance"] = output["encoder_params"]["logvar"].detach().exp()
+        return losses
+
+    @torch.no_grad()
+    def compute_td_target(self, batch: Batch) -> Tensor:
+        """TD target ``[B, 1]``: r + discount (1 - done) max over a' of Q'(s', a') (eq. 13).
+
+        The a' are ``critic.num_action_samples`` candidates, moved by ξ'; Q' mixes the smallest and
+        the largest of the target critics by ``ensemble.weight``, the paper's λ.
+        """
+        n = self.algo_config.critic.num_action_samples
+        candidates = self.propose(batch["next_obs"], batch["goal_obs"], n, "actor_target")
+        values = self.target_values(*candidates)
+        best = values.view(-1, n).amax(dim=1, keepdim=True)
+        return td_target(batch["rewards"], batch["dones"], best, self.discount)
+
+    def compute_actor_loss(self, batch: Batch) -> Tensor:
+        """Actor's loss (0-d): -mean Q(s, a + ξ(s, a)) with an action a of G for each s (eq. 12)."""
+        obs, goal = batch["obs"], batch["goal_obs"]
+        with torch.no_grad():
+            actions = self.nets["action_sampler"](obs, goal)
+        critic = self._critics()[0]
+        with torch_utils.frozen(critic):  # its weight gradients are of no use here
+            values: Tensor = critic(obs, self._perturb("actor", obs, actions, goal), goal)
+        return -values.mean()
+
+    def propose(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None, n: int, actor: str
+    ) -> Candidates:
+        """Draws n actions of G for each state and moves them by ξ.
+
+        Args:
+            obs_dict: ``{key: [B, *shape]}``.
+            goal_dict: likewise, if there is a goal.
+            n: number of candidates.
+            actor: ``actor`` or ``actor_target``.
+        """
+
+        def repeat(x: Tensor) -> Tensor:
+            return x.repeat_interleave(n, dim=0)
+
+        obs, goal = map_tensor(dict(obs_dict), repeat), map_tensor(goal_dict, repeat)
+        actions = self.nets["action_sampler"](obs, goal)
+        return Candidates(obs, self._perturb(actor, obs, actions, goal), goal)
+
+    def _perturb(
+        self, actor: str, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None
+    ) -> Tensor:
+        """Moves actions ``[B, A]`` by ξ, if there is one."""
+        if actor not in self.nets:
+            return actions
+        net = self.nets[actor]
+        net.perturbation_scale = self.algo_config.actor.perturbation_scale
+        moved: Tensor = net(obs_dict, actions, goal_dict)
+        return moved
+
+    # ------------------------------------------------------------------------ acting
+
+    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Returns the best of ``critic.num_action_samples_rollout`` candidates ``[B, A]``."""
+        return self._best(obs_dict, goal_dict)[0]
+
+    def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Returns the value ``[B, 1]`` of the best of so many candidates."""
+        return self._best(obs_dict, goal_dict)[1]
+
+    def _best(self, obs_dict: ObsDict, goal_dict: ObsDict | None) -> tuple[Tensor, Tensor]:
+        """Returns the best candidate ``[B, A]`` of each state by the first critic, and its Q."""
+        n = self.algo_config.critic.num_action_samples_rollout
+        candidates = self.propose(obs_dict, goal_dict, n, "actor")
+        values, best = self.get_state_action_value(*candidates).view(-1, n).max(1, keepdim=True)
+        return _pick(candidates.actions, best, n), values
+
+
+def _pick(x: Tensor, index: Tensor, n: int) -> Tensor:
+    """Takes from each n rows of ``[B * n, D]`` the one that ``[B, 1]`` says: ``[B, D]``."""
+    return x.unflatten(0, (-1, n)).take_along_dim(index.unsqueeze(-1), dim=1).squeeze(1)
+
+
+class BCQ_GMM(BCQ):
+    """BCQ whose generative model is a mixture of Gaussians.
+
+    In validation its likelihood is that of the learned standard deviation, where robomimic takes
+    the one that it acts by with ``low_noise_eval``, 0.0001.
+    """
+
+    def _make_action_sampler(self, **args: Any) -> nn.Module:
+        config = self.algo_config.action_sampler
+        return GMMActorNetwork(
+            mlp_layer_dims=config.actor_layer_dims, **gmm_args_from_config(config.gmm), **args
+        )
+
+    def compute_action_sampler_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
+        """Returns ``loss``, the mean of -log G(a | s)."""
+        dist = self.nets["action_sampler"].forward_train(batch["obs"], batch["goal_obs"])
+        return {"loss": -dist.log_prob(batch["actions"]).mean()}
+
+
+class BCQ_Distributional(BCQ):
+    """BCQ with one critic, which predicts the distribution of returns over fixed atoms.
+
+    C51: Bellemare, Dabney & Munos, "A Distributional Perspective on Reinforcement Learning" (2017),
+    https://arxiv.org/abs/1707.06887, algorithm 1.
+    """
+
+    def _critic_count(self) -> int:
+        return 1
+
+    def _make_critic(self, **args: Any) -> nn.Module:
+        num_atoms = self.algo_config.critic.distributional.num_atoms
+        return DistributionalActionValueNetwork(num_atoms=num_atoms, **args)
+
+    @torch.no_grad()
+    def compute_td_target(self, batch: Batch) -> Tensor:
+        """Probabilities ``[B, N]`` of the atoms: Φ(r + discount (1 - done) Z'(s', a*)) (eq. 7).
+
+        a* is the candidate with the largest expected return. By default returns are cut off at
+        the second lowest atom, as robomimic has it (``loss_utils.project_values_onto_atoms``
+        takes it for the highest); ``distributional.clip_to_second_atom=false`` is C51.
+        """
+        config = self.algo_config.critic
+        n = config.num_action_samples
+        candidates = self.propose(batch["next_obs"], batch["goal_obs"], n, "actor_target")
+        dist = self._critics("critic_target")[0].forward_train(*candidates)
+        best = dist.mean().view(-1, n).argmax(dim=1, keepdim=True)
+        atoms = dist.values
+        returns = td_target(batch["rewards"], batch["dones"], atoms, self.discount)
+        if config.distributional.clip_to_second_atom:
+            returns = returns.clamp(max=atoms[1])
+        return project_onto_atoms(returns, _pick(dist.probs, best, n), atoms)
+
+    def compute_critic_losses(self, batch: Batch, target: Tensor) -> list[Tensor]:
+        """Returns the divergence (0-d) of Z(s, a) from target probabilities ``[B, N]``."""
+        dist = self._critics()[0].forward_train(batch["obs"], batch["actions"], batch["goal_obs"])
+        return [categorical_loss(dist.logits, target)]
+
+
+class BCQ_GMM_Distributional(BCQ_GMM, BCQ_Distributional):
+    """Both: a mixture proposes, and the critic predicts distributions.
+
+    (robomimic takes the VAE here, whatever ``action_sampler.gmm.enabled`` is.)
+    """
