@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from raymimic.errors import ConfigError
 from raymimic.models.base_nets import RNNState
 from raymimic.models.distributions import ActionHead, GaussianHead, GMMHead
 from raymimic.models.obs_nets import (
@@ -17,6 +18,17 @@ from raymimic.models.obs_nets import (
     obs_and_goal_groups,
 )
 from raymimic.utils.obs_utils import ObsShapes
+
+
+def gaussian_args_from_config(gaussian_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``config.algo.gaussian`` as keyword arguments of :class:`GaussianActorNetwork`."""
+    args = {k: x for k, x in gaussian_config.items() if k not in ("enabled", "min_std")}
+    return {**args, "std_limits": (gaussian_config["min_std"], 7.5)}
+
+
+def gmm_args_from_config(gmm_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``config.algo.gmm`` as keyword arguments of the policies that are mixtures."""
+    return {k: x for k, x in gmm_config.items() if k != "enabled"}
 
 
 class ActorNetwork(MIMO_MLP):
@@ -237,6 +249,26 @@ class GMMActorNetwork(StochasticActorNetwork):
         super().__init__(
             head, obs_shapes, mlp_layer_dims, low_noise_eval, goal_shapes, encoder_kwargs
         )
+
+
+def stochastic_actor_from_config(
+    net_config: Mapping[str, Any], **kwargs: Any
+) -> GaussianActorNetwork | GMMActorNetwork:
+    """Makes the policy that a section such as ``algo.actor.net`` of CQL and IQL describes.
+
+    Args:
+        net_config: ``type``, and arguments of the network under ``common`` and under its type.
+        **kwargs: further arguments of the network.
+
+    Raises:
+        ConfigError: for a type that has no section.
+    """
+    types = {"gaussian": GaussianActorNetwork, "gmm": GMMActorNetwork}
+    known = [name for name in types if name in net_config]
+    name = net_config["type"]
+    if name not in known:
+        raise ConfigError(f"'algo.actor.net.type' is '{name}': it must be {' or '.join(known)}")
+    return types[name](**net_config["common"], **net_config[name], **kwargs)
 
 
 class RNNActorNetwork(RNN_MIMO_MLP):
