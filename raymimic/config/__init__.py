@@ -11,6 +11,8 @@ from raymimic.config.base_config import (
 from raymimic.config.bc_config import BCConfig
 from raymimic.config.bcq_config import BCQConfig
 from raymimic.config.config import Config
+from raymimic.config.gl_config import GLConfig
+from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
 from raymimic.config.td3_bc_config import TD3_BCConfig
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "BCQConfig",
     "BaseConfig",
     "Config",
+    "GLConfig",
+    "DiffusionPolicyConfig",
     "TD3_BCConfig",
     "config_factory",
     "config_from_file",

@@ -134,8 +134,10 @@ class Prior(nn.Module):
         """Draws latents ``[B, latent_size]`` that gradients flow through."""
         raise NotImplementedError
 
-    def sample(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
-        """Draws latents ``[B, latent_size]`` from the prior, one for each state."""
+    def sample(
+        self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
+    ) -> Tensor:
+        """Draws latents ``[B * num_samples, latent_size]``; those of one state are neighbours."""
         raise NotImplementedError
 
     def kl(
@@ -159,6 +161,12 @@ class Prior(nn.Module):
 def _first(conditions: ObsDict) -> Tensor:
     """One of the observations, for number, device and dtype of what belongs to them."""
     return next(iter(conditions.values()))
+
+
+def _for_samples(x: Tensor, conditions: ObsDict, num_samples: int) -> Tensor:
+    """Repeats a parameter ``[B, ...]`` or ``[1, ...]`` for each sample: ``[B * n, ...]``."""
+    batch_size = _first(conditions).shape[0]
+    return x.expand(batch_size, *x.shape[1:]).repeat_interleave(num_samples, dim=0)
 
 
 class StandardNormalPrior(Prior):
@@ -187,17 +195,18 @@ class StandardNormalPrior(Prior):
         """Draws latents ``[B, latent_size]`` by the reparameterisation trick."""
         return _reparameterize(posterior["mean"], posterior["logvar"])
 
-    def sample(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
-        """Draws latents ``[B, latent_size]``, one for each state, and clips them."""
-        mean, logvar = self._moments(conditions, goals)
-        size = (_first(conditions).shape[0], self.latent_size)
-        z = _reparameterize(mean.expand(size), logvar.expand(size))
+    def sample(
+        self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
+    ) -> Tensor:
+        """Draws latents ``[B * num_samples, latent_size]`` and clips them."""
+        z = self._draw(conditions, goals, num_samples)
         return z if self.latent_clip is None else z.clamp(-self.latent_clip, self.latent_clip)
 
-    def _moments(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor]:
-        """Means and log-variances of the Gaussians, ``[B, D]`` or ``[1, D]``, to draw from."""
-        zeros = _first(conditions).new_zeros(1, self.latent_size)
-        return zeros, zeros
+    def _draw(self, conditions: ObsDict, goals: ObsDict | None, num_samples: int) -> Tensor:
+        """Draws latents."""
+        like = _first(conditions)
+        size = (like.shape[0] * num_samples, self.latent_size)
+        return torch.randn(size, dtype=like.dtype, device=like.device)
 
     def kl(
         self,
@@ -225,8 +234,15 @@ class GaussianPrior(StandardNormalPrior):
         super().__init__(latent_dim, latent_clip, shapes, **kwargs)
 
     def _moments(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor]:
+        """Returns means and log-variances, ``[B, D]`` or ``[1, D]``."""
         params = self._params(conditions, goals)
         return params["mean"][:, 0], params["logvar"][:, 0]
+
+    def _draw(self, conditions: ObsDict, goals: ObsDict | None, num_samples: int) -> Tensor:
+        mean, logvar = (
+            _for_samples(x, conditions, num_samples) for x in self._moments(conditions, goals)
+        )
+        return _reparameterize(mean, logvar)
 
     def kl(
         self,
@@ -270,15 +286,13 @@ class GMMPrior(StandardNormalPrior):
         logits = params["weight"] if "weight" in params else torch.zeros_like(mean[..., 0])
         return mean, logvar, logits
 
-    def _moments(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor]:
-        means, logvars, logits = self._mixture(conditions, goals)
-        size = _first(conditions).shape[0]
-        modes = Categorical(logits=logits.expand(size, -1), validate_args=False).sample()
-        index = modes[:, None, None]
-        means, logvars = (
-            x.expand(size, -1, -1).take_along_dim(index, dim=1)[:, 0] for x in (means, logvars)
+    def _draw(self, conditions: ObsDict, goals: ObsDict | None, num_samples: int) -> Tensor:
+        means, logvars, logits = (
+            _for_samples(x, conditions, num_samples) for x in self._mixture(conditions, goals)
         )
-        return means, logvars
+        modes = Categorical(logits=logits, validate_args=False).sample()[:, None, None]
+        mean, logvar = (x.take_along_dim(modes, dim=1)[:, 0] for x in (means, logvars))
+        return _reparameterize(mean, logvar)
 
     def kl(
         self,
@@ -333,10 +347,11 @@ class CategoricalPrior(Prior):
         logits = posterior["logit"].unflatten(-1, self.shape)
         return F.gumbel_softmax(logits, tau=self.temperature, hard=self.hard).flatten(1)
 
-    def sample(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
-        """Draws latents ``[B, D * C]``, one-hot vectors, for each state."""
-        logits = self._logits(conditions, goals)
-        logits = logits.expand(_first(conditions).shape[0], -1, -1)
+    def sample(
+        self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
+    ) -> Tensor:
+        """Draws latents ``[B * num_samples, D * C]``, one-hot vectors."""
+        logits = _for_samples(self._logits(conditions, goals), conditions, num_samples)
         classes = Categorical(logits=logits, validate_args=False).sample()
         return F.one_hot(classes, self.shape[1]).to(logits.dtype).flatten(1)
 
@@ -511,9 +526,17 @@ class VAE(nn.Module):
         outputs = self.nets["decoder"](input={"latent": z}, condition=conditions, goal=goals)
         return {k: torch.tanh(x) if k in self.output_squash else x for k, x in outputs.items()}
 
-    def sample_prior(self, conditions: ObsDict, goals: ObsDict | None = None) -> Tensor:
-        """Draws latents ``[B, latent_size]`` from the prior, one for each s."""
-        return self.prior.sample(conditions, goals)
+    def sample_prior(
+        self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
+    ) -> Tensor:
+        """Draws latents ``[B * num_samples, latent_size]`` from the prior.
+
+        Args:
+            conditions: s, ``{key: [B, *shape]}``.
+            goals: the goals, if there are any.
+            num_samples: latents for each s; they are neighbours.
+        """
+        return self.prior.sample(conditions, goals, num_samples)
 
     def forward(
         self,
@@ -603,10 +626,6 @@ class VAEActor(nn.Module):
     ) -> Tensor:
         """Returns actions ``[B, A]``; of latents from the prior if none are given."""
         return self._vae.decode(obs_dict, goal_dict, z)["action"]
-
-    def sample_prior(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Draws latents from the prior, one for each state."""
-        return self._vae.sample_prior(obs_dict, goal_dict)
 
     def forward_train(
         self,
