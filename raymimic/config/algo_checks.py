@@ -81,8 +81,8 @@ def _vae_problems(path: str, section: Config) -> Iterator[str]:
         )
     if not section.decoder.is_conditioned and not prior.is_conditioned:
         yield (
-            f"neither '{path}.decoder.is_conditioned' nor '{path}.prior.is_conditioned' is true, so "
-            "that nothing depends on the observation: set one to true"
+            f"neither '{path}.decoder.is_conditioned' nor '{path}.prior.is_conditioned' is true, "
+            "so that nothing depends on the observation: set one to true"
         )
     if prior.use_categorical and prior.categorical_min_temp > prior.categorical_init_temp:
         yield (

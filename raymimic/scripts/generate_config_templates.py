@@ -1,21 +1,62 @@
-"""Writes the default config of each built-in algorithm to ``raymimic/exps/templates``.
+"""Writes a config of each built-in algorithm to ``raymimic/exps/templates``.
 
 Run ``python -m raymimic.scripts.generate_config_templates`` after a default has changed.
 """
 
 from pathlib import Path
+from typing import Any
 
 import raymimic.config
-from raymimic.config import config_factory, get_all_registered_configs
+from raymimic.config import BaseConfig, config_factory, get_all_registered_configs
 
 TEMPLATES = Path(raymimic.config.__file__).parents[1] / "exps" / "templates"
 
+# Templates that are not an algorithm's defaults: the algorithm, and what differs.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bc_rnn": (
+        "bc",
+        {
+            "train.seq_length": 10,
+            "algo.actor_layer_dims": [],
+            "algo.gmm.enabled": True,
+            "algo.rnn.enabled": True,
+        },
+    ),
+    # As robomimic's template of this name, apart from what it says about images.
+    "bc_transformer": (
+        "bc",
+        {
+            "train.frame_stack": 10,
+            "algo.optim_params.policy.optimizer_type": "adamw",
+            "algo.optim_params.policy.learning_rate.epoch_schedule": [100],
+            "algo.optim_params.policy.learning_rate.scheduler_type": "linear",
+            "algo.optim_params.policy.regularization.L2": 0.01,
+            "algo.actor_layer_dims": [],
+            "algo.gmm.enabled": True,
+            "algo.transformer.enabled": True,
+        },
+    ),
+}
+
+
+def templates() -> dict[str, BaseConfig]:
+    """Returns the config of each template: every built-in algorithm's, and the variants'."""
+    configs = {
+        name: config_factory(name)
+        for name, cls in get_all_registered_configs().items()
+        if cls.__module__.startswith("raymimic.")
+    }
+    for name, (algo, settings) in VARIANTS.items():
+        configs[name] = config_factory(algo)
+        for key, value in settings.items():
+            configs[name].set_path(key, value)
+    return configs
+
 
 def main() -> None:
-    """Writes ``<algorithm>.json`` for each algorithm that the package itself defines."""
-    for name, cls in get_all_registered_configs().items():
-        if cls.__module__.startswith("raymimic."):
-            config_factory(name).dump(TEMPLATES / f"{name}.json")
+    """Writes ``<template>.json`` for each template."""
+    for name, config in templates().items():
+        config.dump(TEMPLATES / f"{name}.json")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def train(
         logger.warning(
             "nothing is evaluated: the data name no environment (env_args) to evaluate in; "
             "experiment.env names one"
+            if _acts(config)
+            else f"nothing is evaluated: {config.algo_name} plans, but does not act"
         )
     trackers = _trackers(config)
     if resume is None:
@@ -412,7 +414,7 @@ def _environments(config: BaseConfig, data: "DataInfo") -> dict[str, dict[str, A
 
     Each is made once here, so that one that cannot be made is found before training.
     """
-    if not config.experiment.rollout.enabled:
+    if not config.experiment.rollout.enabled or not _acts(config):
         return {}
     from raymimic.envs.env_base import env_from_metadata
 
@@ -420,6 +422,13 @@ def _environments(config: BaseConfig, data: "DataInfo") -> dict[str, dict[str, A
     for env_meta in envs.values():
         env_from_metadata(env_meta).close()
     return envs
+
+
+def _acts(config: BaseConfig) -> bool:
+    """Whether the algorithm is a policy; goal learning is not."""
+    from raymimic.algo import HierarchicalAlgo, PolicyAlgo, algo_class
+
+    return issubclass(algo_class(config.algo_name, config), PolicyAlgo | HierarchicalAlgo)
 
 
 def _check_resume(config: BaseConfig, run: RunFolder, digest: str) -> None:
