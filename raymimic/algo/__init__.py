@@ -18,13 +18,25 @@ from raymimic.algo.rollout_policy import RolloutPolicy
 # Importing an algorithm registers it.
 from raymimic.algo.bc import BC
 from raymimic.algo.bcq import BCQ
+from raymimic.algo.diffusion_policy import (
+    DiffusionPolicy,
+    DiffusionPolicyTransformer,
+    DiffusionPolicyUNet,
+)
+from raymimic.algo.cql import CQL
+from raymimic.algo.iql import IQL
 from raymimic.algo.td3_bc import TD3_BC
 
 __all__ = [
     "BC",
     "BCQ",
+    "CQL",
+    "IQL",
     "TD3_BC",
     "Algo",
+    "DiffusionPolicy",
+    "DiffusionPolicyTransformer",
+    "DiffusionPolicyUNet",
     "HierarchicalAlgo",
     "PlannerAlgo",
     "PolicyAlgo",

@@ -11,17 +11,21 @@ from raymimic.config.base_config import (
 from raymimic.config.bc_config import BCConfig
 from raymimic.config.bcq_config import BCQConfig
 from raymimic.config.config import Config
-from raymimic.config.gl_config import GLConfig
+from raymimic.config.cql_config import CQLConfig
 from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
+from raymimic.config.gl_config import GLConfig
+from raymimic.config.iql_config import IQLConfig
 from raymimic.config.td3_bc_config import TD3_BCConfig
 
 __all__ = [
     "BCConfig",
     "BCQConfig",
     "BaseConfig",
+    "CQLConfig",
     "Config",
-    "GLConfig",
     "DiffusionPolicyConfig",
+    "GLConfig",
+    "IQLConfig",
     "TD3_BCConfig",
     "config_factory",
     "config_from_file",

@@ -186,3 +186,19 @@ class RNN_Base(nn.Module):
         outputs = self.per_step_net(hidden.flatten(0, 1))
         leading = hidden.shape[:2]
         return {k: x.unflatten(0, leading) for k, x in outputs.items()}, state
+
+
+class Parameter(nn.Module):
+    """One tensor that is learned, such as a Lagrange multiplier, under robomimic's key ``param``.
+
+    Args:
+        init: where it starts.
+    """
+
+    def __init__(self, init: Tensor) -> None:
+        super().__init__()
+        self.param = nn.Parameter(init)
+
+    def forward(self) -> Tensor:
+        """Returns the tensor."""
+        return self.param

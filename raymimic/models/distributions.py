@@ -108,6 +108,20 @@ class TanhWrappedDistribution(Distribution):
         return torch.tanh(self.base_dist.mode) * self.scale
 
 
+def rsample_with_log_prob(dist: Distribution, sample_shape: Any = ()) -> tuple[Tensor, Tensor]:
+    """Samples with gradients, and their log-densities without inverting a tanh.
+
+    Returns:
+        Values ``[*sample_shape, *batch, *event]``, log-densities ``[*sample_shape, *batch]``.
+    """
+    if isinstance(dist, TanhWrappedDistribution):
+        value, z = dist.rsample(sample_shape, return_pretanh_value=True)
+        return value, dist.log_prob(value, z)
+    value = dist.rsample(sample_shape)
+    log_prob: Tensor = dist.log_prob(value)  # type: ignore[no-untyped-call]
+    return value, log_prob
+
+
 class DiscreteValueDistribution:
     """A categorical distribution over fixed values, the atoms of a return (C51).
 

@@ -1,0 +1,136 @@
+"""IQL: Q-learning that never asks for the value of an action outside the data.
+
+Kostrikov et al., "Offline Reinforcement Learning with Implicit Q-Learning" (2021),
+https://arxiv.org/abs/2110.06169; after ``robomimic/algo/iql.py``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.critics import CriticAlgo
+from raymimic.algo.losses import advantage_weights, expectile_loss, regression_loss, td_target
+from raymimic.config.config import Config
+from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.policy_nets import stochastic_actor_from_config
+from raymimic.models.value_nets import ValueNetwork
+from raymimic.utils import torch_utils
+
+# Greatest weight of an action in the actor's loss, with ``adv.use_final_clip``.
+MAX_ADVANTAGE_WEIGHT = 100.0
+
+
+@register_algo_factory_func("iql")
+def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
+    """Chooses the class: there is one."""
+    return IQL, {}
+
+
+class IQL(CriticAlgo, PolicyAlgo):
+    """Implicit Q-learning.
+
+    V is an upper expectile of Q over the data's actions, Q is regressed to the backup of V, and the
+    actor imitates the data's actions, the more the better they are.
+    """
+
+    def _create_networks(self) -> None:
+        args = {
+            "obs_shapes": self.obs_shapes,
+            "goal_shapes": self.goal_shapes,
+            **obs_encoder_args_from_config(self.obs_config.encoder),
+        }
+        self._create_critics()
+        self.nets["vf"] = ValueNetwork(mlp_layer_dims=self.algo_config.critic.layer_dims, **args)
+        self.nets["actor"] = stochastic_actor_from_config(
+            self.algo_config.actor.net,
+            ac_dim=self.ac_dim,
+            mlp_layer_dims=self.algo_config.actor.layer_dims,
+            **args,
+        )
+
+    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Takes one gradient step with critics, V and actor, all from where they stand before."""
+        info = super().train_on_batch(batch, epoch, validate)
+        settings = self.algo_config
+        obs, actions, goal = batch["obs"], batch["actions"], batch["goal_obs"]
+        with torch_utils.maybe_no_grad(validate):
+            with torch.no_grad():
+                q = self.ensemble_values("critic_target", obs, actions, goal).amin(dim=0)
+                next_v = self.nets["vf"](batch["next_obs"], goal)
+            target = td_target(batch["rewards"], batch["dones"], next_v, self.discount)
+            values = self.ensemble_values("critic", obs, actions, goal)
+            critic_losses = [
+                regression_loss(value, target, settings.critic.use_huber) for value in values
+            ]  # eq. 6
+
+            v = self.nets["vf"](obs, goal)
+            v_loss = expectile_loss(v, q, settings.vf_quantile)  # eq. 5
+
+            log_prob = self.nets["actor"].forward_train(obs, goal).log_prob(actions)
+            advantages = q - v.detach()
+            weights = self.compute_advantage_weights(advantages)
+            actor_loss = -(weights.squeeze(1) * log_prob).mean()  # eq. 7
+
+        learn = not validate
+        info |= self._learn_critics(critic_losses, learn)
+        if learn:
+            self._update_target("critic")
+            limit = settings.critic.max_gradient_norm
+            info["vf/grad_norms"] = self._learn("vf", v_loss, limit)
+            limit = settings.actor.max_gradient_norm
+            info["actor/grad_norms"] = self._learn("actor", actor_loss, limit)
+        info |= {
+            "loss": actor_loss + v_loss + sum(critic_losses),
+            "critic/critic1_pred": values[0],
+            "actor/log_prob": log_prob,
+            "actor/loss": actor_loss,
+            "vf/v_loss": v_loss,
+        }
+        for name, x in (
+            ("vf/q_pred", q),
+            ("vf/v_pred", v),
+            ("adv/adv", advantages),
+            ("adv/adv_weight", weights),
+        ):
+            info |= _statistics(name, x.detach())
+        return info
+
+    def compute_advantage_weights(self, advantages: Tensor) -> Tensor:
+        """Weights exp((Q - V) / beta) of the data's actions, for advantages ``[B, 1]``."""
+        settings = self.algo_config.adv
+        return advantage_weights(
+            advantages,
+            temperature=settings.beta,
+            max_advantage=settings.clip_adv_value,
+            max_weight=MAX_ADVANTAGE_WEIGHT if settings.use_final_clip else None,
+        )
+
+    def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
+        """Turns what :meth:`train_on_batch` returned into metrics.
+
+        Robomimic writes the names of this algorithm's metrics small. ``Loss`` and learning rates,
+        which it does not log, are named as for other algorithms.
+        """
+        log = super().log_info({"loss": info["loss"]})
+        log |= {key: value.detach().mean() for key, value in info.items() if key != "loss"}
+        return log
+
+    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Returns the policy's actions ``[B, A]``."""
+        action: Tensor = self.nets["actor"](obs_dict, goal_dict)
+        return action
+
+    def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Returns V(s) ``[B, 1]``."""
+        value: Tensor = self.nets["vf"](obs_dict, goal_dict)
+        return value
+
+
+def _statistics(name: str, x: Tensor) -> dict[str, Tensor]:
+    """Summarises values ``[B, 1]`` as robomimic logs them."""
+    low, high = x.aminmax()
+    std = x.std(correction=min(1, len(x) - 1))  # of a single sample: 0
+    return {f"{name}/max": high, f"{name}/min": low, f"{name}/mean": x.mean(), f"{name}/std": std}
