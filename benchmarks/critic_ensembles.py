@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 from unittest.mock import patch
 
 import torch
@@ -51,7 +52,8 @@ def vmap(nets: nn.ModuleList, obs: Tensor, actions: Tensor) -> Tensor:
 
 
 def batched(nets: nn.ModuleList, obs: Tensor, actions: Tensor) -> Tensor:
-    return forward_batched(list(nets), obs={"flat": obs, "action": actions})["value"]
+    members = cast("list[ActionValueNetwork]", list(nets))
+    return forward_batched(members, obs={"flat": obs, "action": actions})["value"]
 
 
 def seconds(way: Pass, nets: nn.ModuleList, obs: Tensor, actions: Tensor, learn: bool) -> float:
@@ -61,7 +63,7 @@ def seconds(way: Pass, nets: nn.ModuleList, obs: Tensor, actions: Tensor, learn:
         if learn:
             for p in nets.parameters():
                 p.grad = None
-            values.square().mean().backward()
+            values.square().mean().backward()  # type: ignore[no-untyped-call]
     if values.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start

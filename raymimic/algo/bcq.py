@@ -4,7 +4,7 @@ Fujimoto, Meger & Precup, "Off-Policy Deep Reinforcement Learning without Explor
 https://arxiv.org/abs/1812.02900; after ``robomimic/algo/bcq.py``.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.losses import categorical_loss, project_onto_atoms, td_target
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError
+from raymimic.models.distributions import DiscreteValueDistribution
 from raymimic.models.obs_nets import obs_encoder_args_from_config
 from raymimic.models.policy_nets import (
     GMMActorNetwork,
@@ -134,13 +135,14 @@ class BCQ(CriticAlgo, PolicyAlgo):
 
     def compute_action_sampler_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
         """Returns the VAE's ``loss``, reconstruction error + β KL, and its parts."""
-        sampler, config = self.nets["action_sampler"], self.algo_config.action_sampler
+        sampler = cast("VAEActor", self.nets["action_sampler"])
+        config = self.algo_config.action_sampler
         if config.vae.prior.use_categorical:
             sampler.set_gumbel_temperature(gumbel_temperature(config.vae.prior, epoch))
         frozen = config.freeze_encoder_epoch != -1 and epoch >= config.freeze_encoder_epoch
         output = sampler.forward_train(batch["actions"], batch["obs"], batch["goal_obs"], frozen)
         reconstruction, kl = output["reconstruction_loss"], output["kl_loss"]
-        losses = {
+        losses: dict[str, Any] = {
             "loss": reconstruction + config.vae.kl_weight * kl,
             "reconsruction_loss": reconstruction,  # so robomimic spells it
             "KL_loss": kl,
@@ -224,7 +226,7 @@ class BCQ(CriticAlgo, PolicyAlgo):
 
 def _pick(x: Tensor, index: Tensor, n: int) -> Tensor:
     """Takes from each n rows of ``[B * n, D]`` the one that ``[B, 1]`` says: ``[B, D]``."""
-    return x.unflatten(0, (-1, n)).take_along_dim(index.unsqueeze(-1), dim=1).squeeze(1)
+    return x.view(len(index), n, -1).take_along_dim(index.unsqueeze(-1), dim=1).squeeze(1)
 
 
 class BCQ_GMM(BCQ):
@@ -242,7 +244,8 @@ class BCQ_GMM(BCQ):
 
     def compute_action_sampler_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
         """Returns ``loss``, the mean of -log G(a | s)."""
-        dist = self.nets["action_sampler"].forward_train(batch["obs"], batch["goal_obs"])
+        sampler = cast("GMMActorNetwork", self.nets["action_sampler"])
+        dist = sampler.forward_train(batch["obs"], batch["goal_obs"])
         return {"loss": -dist.log_prob(batch["actions"]).mean()}
 
 
@@ -271,7 +274,7 @@ class BCQ_Distributional(BCQ):
         config = self.algo_config.critic
         n = config.num_action_samples
         candidates = self.propose(batch["next_obs"], batch["goal_obs"], n, "actor_target")
-        dist = self._critics("critic_target")[0].forward_train(*candidates)
+        dist = self._predict_returns("critic_target", *candidates)
         best = dist.mean().view(-1, n).argmax(dim=1, keepdim=True)
         atoms = dist.values
         returns = td_target(batch["rewards"], batch["dones"], atoms, self.discount)
@@ -281,8 +284,15 @@ class BCQ_Distributional(BCQ):
 
     def compute_critic_losses(self, batch: Batch, target: Tensor) -> list[Tensor]:
         """Returns the divergence (0-d) of Z(s, a) from target probabilities ``[B, N]``."""
-        dist = self._critics()[0].forward_train(batch["obs"], batch["actions"], batch["goal_obs"])
+        dist = self._predict_returns("critic", batch["obs"], batch["actions"], batch["goal_obs"])
         return [categorical_loss(dist.logits, target)]
+
+    def _predict_returns(
+        self, name: str, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None
+    ) -> DiscreteValueDistribution:
+        """Returns Z(s, a) of the ``critic`` or the ``critic_target``."""
+        critic = cast("DistributionalActionValueNetwork", self._critics(name)[0])
+        return critic.forward_train(obs_dict, actions, goal_dict)
 
 
 class BCQ_GMM_Distributional(BCQ_GMM, BCQ_Distributional):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymimic.models.obs_nets import MIMO_MLP, ObsDict
+from raymimic.models.base_nets import MLP
+from raymimic.models.obs_nets import MIMO_MLP, ObsDict, ObservationDecoder
 
 # Multiply-adds of a member's largest product up to which one batched product for all is faster
 # on CPU, where larger ones are better left to oneDNN (benchmarks/results/critic_ensembles.json).
@@ -44,24 +45,23 @@ def forward_batched(nets: Sequence[MIMO_MLP], **groups: ObsDict | None) -> dict[
         ``{output: [n, B, *shape]}``.
     """
     first = nets[0]
-    x = first.nets["encoder"](**groups)
-    layers = [cast("nn.Sequential", cast("nn.Module", net.nets["mlp"])._model) for net in nets]
-    for members in zip(*layers, strict=True):
+    x: Tensor = first.nets["encoder"](**groups)
+    mlps = [cast("MLP", net.nets["mlp"]) for net in nets]
+    for members in zip(*(mlp._model for mlp in mlps), strict=True):
         x = _linear(x, members) if isinstance(members[0], nn.Linear) else members[0](x)
-    decoder = first.nets["decoder"]
+    decoders = [cast("ObservationDecoder", net.nets["decoder"]) for net in nets]
     outputs: dict[str, Tensor] = {}
-    for key, shape in decoder.shapes.items():
-        y = _linear(x, [net.nets["decoder"].nets[key] for net in nets])
-        outputs[key] = y if len(shape) == 1 else y.unflatten(-1, shape)
+    for key, shape in decoders[0].shapes.items():
+        y = _linear(x, [decoder.nets[key] for decoder in decoders])
+        outputs[key] = y.view(*y.shape[:-1], *shape)
     return outputs
 
 
 def _linear(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     """Maps ``[B, D]``, the same for all, or ``[n, B, D]`` to ``[n, B, E]`` by n linear layers."""
+    weights = [cast("Tensor", layer.weight) for layer in layers]
+    biases = [cast("Tensor", layer.bias) for layer in layers]
     if x.dim() == 2:  # one product serves all
-        weight = torch.cat([cast("Tensor", layer.weight) for layer in layers])
-        bias = torch.cat([cast("Tensor", layer.bias) for layer in layers])
-        return F.linear(x, weight, bias).unflatten(-1, (len(layers), -1)).transpose(0, 1)
-    weight = torch.stack([cast("Tensor", layer.weight) for layer in layers])
-    bias = torch.stack([cast("Tensor", layer.bias) for layer in layers])
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+        y = F.linear(x, torch.cat(weights), torch.cat(biases))
+        return y.view(len(x), len(layers), -1).transpose(0, 1)
+    return torch.baddbmm(torch.stack(biases).unsqueeze(1), x, torch.stack(weights).mT)
