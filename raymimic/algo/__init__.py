@@ -18,12 +18,13 @@ from raymimic.algo.rollout_policy import RolloutPolicy
 # Importing an algorithm registers it.
 from raymimic.algo.bc import BC
 from raymimic.algo.bcq import BCQ
+from raymimic.algo.cql import CQL
 from raymimic.algo.diffusion_policy import (
     DiffusionPolicy,
     DiffusionPolicyTransformer,
     DiffusionPolicyUNet,
 )
-from raymimic.algo.cql import CQL
+from raymimic.algo.gl import GL, GL_VAE, ValuePlanner
 from raymimic.algo.iql import IQL
 from raymimic.algo.td3_bc import TD3_BC
 
@@ -31,6 +32,8 @@ __all__ = [
     "BC",
     "BCQ",
     "CQL",
+    "GL",
+    "GL_VAE",
     "IQL",
     "TD3_BC",
     "Algo",
@@ -42,6 +45,7 @@ __all__ = [
     "PolicyAlgo",
     "RolloutPolicy",
     "ValueAlgo",
+    "ValuePlanner",
     "algo_class",
     "algo_factory",
     "algo_name_to_factory_func",
