@@ -326,22 +326,30 @@ class Algo:
             The batch, with new dicts under ``obs``, ``next_obs`` and ``goal_obs`` wherever they
             are nested.
         """
-        stats = self._stats_on_device(obs_normalization_stats)
+        groups = {"obs": self.obs_shapes, "next_obs": self.obs_shapes, "goal_obs": self.goal_shapes}
 
         def prepare(part: Batch) -> Batch:
             prepared = {}
             for name, value in part.items():
-                if name in ("obs", "next_obs", "goal_obs") and value is not None:
-                    shapes = self.goal_shapes if name == "goal_obs" else self.obs_shapes
-                    value = obs_utils.process_obs_dict(value, shapes)
-                    if stats is not None:
-                        value = obs_utils.normalize_dict(value, stats)
+                if name in groups and value is not None:
+                    value = self._prepare_obs(value, groups[name], obs_normalization_stats)
                 elif isinstance(value, dict):
                     value = prepare(value)
                 prepared[name] = value
             return prepared
 
         return prepare(batch)
+
+    def _prepare_obs(
+        self,
+        obs: Mapping[str, Tensor],
+        shapes: ObsShapes,
+        obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None,
+    ) -> dict[str, Tensor]:
+        """Prepares one group of a batch's observations, whose modalities ``shapes`` knows."""
+        obs = obs_utils.process_obs_dict(obs, shapes)
+        stats = self._stats_on_device(obs_normalization_stats)
+        return obs if stats is None else obs_utils.normalize_dict(obs, stats)
 
     def _stats_on_device(
         self, stats: Mapping[str, Mapping[str, Any]] | None
@@ -646,6 +654,11 @@ class CompositeAlgo(Algo):
         """Makes the parts, in the order in which they are trained."""
         raise NotImplementedError
 
+    @property
+    def _trained_parts(self) -> Mapping[str, Algo]:
+        """Those parts that training changes; by default all."""
+        return self.parts
+
     def _make_part(
         self,
         algo_name: str,
@@ -726,7 +739,7 @@ class CompositeAlgo(Algo):
         """Trains each part on its own batch."""
         return {
             name: part.train_on_batch(batch[name], epoch, validate)
-            for name, part in self.parts.items()
+            for name, part in self._trained_parts.items()
         }
 
     def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
@@ -746,20 +759,23 @@ class CompositeAlgo(Algo):
             yield from ((f"{name}/{key}", optimizer) for key, optimizer in part.named_optimizers())
 
     def on_gradient_step(self) -> None:
-        """Tells each part."""
-        for part in self.parts.values():
+        """Tells each part that is trained."""
+        for part in self._trained_parts.values():
             part.on_gradient_step()
 
     def on_epoch_end(self, epoch: int) -> None:
-        """Tells each part."""
-        for part in self.parts.values():
+        """Tells each part that is trained."""
+        for part in self._trained_parts.values():
             part.on_epoch_end(epoch)
 
     def set_train(self) -> None:
-        """Puts the parts into training mode."""
+        """Puts the parts that are trained into training mode, the others into evaluation mode."""
         super().set_train()
-        for part in self.parts.values():
-            part.set_train()  # its target networks stay in evaluation mode
+        for name, part in self.parts.items():
+            if name in self._trained_parts:
+                part.set_train()
+            else:
+                part.set_eval()
 
     def set_eval(self) -> None:
         """Puts the parts into evaluation mode."""

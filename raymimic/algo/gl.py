@@ -1,0 +1,275 @@
+"""Goal learning: predicts the observation some steps ahead, a subgoal, for a hierarchy's planner.
+
+As in IRIS (Mandlekar et al. 2020, https://arxiv.org/abs/1911.05321), which samples subgoals from
+a conditional VAE and chooses the one of highest value; after ``robomimic/algo/gl.py``.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raymimic.algo.algo import (
+    Algo,
+    Batch,
+    CompositeAlgo,
+    ObsDict,
+    PlannerAlgo,
+    ValueAlgo,
+    register_algo_factory_func,
+)
+from raymimic.config.config import Config
+from raymimic.errors import ConfigError
+from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups, obs_encoder_args_from_config
+from raymimic.models.vae_nets import VAE, gumbel_temperature, vae_args_from_config
+from raymimic.utils import torch_utils
+from raymimic.utils.tensor_utils import map_tensor
+
+
+@register_algo_factory_func("gl")
+def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
+    """Chooses the class: one subgoal, or a distribution of them."""
+    return (GL_VAE if algo_config.vae.enabled else GL), {}
+
+
+class GL(PlannerAlgo):
+    """Predicts one subgoal for each state: regresses the observation ``subgoal_horizon`` ahead.
+
+    With normalised observations subgoals are normalised too; robomimic leaves them as they are
+    in the data, so that its actors meet them normalised in training and raw when they act.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
+
+    def _create_networks(self) -> None:
+        self.nets["goal_network"] = MIMO_MLP(
+            input_obs_group_shapes=obs_and_goal_groups(self.obs_shapes, self.goal_shapes),
+            output_shapes=self.subgoal_shapes,
+            layer_dims=self.algo_config.ae.planner_layer_dims,
+            **obs_encoder_args_from_config(self.obs_config.encoder),
+        )
+
+    def process_batch_for_training(self, batch: Batch) -> Batch:
+        """Takes the first observation of each sequence, and the one that is its subgoal.
+
+        Args:
+            batch: as :meth:`Algo.process_batch_for_training` takes it.
+
+        Returns:
+            On the algorithm's device, in its dtype: ``obs`` and ``target_subgoals``
+            ``{key: [B, *shape]}``, and ``goal_obs``, None if there is no goal.
+
+        Raises:
+            ConfigError: if the subgoal lies beyond the batch's sequences.
+        """
+        horizon = self.algo_config.subgoal_horizon
+        length = batch["actions"].shape[1]
+        if horizon > length:
+            raise ConfigError(
+                f"subgoal_horizon={horizon} needs sequences as long: set train.seq_length="
+                f"{horizon} (it is {length})"
+            )
+
+        return {
+            "obs": {k: self._cast(batch["obs"][k][:, 0]) for k in self.obs_shapes},
+            "target_subgoals": {
+                k: self._cast(batch["next_obs"][k][:, horizon - 1]) for k in self.subgoal_shapes
+            },
+            "goal_obs": map_tensor(batch.get("goal_obs"), self._cast),
+        }
+
+    def postprocess_batch_for_training(
+        self, batch: Batch, obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None
+    ) -> Batch:
+        """Prepares the subgoals too."""
+        prepared = super().postprocess_batch_for_training(batch, obs_normalization_stats)
+        prepared["target_subgoals"] = self._prepare_obs(
+            batch["target_subgoals"], self.subgoal_shapes, obs_normalization_stats
+        )
+        return prepared
+
+    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Takes one gradient step on ``goal_loss``, or only computes losses."""
+        info = super().train_on_batch(batch, epoch, validate)
+        with torch_utils.maybe_no_grad(validate):
+            info.update(self.compute_losses(batch, epoch))
+        if not validate:
+            info["goal_grad_norms"] = self._learn("goal_network", info["goal_loss"])
+        return info
+
+    def compute_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
+        """Squared errors (0-d) of the predicted subgoals, for each key and their sum."""
+        predictions = self.get_subgoal_predictions(batch["obs"], batch["goal_obs"])
+        targets = batch["target_subgoals"]
+        errors = {k: F.mse_loss(x, targets[k]) for k, x in predictions.items()}
+        losses = {f"goal_{key}_loss": error for key, error in errors.items()}
+        return {**losses, "goal_loss": torch.stack(list(errors.values())).sum()}
+
+    # What `info` holds is logged under these names; losses under their own too.
+    _LOG_NAMES: ClassVar[Mapping[str, str]] = {
+        "goal_loss": "loss",
+        "goal_grad_norms": "grad_norms",
+        "recons_loss": "reconstruction_loss",
+        "kl_loss": "KL_loss",
+        "encoder_variance": "encoder_variance",
+        "gumbel_temperature": "gumbel_temperature",
+    }
+
+    def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
+        """Turns what :meth:`train_on_batch` returned into metrics, under robomimic's names."""
+        named = {self._LOG_NAMES[key]: x for key, x in info.items() if key in self._LOG_NAMES}
+        losses = {key: x.detach() for key, x in info.items() if key.endswith("_loss")}
+        return {**super().log_info(named), **losses}
+
+    def get_subgoal_predictions(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
+    ) -> dict[str, Tensor]:
+        """Predicts one subgoal ``{key: [B, *shape]}`` for each state."""
+        subgoals: dict[str, Tensor] = self.nets["goal_network"](obs=obs_dict, goal=goal_dict)
+        return subgoals
+
+    def sample_subgoals(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
+    ) -> dict[str, Tensor]:
+        """Returns the same subgoal ``{key: [B, num_samples, *shape]}`` in place of each sample."""
+        subgoals = self.get_subgoal_predictions(obs_dict, goal_dict)
+        return {
+            k: x.unsqueeze(1).expand(-1, num_samples, *x.shape[1:]) for k, x in subgoals.items()
+        }
+
+
+class GL_VAE(GL):
+    """Samples subgoals from a VAE that is conditioned on the state.
+
+    Minimises reconstruction error + β KL (``kl_weight``), a bound of the negative log-likelihood.
+    """
+
+    def _create_networks(self) -> None:
+        self.nets["goal_network"] = VAE(
+            input_shapes=self.subgoal_shapes,
+            output_shapes=self.subgoal_shapes,
+            condition_shapes=self.obs_shapes,
+            goal_shapes=self.goal_shapes,
+            **vae_args_from_config(self.algo_config.vae),
+            **obs_encoder_args_from_config(self.obs_config.encoder),
+        )
+
+    @property
+    def _vae(self) -> VAE:
+        return cast("VAE", self.nets["goal_network"])
+
+    def compute_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
+        """Returns the terms (0-d) of the loss, and what there is to know of the posterior."""
+        config = self.algo_config.vae
+        if config.prior.use_categorical:
+            self._vae.set_gumbel_temperature(gumbel_temperature(config.prior, epoch))
+        target = batch["target_subgoals"]
+        output = self._vae(target, target, batch["obs"], batch["goal_obs"])
+        info = {
+            "recons_loss": output["reconstruction_loss"],
+            "kl_loss": output["kl_loss"],
+            "goal_loss": output["reconstruction_loss"] + config.kl_weight * output["kl_loss"],
+        }
+        if config.prior.use_categorical:
+            info["gumbel_temperature"] = self._vae.get_gumbel_temperature()
+        else:
+            info["encoder_variance"] = output["encoder_params"]["logvar"].detach().exp()
+        return info
+
+    def get_subgoal_predictions(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
+    ) -> dict[str, Tensor]:
+        """Samples one subgoal ``{key: [B, *shape]}`` for each state."""
+        return self._vae.decode(obs_dict, goal_dict)
+
+    def sample_subgoals(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
+    ) -> dict[str, Tensor]:
+        """Samples subgoals ``{key: [B, num_samples, *shape]}`` for each state."""
+        z = self._vae.sample_prior(obs_dict, goal_dict, num_samples)
+        obs, goal = map_tensor(
+            [dict(obs_dict), goal_dict], lambda x: x.repeat_interleave(num_samples, dim=0)
+        )
+        subgoals = self._vae.decode(obs, goal, z)
+        return {k: x.unflatten(0, (-1, num_samples)) for k, x in subgoals.items()}
+
+    def training_state(self) -> dict[str, Any]:
+        """Adds the temperature, which outlives the planner's training where it ends first."""
+        state = super().training_state()
+        if self.algo_config.vae.prior.use_categorical:
+            state["gumbel_temperature"] = self._vae.get_gumbel_temperature()
+        return state
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Loads what :meth:`training_state` returned."""
+        rest = dict(state)
+        if "gumbel_temperature" in rest:
+            self._vae.set_gumbel_temperature(rest.pop("gumbel_temperature"))
+        super().load_training_state(rest)
+
+
+class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
+    """Chooses, of several subgoals that a planner samples, the one of highest value.
+
+    Attributes:
+        planner: goal learning (``gl``), which samples subgoals.
+        value_net: batch-constrained Q-learning (``bcq``), whose V(subgoal) ranks them.
+    """
+
+    needs: ClassVar[frozenset[str]] = GL.needs | ValueAlgo.needs
+    log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "value_net": "ValueNetwork"}
+
+    def _create_parts(self) -> Mapping[str, Algo]:
+        config, obs_config = self.algo_config, self.obs_config
+        self.planner = cast("GL", self._make_part("gl", config.planner, obs_config.planner))
+        self.value_net = cast("ValueAlgo", self._make_part("bcq", config.value, obs_config.value))
+        self.subgoal_shapes = self.planner.subgoal_shapes
+        unknown = [key for key in self.value_net.obs_shapes if key not in self.subgoal_shapes]
+        if unknown:
+            raise ConfigError(
+                f"subgoals have no {', '.join(unknown)}, which their value depends on: add to "
+                "observation.value_planner.planner.modalities.subgoal, or remove from "
+                "observation.value_planner.value.modalities.obs"
+            )
+        return {"planner": self.planner, "value_net": self.value_net}
+
+    def get_subgoal_predictions(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
+    ) -> dict[str, Tensor]:
+        """Chooses one subgoal ``{key: [B, *shape]}``, of ``num_samples``, for each state."""
+        num_samples = self.algo_config.num_samples
+        subgoals = self.sample_subgoals(obs_dict, goal_dict, num_samples)
+        values = self.value_net.get_state_value(
+            {k: x.flatten(0, 1) for k, x in subgoals.items()},
+            map_tensor(goal_dict, lambda x: x.repeat_interleave(num_samples, dim=0)),
+        )
+        best = values.view(-1, num_samples).argmax(dim=1)
+        rows = torch.arange(len(best), device=best.device)
+        return {k: x[rows, best] for k, x in subgoals.items()}
+
+    def sample_subgoals(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
+    ) -> dict[str, Tensor]:
+        """Samples subgoals ``{key: [B, num_samples, *shape]}`` for each state."""
+        return self.planner.sample_subgoals(obs_dict, goal_dict, num_samples)
+
+    @property
+    def discount(self) -> float:
+        """Discount of the value after the (n-step) reward, the value network's."""
+        return self.value_net.discount
+
+    @discount.setter
+    def discount(self, value: float) -> None:
+        self.value_net.discount = value
+
+    def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Estimates the values ``[B, 1]`` of states ``{key: [B, *shape]}``."""
+        return self.value_net.get_state_value(obs_dict, goal_dict)
+
+    def get_state_action_value(
+        self, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None = None
+    ) -> Tensor:
+        """Estimates the values ``[B, 1]`` of actions ``[B, A]`` in states."""
+        return self.value_net.get_state_action_value(obs_dict, actions, goal_dict)
