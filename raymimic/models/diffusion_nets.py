@@ -187,6 +187,7 @@ class ConditionalUnet1D(nn.Module):
         )
         dims = [input_dim, *down_dims]
         last = len(down_dims) - 1
+        self.mid_modules = nn.ModuleList(two_blocks(dims[-1], dims[-1]))
         self.down_modules = nn.ModuleList(
             nn.ModuleList(
                 [
@@ -196,7 +197,6 @@ class ConditionalUnet1D(nn.Module):
             )
             for i in range(len(down_dims))
         )
-        self.mid_modules = nn.ModuleList(two_blocks(dims[-1], dims[-1]))
         self.up_modules = nn.ModuleList(
             nn.ModuleList([*two_blocks(2 * dims[i + 1], dims[i]), Upsample1d(dims[i])])
             for i in range(last, 0, -1)

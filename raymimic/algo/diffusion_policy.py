@@ -1,0 +1,395 @@
+"""Diffusion Policy: a network that denoises a sequence of actions.
+
+Chi et al., "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion" (2023),
+https://arxiv.org/abs/2303.04137; after ``robomimic/algo/diffusion_policy.py``, which has the
+U-Net alone, ignores ``algo.unet``, ``prediction_type`` (in training) and goals, and forgets the
+moving average's step when it resumes. The noise schedules are those of ``diffusers``.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.config.base_config import BaseConfig
+from raymimic.config.config import Config
+from raymimic.errors import CheckpointError, ConfigError
+from raymimic.models.diffusion_nets import ConditionalUnet1D, DiffusionTransformer
+from raymimic.models.obs_nets import (
+    ObservationGroupEncoder,
+    obs_and_goal_groups,
+    obs_encoder_args_from_config,
+)
+from raymimic.utils import torch_utils
+from raymimic.utils.tensor_utils import map_tensor
+
+
+@register_algo_factory_func("diffusion_policy")
+def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
+    """Chooses the network.
+
+    Raises:
+        ConfigError: if neither is enabled.
+    """
+    if algo_config.unet.enabled:
+        return DiffusionPolicyUNet, {}
+    if algo_config.transformer.enabled:
+        return DiffusionPolicyTransformer, {}
+    raise ConfigError("no network is enabled: set algo.unet.enabled or algo.transformer.enabled")
+
+
+def noise_scheduler_from_config(algo_config: Config) -> Any:
+    """Makes the scheduler of ``diffusers`` that ``algo.ddpm`` or ``algo.ddim`` describes.
+
+    Raises:
+        ConfigError: if neither is enabled, or ``diffusers`` is not installed.
+    """
+    try:
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    except ImportError as error:
+        raise ConfigError(
+            "Diffusion Policy takes its noise schedules from diffusers: "
+            f"pip install 'raymimic[diffusion]' ({error})"
+        ) from error
+    name = _scheduler_name(algo_config)
+    settings = dict(algo_config[name])
+    for ours in ("enabled", "num_inference_timesteps", "respace_steps"):
+        settings.pop(ours, None)
+    return {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[name](**settings)
+
+
+def _scheduler_name(algo_config: Config) -> str:
+    for name in ("ddpm", "ddim"):
+        if algo_config[name].enabled:
+            return name
+    raise ConfigError("no noise schedule is enabled: set algo.ddpm.enabled or algo.ddim.enabled")
+
+
+def inference_steps(algo_config: Config, scheduler: Any) -> list[int]:
+    """Returns the diffusion steps that denoising goes through, the noisiest first.
+
+    Where these are fewer than in training, a step of DDPM must remove the noise of those between.
+    robomimic's does not: it removes that of one step and leaves the rest. So does this, unless
+    ``algo.ddpm.respace_steps`` is set: ``diffusers`` spans them once it was told of them.
+    """
+    settings = algo_config[_scheduler_name(algo_config)]
+    trained, taken = settings.num_train_timesteps, settings.num_inference_timesteps
+    if settings.get("respace_steps", True):
+        scheduler.set_timesteps(taken)
+        steps: list[int] = scheduler.timesteps.tolist()
+        return steps
+    return list(range(0, trained, trained // taken))[::-1]
+
+
+def ema_decay(step: int, power: float) -> float:
+    """Share of itself that the moving average of the weights keeps at a step, counted from 0.
+
+    It grows as 1 - step^-power up to 0.9999, so that the average forgets the start. The average
+    is a copy of the weights at steps 0 and 1. (``diffusers.training_utils.EMAModel`` 0.11.)
+    """
+    return min(1.0 - step**-power, 0.9999) if step > 1 else 0.0
+
+
+@dataclass
+class ActionQueue:
+    """The actions that are yet to be taken, for each of a batch of environments.
+
+    Attributes:
+        actions: ``[B, Ta, A]``.
+        left: ``[B]``, how many of them, counted from the end, are to be taken.
+    """
+
+    actions: Tensor
+    left: Tensor
+
+    def pop(self) -> Tensor:
+        """Returns the next action of each row ``[B, A]``."""
+        rows = torch.arange(len(self.left), device=self.left.device)
+        action = self.actions[rows, self.actions.shape[1] - self.left]
+        self.left -= 1
+        return action
+
+
+class DiffusionPolicy(PolicyAlgo):
+    """Base of the variants, which differ in the network that predicts the noise.
+
+    Training adds noise of a random diffusion step to demonstrated actions and regresses the noise
+    (eq. 5). To act, the policy denoises ``prediction_horizon`` actions from pure noise (eq. 4), by
+    the moving average of the weights, and takes ``action_horizon`` of them, from the present one
+    on, before it looks again.
+
+    Attributes:
+        ema: the moving average of ``nets``; None without it.
+        ema_step: number of gradient steps that the average has seen.
+    """
+
+    def _create_networks(self) -> None:
+        encoder = ObservationGroupEncoder(
+            obs_and_goal_groups(self.obs_shapes, self.goal_shapes),
+            **obs_encoder_args_from_config(self.obs_config.encoder),
+        )
+        self.nets["policy"] = nn.ModuleDict(
+            {"obs_encoder": encoder, "noise_pred_net": self._noise_net(encoder.output_dim)}
+        )
+        self.noise_scheduler = noise_scheduler_from_config(self.algo_config)
+        self.ema_step = 0
+        self.ema: nn.ModuleDict | None = None
+        if self.algo_config.ema.enabled:
+            self.ema = deepcopy(self.nets).to(device=self.device, dtype=self.dtype)
+            self.ema.requires_grad_(False).eval()
+        self._queue: ActionQueue | None = None
+        self._actions_checked = False
+
+    def _noise_net(self, obs_dim: int) -> nn.Module:
+        """Makes what predicts the noise, given the size of one observed step's features."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------- training
+
+    def process_batch_for_training(self, batch: Batch) -> Batch:
+        """Takes the observed steps and the actions to predict, which start at the same step.
+
+        Args:
+            batch: ``obs`` ``{key: [B, T, *shape]}`` and ``actions`` ``[B, T, A]``, ``goal_obs``
+                ``{key: [B, *shape]}`` if present.
+
+        Returns:
+            ``obs`` ``{key: [B, To, *shape]}``, ``actions`` ``[B, Tp, A]``, ``goal_obs``.
+
+        Raises:
+            ConfigError: if the sequences are shorter than the prediction horizon, or actions of
+                the first batch lie outside [-1, 1].
+        """
+        horizon = self.algo_config.horizon
+        actions = batch["actions"][:, : horizon.prediction_horizon]
+        if actions.shape[1] < horizon.prediction_horizon:
+            raise ConfigError(
+                f"algo.horizon.prediction_horizon={horizon.prediction_horizon} needs sequences as "
+                f"long: raise train.seq_length (a sample has {actions.shape[1]} actions)"
+            )
+        if not self._actions_checked:  # once, as it reads from the device
+            self._actions_checked = True
+            largest = float(actions.abs().max())
+            if largest > 1.0 + 1e-4:
+                raise ConfigError(
+                    f"Diffusion Policy predicts actions in [-1, 1], the data has {largest:.4g}: "
+                    "set train.action_config.<key>.normalization to 'min_max'"
+                )
+
+        def cast(x: Tensor) -> Tensor:
+            # To the device first: images travel as bytes.
+            return x.to(self.device).to(self.dtype)
+
+        return {
+            "obs": {k: cast(x[:, : horizon.observation_horizon]) for k, x in batch["obs"].items()},
+            "goal_obs": map_tensor(batch.get("goal_obs"), cast),
+            "actions": cast(actions),
+        }
+
+    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Takes one gradient step on the noise's error, or only computes it."""
+        info = super().train_on_batch(batch, epoch, validate)
+        with torch_utils.maybe_no_grad(validate):
+            info["loss"] = self.compute_loss(batch)
+        if not validate:
+            info["policy_grad_norms"] = self._learn("policy", info["loss"])
+            self._update_ema()
+        return info
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Mean squared error (0-d) of the predicted noise (eq. 5).
+
+        With ``prediction_type`` ``"sample"`` that of the predicted actions, with
+        ``"v_prediction"`` that of the velocity (https://arxiv.org/abs/2202.00512).
+        """
+        actions, scheduler = batch["actions"], self.noise_scheduler
+        noise = torch.randn_like(actions)
+        steps = torch.randint(
+            0, scheduler.config.num_train_timesteps, (len(actions),), device=actions.device
+        )
+        noisy = scheduler.add_noise(actions, noise, steps)
+        predicted = self._predict(self.nets, noisy, steps, self._encode(self.nets, batch))
+        kind = scheduler.config.prediction_type
+        if kind == "v_prediction":
+            target = scheduler.get_velocity(actions, noise, steps)
+        else:
+            target = actions if kind == "sample" else noise
+        return F.mse_loss(predicted, target)
+
+    @staticmethod
+    def _encode(nets: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Returns the features ``[B, To, D]`` of what is observed, the goal's included."""
+        encoder = nets["policy"]["obs_encoder"]  # type: ignore[index]
+        features: Tensor = encoder.encode_sequence(obs=batch["obs"], goal=batch["goal_obs"])
+        return features
+
+    @staticmethod
+    def _predict(nets: nn.ModuleDict, noisy: Tensor, step: Tensor | int, cond: Tensor) -> Tensor:
+        """Returns the noise (or what ``prediction_type`` says) in actions ``[B, Tp, A]``."""
+        predicted: Tensor = nets["policy"]["noise_pred_net"](noisy, step, cond)  # type: ignore[index]
+        return predicted
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        """Moves the average towards the weights; it copies buffers."""
+        if self.ema is not None:
+            decay = ema_decay(self.ema_step, self.algo_config.ema.power)
+            torch_utils.soft_update(self.nets, self.ema, tau=1.0 - decay)
+            for average, buffer in zip(self.ema.buffers(), self.nets.buffers(), strict=True):
+                average.copy_(buffer)
+            self.ema_step += 1
+
+    # ----------------------------------------------------------------------- acting
+
+    def reset(self, mask: Tensor | None = None) -> None:
+        """Empties the queues of actions, or those of a mask ``[B]``."""
+        if mask is None:
+            self._queue = None
+        elif self._queue is not None:
+            self._queue.left.masked_fill_(mask.to(self.device), 0)
+
+    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Returns each row's next action ``[B, A]``; rows that have none left look again.
+
+        Args:
+            obs_dict: the steps that the environment stacks, ``{key: [B, To, *shape]}``, or
+                ``{key: [B, *shape]}`` where there is one.
+            goal_dict: ``{key: [B, *shape]}``, if there is a goal.
+        """
+        obs = {
+            k: obs_dict[k] if obs_dict[k].dim() > len(shape) + 1 else obs_dict[k][:, None]
+            for k, shape in self.obs_shapes.items()
+        }
+        rows = len(next(iter(obs.values())))
+        queue = self._queue
+        if queue is None or len(queue.left) != rows:
+            size = (rows, self.algo_config.horizon.action_horizon, self.ac_dim)
+            actions = torch.zeros(size, device=self.device, dtype=self.dtype)
+            left = torch.zeros(rows, device=self.device, dtype=torch.long)
+            queue = self._queue = ActionQueue(actions, left)
+        empty = queue.left == 0
+        if empty.any():
+            with self._noise_only(empty):
+                actions = self.sample_actions(obs, goal_dict)
+            queue.actions = torch.where(empty[:, None, None], actions, queue.actions)
+            queue.left = torch.where(empty, actions.shape[1], queue.left)
+        return queue.pop()
+
+    @torch.no_grad()
+    def sample_actions(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Denoises actions (eq. 4).
+
+        Args:
+            obs_dict: ``{key: [B, To, *shape]}``.
+            goal_dict: ``{key: [B, *shape]}``, if there is a goal.
+
+        Returns:
+            The actions from the last observed step on, ``[B, Ta, A]``.
+        """
+        horizon, scheduler = self.algo_config.horizon, self.noise_scheduler
+        nets = self.nets if self.ema is None else self.ema
+        cond = self._encode(nets, {"obs": obs_dict, "goal_obs": goal_dict})
+        size = (len(cond), horizon.prediction_horizon, self.ac_dim)
+        actions = torch.randn(size, device=self.device, dtype=self.dtype)
+        for step in inference_steps(self.algo_config, scheduler):
+            predicted = self._predict(nets, actions, step, cond)
+            actions = scheduler.step(predicted, step, actions).prev_sample
+        start = horizon.observation_horizon - 1
+        return actions[:, start : start + horizon.action_horizon]
+
+    # ------------------------------------------------------------------- checkpoints
+
+    def serialize(self) -> dict[str, Any]:
+        """Returns what robomimic saves, the average under ``ema``, and the average's step."""
+        ema = None if self.ema is None else self.ema.state_dict()
+        return {**super().serialize(), "ema": ema, "ema_step": self.ema_step}
+
+    def deserialize(self, model_dict: Mapping[str, Any], load_optimizers: bool = False) -> None:
+        """Loads what :meth:`serialize` returned, or robomimic's, which has no step.
+
+        The optimizer counts as many steps, so that robomimic's checkpoint trains on as if it
+        had been there. (robomimic starts again at 0, which discards the average.)
+
+        Raises:
+            CheckpointError: if it does not fit this config.
+        """
+        super().deserialize(model_dict, load_optimizers)
+        if self.ema is not None:
+            average = model_dict.get("ema")
+            try:
+                self.ema.load_state_dict(self.nets.state_dict() if average is None else average)
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"the checkpoint's moving average does not fit: {' '.join(str(error).split())}"
+                ) from error
+        if load_optimizers:
+            counted = [int(s["step"]) for s in self.optimizers["policy"].state.values()]
+            self.ema_step = model_dict.get("ema_step", max(counted, default=0))
+
+
+class DiffusionPolicyUNet(DiffusionPolicy):
+    """Diffusion Policy with a temporal U-Net."""
+
+    def _noise_net(self, obs_dim: int) -> ConditionalUnet1D:
+        unet, horizon = self.algo_config.unet, self.algo_config.horizon
+        net = ConditionalUnet1D(
+            input_dim=self.ac_dim,
+            global_cond_dim=obs_dim * horizon.observation_horizon,
+            diffusion_step_embed_dim=unet.diffusion_step_embed_dim,
+            down_dims=unet.down_dims,
+            kernel_size=unet.kernel_size,
+            n_groups=unet.n_groups,
+        )
+        if horizon.prediction_horizon % net.shrinks_by:
+            raise ConfigError(
+                f"algo.horizon.prediction_horizon={horizon.prediction_horizon} must be a multiple "
+                f"of {net.shrinks_by}, as algo.unet.down_dims has {len(unet.down_dims)} levels"
+            )
+        return net
+
+    @classmethod
+    def fit_config(cls, config: BaseConfig, ckpt: Mapping[str, Any]) -> None:
+        """Reads the U-Net's sizes from robomimic's weights: its ``algo.unet`` may say others."""
+        if "raymimic" in ckpt:
+            return
+        weights = ckpt["model"].get("nets", ckpt["model"])
+        net = "policy.noise_pred_net"
+        names = (f"{net}.down_modules.{level}.0.blocks.0.block.0.weight" for level in count())
+        first = []
+        for name in names:
+            if name not in weights:
+                break
+            first.append(weights[name])
+        if not first:
+            return  # loading will say what is amiss
+        unet = config.algo.unet
+        unet.down_dims = [w.shape[0] for w in first]
+        unet.kernel_size = first[0].shape[2]
+        step_dim = weights[f"{net}.diffusion_step_encoder.1.weight"].shape[1]
+        unet.diffusion_step_embed_dim = step_dim
+        unet.n_groups = 8  # robomimic's, always
+
+
+class DiffusionPolicyTransformer(DiffusionPolicy):
+    """Diffusion Policy with the time-series diffusion transformer, which robomimic announces."""
+
+    def _noise_net(self, obs_dim: int) -> DiffusionTransformer:
+        transformer, horizon = self.algo_config.transformer, self.algo_config.horizon
+        return DiffusionTransformer(
+            input_dim=self.ac_dim,
+            cond_dim=obs_dim,
+            horizon=horizon.prediction_horizon,
+            cond_steps=horizon.observation_horizon,
+            embed_dim=transformer.embed_dim,
+            num_layers=transformer.num_layers,
+            num_heads=transformer.num_heads,
+            emb_dropout=transformer.emb_dropout,
+            attn_dropout=transformer.attn_dropout,
+        )
