@@ -25,7 +25,9 @@ from raymimic.algo.diffusion_policy import (
     DiffusionPolicyUNet,
 )
 from raymimic.algo.gl import GL, GL_VAE, ValuePlanner
+from raymimic.algo.hbc import HBC
 from raymimic.algo.iql import IQL
+from raymimic.algo.iris import IRIS
 from raymimic.algo.td3_bc import TD3_BC
 
 __all__ = [
@@ -34,7 +36,9 @@ __all__ = [
     "CQL",
     "GL",
     "GL_VAE",
+    "HBC",
     "IQL",
+    "IRIS",
     "TD3_BC",
     "Algo",
     "DiffusionPolicy",

@@ -14,7 +14,9 @@ from raymimic.config.config import Config
 from raymimic.config.cql_config import CQLConfig
 from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
 from raymimic.config.gl_config import GLConfig
+from raymimic.config.hbc_config import HBCConfig
 from raymimic.config.iql_config import IQLConfig
+from raymimic.config.iris_config import IRISConfig
 from raymimic.config.td3_bc_config import TD3_BCConfig
 
 __all__ = [
@@ -25,7 +27,9 @@ __all__ = [
     "Config",
     "DiffusionPolicyConfig",
     "GLConfig",
+    "HBCConfig",
     "IQLConfig",
+    "IRISConfig",
     "TD3_BCConfig",
     "config_factory",
     "config_from_file",

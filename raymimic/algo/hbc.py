@@ -1,0 +1,235 @@
+"""Hierarchical behavioural cloning: a planner proposes subgoals, an actor pursues them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from raymimic.algo.algo import (
+    Algo,
+    Batch,
+    HierarchicalAlgo,
+    ObsDict,
+    PolicyAlgo,
+    register_algo_factory_func,
+)
+from raymimic.algo.gl import GL, GL_VAE, ValuePlanner
+from raymimic.config.config import Config
+from raymimic.config.hbc_config import LATENT_SUBGOAL
+from raymimic.utils.tensor_utils import map_tensor
+
+
+@register_algo_factory_func("hbc")
+def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
+    """HBC has one class; planner and actor choose theirs."""
+    return HBC, {}
+
+
+@dataclass
+class _Plan:
+    """What a batch of episodes pursues.
+
+    Args:
+        subgoal: ``{key: [B, *shape]}``.
+        age: ``[B]``, steps since an episode's subgoal was planned; on the CPU.
+    """
+
+    subgoal: dict[str, Tensor]
+    age: Tensor
+
+
+class HBC(HierarchicalAlgo):
+    """Hierarchical behavioural cloning (https://arxiv.org/abs/2003.06085, section IV).
+
+    The planner (GL) learns p(s_{t+H} | s_t), where subgoals lie H = ``subgoal_horizon`` steps
+    ahead; the actor (BC) learns π(a_t | s_t, s_{t+H}). The actor is trained towards states that
+    were reached (``mode="separate"``), or towards what the planner predicts (``"cascade"``). To
+    act, a subgoal is planned every ``subgoal_update_interval`` steps, for each episode of a
+    batch by its own clock. After ``robomimic/algo/hbc.py``.
+
+    With ``latent_subgoal`` a subgoal is a latent of the planner's VAE: the encoder's in training,
+    or with ``prior_correction`` that sample of the prior that is nearest to it, and one of the
+    prior's to act.
+
+    Deviations: the modes ``"planner_only"`` and ``"actor_only"``, which robomimic documents, work;
+    random subgoals, which stop robomimic's HBC with an error, work. What the actor sees of a
+    subgoal is listed in ``observation.actor.modalities.goal``, as it is in effect in robomimic
+    (which means to list all of it there but writes to another place, so that by default an actor
+    sees none of it). The actor's subgoals are normalised like the planner's.
+
+    Attributes:
+        planner: proposes subgoals.
+        actor: pursues them.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
+    log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "actor": "Actor"}
+
+    planner: Any  # GL, or ValuePlanner
+    actor: PolicyAlgo
+
+    def _create_networks(self) -> None:
+        super()._create_networks()
+        self.goal_shapes = self.planner.goal_shapes  # the actor's goals are subgoals
+        self.subgoal_shapes = self.planner.subgoal_shapes
+        self._plan: _Plan | None = None
+
+    def _create_parts(self) -> dict[str, Algo]:
+        self.planner = self._create_planner()
+        shapes = dict(self.obs_key_shapes)
+        if self.algo_config.latent_subgoal.enabled:
+            assert isinstance(self.planner, GL_VAE)
+            shapes[LATENT_SUBGOAL] = (self.planner.latent_size,)
+        actor = self._make_part("bc", self.algo_config.actor, self.obs_config.actor, shapes)
+        assert isinstance(actor, PolicyAlgo)
+        self.actor = actor
+        return {"planner": self.planner, "actor": self.actor}
+
+    def _create_planner(self) -> GL | ValuePlanner:
+        planner = self._make_part("gl", self.algo_config.planner, self.obs_config.planner)
+        assert isinstance(planner, GL)
+        return planner
+
+    @property
+    def _goal_learner(self) -> GL:
+        """The network that predicts subgoals."""
+        return self.planner
+
+    # ---------------------------------------------------------------------- training
+
+    @property
+    def _trained_parts(self) -> Mapping[str, Algo]:
+        only = {"planner_only": "planner", "actor_only": "actor"}.get(self.algo_config.mode)
+        return {name: part for name, part in self.parts.items() if only in (None, name)}
+
+    def process_batch_for_training(self, batch: Batch) -> Batch:
+        """Takes the planner's and the actor's batch, and random subgoals if they are asked for.
+
+        Stacked observations are the actor's; the planner sees the current one.
+        """
+        first = self.global_config.train.frame_stack - 1
+        rest = {k: v for k, v in batch.items() if k != "goal_obs"}
+        current = map_tensor(rest, lambda x: x[:, first:] if x.dim() > 1 else x)
+        goal = {"goal_obs": batch["goal_obs"]} if "goal_obs" in batch else {}
+        processed = {
+            "planner": self.planner.process_batch_for_training({**current, **goal}),
+            "actor": self.actor.process_batch_for_training(rest),
+        }
+        if self.algo_config.actor_use_random_subgoals:
+            size, length = current["actions"].shape[:2]
+            step = torch.randint(0, length, (size,)).to(current["actions"].device)
+            row = torch.arange(size, device=step.device)
+            next_obs = current["next_obs"]
+            subgoals = {k: self._cast(next_obs[k][row, step]) for k in self.subgoal_shapes}
+            processed["random"] = {**self._planner_batch(processed), "target_subgoals": subgoals}
+        return processed
+
+    def postprocess_batch_for_training(
+        self, batch: Batch, obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None
+    ) -> Batch:
+        """Prepares the observations of both parts, and random subgoals like the planner's."""
+        processed = super().postprocess_batch_for_training(batch, obs_normalization_stats)
+        if "random" in batch:
+            processed["random"] = self._goal_learner.postprocess_batch_for_training(
+                batch["random"], obs_normalization_stats
+            )
+        return processed
+
+    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Trains the planner, then the actor towards the subgoals that ``mode`` says.
+
+        Returns:
+            ``planner`` and ``actor``, the ``info`` of what is trained.
+        """
+        info = {}
+        if "planner" in self._trained_parts:
+            info["planner"] = self.planner.train_on_batch(batch["planner"], epoch, validate)
+        if "actor" in self._trained_parts:
+            actor_batch = {**batch["actor"], "goal_obs": self._actor_goal(batch)}
+            info["actor"] = self.actor.train_on_batch(actor_batch, epoch, validate)
+        return info
+
+    @torch.no_grad()
+    def _actor_goal(self, batch: Batch) -> dict[str, Tensor] | None:
+        """Returns what the actor is trained towards, None if it sees nothing of subgoals."""
+        if not self.actor.goal_shapes:
+            return None
+        seen = self._planner_batch(batch)
+        if self.algo_config.mode == "cascade":
+            return self.planner.get_subgoal_predictions(seen["obs"], seen["goal_obs"])
+        latent = self.algo_config.latent_subgoal
+        return self._goal_learner.get_actor_goal_for_training_from_processed_batch(
+            batch.get("random", seen),
+            use_latent_subgoals=latent.enabled,
+            use_prior_correction=latent.prior_correction.enabled,
+            num_prior_samples=latent.prior_correction.num_samples,
+        )
+
+    def _planner_batch(self, batch: Batch) -> Batch:
+        """Returns what the network that predicts subgoals is trained on."""
+        planner_batch: Batch = batch["planner"]
+        return planner_batch
+
+    # ------------------------------------------------------------------------ acting
+
+    def get_subgoal_predictions(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
+    ) -> dict[str, Tensor]:
+        """Plans a subgoal ``{key: [B, *shape]}`` for each state; a latent if those are subgoals."""
+        return self.planner.get_subgoal_predictions(obs_dict, goal_dict)
+
+    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Chooses actions ``[B, A]`` towards each episode's subgoal, which it plans when due.
+
+        Raises:
+            RuntimeError: if there are more or fewer episodes than at the step before.
+        """
+        self._plan = self._followed_plan(obs_dict, goal_dict)
+        return self.actor.get_action(
+            obs_dict, self._plan.subgoal if self.actor.goal_shapes else None
+        )
+
+    def _followed_plan(self, obs_dict: ObsDict, goal_dict: ObsDict | None) -> _Plan:
+        size = len(next(iter(obs_dict.values())))
+        age = torch.zeros(size, dtype=torch.int64) if self._plan is None else self._plan.age
+        if len(age) != size:
+            raise RuntimeError(
+                f"{size} observations for {len(age)} episodes: call reset() before a batch of "
+                "other episodes"
+            )
+        due = age % self.algo_config.subgoal_update_interval == 0
+        if not due.any():
+            assert self._plan is not None
+            return _Plan(self._plan.subgoal, age + 1)
+        if self.global_config.train.frame_stack > 1:
+            obs_dict = {k: x[:, -1] for k, x in obs_dict.items()}
+        with self._noise_only(due):
+            subgoal = self.planner.get_subgoal_predictions(obs_dict, goal_dict)
+        if self._plan is not None:
+            new, old = due.to(self.device), self._plan.subgoal
+            subgoal = {
+                k: torch.where(new.view(-1, *(1,) * (x.dim() - 1)), x, old[k])
+                for k, x in subgoal.items()
+            }
+        return _Plan(subgoal, age + 1)
+
+    @property
+    def current_subgoal(self) -> dict[str, Tensor]:
+        """The subgoal ``{key: [B, *shape]}`` that each episode pursues.
+
+        Raises:
+            RuntimeError: before the first action.
+        """
+        if self._plan is None:
+            raise RuntimeError("there is no subgoal before the first action of an episode")
+        return {k: x.clone() for k, x in self._plan.subgoal.items()}
+
+    def reset(self, mask: Tensor | None = None) -> None:
+        """Forgets the episode; those of a mask ``[B]`` plan anew at their next action."""
+        super().reset(mask)
+        if mask is None:
+            self._plan = None
+        elif self._plan is not None:
+            self._plan.age.masked_fill_(mask.cpu(), 0)

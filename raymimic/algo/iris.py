@@ -1,0 +1,60 @@
+"""IRIS: hierarchical behavioural cloning that chooses among subgoals by their value."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from raymimic.algo.algo import Algo, Batch, ObsDict, ValueAlgo, register_algo_factory_func
+from raymimic.algo.gl import GL, ValuePlanner
+from raymimic.algo.hbc import HBC
+from raymimic.config.config import Config
+
+
+@register_algo_factory_func("iris")
+def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
+    """IRIS has one class; planner, value and actor choose theirs."""
+    return IRIS, {}
+
+
+class IRIS(HBC, ValueAlgo):
+    """Implicit reinforcement without interaction at scale (https://arxiv.org/abs/1911.05321).
+
+    HBC whose planner samples many subgoals and pursues the one with the highest value, which BCQ
+    learns from the rewards of the demonstrations: argmax_g V(g), g ~ p(s_{t+H} | s_t)
+    (section IV). So it makes the best of demonstrations that are not all good. After
+    ``robomimic/algo/iris.py``; deviations as of HBC.
+    """
+
+    needs: ClassVar[frozenset[str]] = HBC.needs | ValueAlgo.needs
+
+    def _create_planner(self) -> ValuePlanner:
+        return ValuePlanner(
+            algo_config=self.algo_config.value_planner,
+            obs_config=self.obs_config.value_planner,
+            global_config=self.global_config,
+            obs_key_shapes=self.obs_key_shapes,
+            ac_dim=self.ac_dim,
+            device=self.device,
+        )
+
+    @property
+    def _goal_learner(self) -> GL:
+        return self.planner.planner
+
+    def _planner_batch(self, batch: Batch) -> Batch:
+        return super()._planner_batch(batch["planner"])
+
+    @property
+    def discount(self) -> float:
+        """Discount of the value after the (n-step) reward."""
+        return self.planner.value_net.discount
+
+    def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Estimates the values ``[B, 1]`` of states ``{key: [B, *shape]}``."""
+        return self.planner.get_state_value(obs_dict, goal_dict)
+
+    def get_state_action_value(
+        self, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None = None
+    ) -> Tensor:
+        """Estimates the values ``[B, 1]`` of actions ``[B, A]`` in states."""
+        return self.planner.get_state_action_value(obs_dict, actions, goal_dict)
