@@ -500,6 +500,17 @@ class Algo:
 
     # ------------------------------------------------------------------- checkpoints
 
+    @classmethod
+    def fit_config(cls, config: BaseConfig, ckpt: Mapping[str, Any]) -> None:
+        """Corrects the config that a checkpoint holds by its weights.
+
+        For settings that robomimic writes down and ignores; by default there are none.
+
+        Args:
+            config: the config, not locked; changed in place.
+            ckpt: the whole checkpoint; one of raymimic's has the entry ``raymimic``.
+        """
+
     def serialize(self) -> dict[str, Any]:
         """Returns the state of networks, optimizers and schedules, as robomimic 0.5 saves it."""
         return {

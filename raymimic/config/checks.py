@@ -99,7 +99,7 @@ def warnings_for(config: BaseConfig) -> list[str]:
             f"'experiment.save.epochs' names {late}, after the last epoch ('train.num_epochs' is "
             f"{epochs})"
         )
-    return [*found, *_hierarchy_warnings(config)]
+    return [*found, *_hierarchy_warnings(config), *_denoising_warnings(config)]
 
 
 def _dataset_problems(config: BaseConfig) -> Iterator[str]:
@@ -375,6 +375,18 @@ def _hierarchy_warnings(config: BaseConfig) -> Iterator[str]:
             f"'algo.mode' is '{config.algo.mode}', so evaluation shows an untrained {untrained}: "
             "set 'experiment.ckpt_path' to a checkpoint that has one, or "
             "'experiment.rollout.enabled' to false"
+        )
+
+
+def _denoising_warnings(config: BaseConfig) -> Iterator[str]:
+    ddpm = config.algo.get("ddpm", {})
+    if not ddpm.get("enabled") or ddpm.get("respace_steps", True):
+        return
+    if ddpm.num_inference_timesteps < ddpm.num_train_timesteps:
+        yield (
+            f"'algo.ddpm' leaves noise in the actions: each of its {ddpm.num_inference_timesteps} "
+            f"inference steps removes that of one of {ddpm.num_train_timesteps} steps, as in "
+            "robomimic; set 'algo.ddpm.respace_steps' to true, or use 'algo.ddim'"
         )
 
 

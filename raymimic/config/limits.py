@@ -172,6 +172,8 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "algo.*std_activation": ("softplus", "exp"),
     "algo.*rnn.rnn_type": ("LSTM", "GRU"),
     "algo.*transformer.activation": ("gelu", "geglu"),
+    "algo.dd?m.beta_schedule": ("squaredcos_cap_v2", "linear", "scaled_linear"),
+    "algo.dd?m.prediction_type": ("epsilon", "sample", "v_prediction"),
     "algo.*net.type": ("gaussian", "gmm"),
 }
 

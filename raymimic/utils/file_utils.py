@@ -113,7 +113,9 @@ def config_from_checkpoint(
 ) -> tuple[BaseConfig, dict[str, Any]]:
     """Restores the config that a checkpoint was trained with.
 
-    User modules that the checkpoint names are imported first, as far as they are on the path.
+    Where robomimic's networks ignored their config, it is corrected by their weights
+    (``Algo.fit_config``). User modules that the checkpoint names are imported first, as far as they
+    are on the path.
 
     Args:
         algo_name: the algorithm, if it is already known.
@@ -129,6 +131,8 @@ def config_from_checkpoint(
         ConfigError: its config has a key that this version does not know, or it needs a module
             that is not on the path.
     """
+    from raymimic.algo import algo_class
+
     ckpt = maybe_dict_from_checkpoint(ckpt_path, ckpt_dict)
     name = algo_name or str(ckpt["algo_name"])
     modules = ckpt.get("raymimic", {}).get("imports", ())
@@ -136,6 +140,7 @@ def config_from_checkpoint(
         logger.info("importing %s, which the checkpoint names", ", ".join(modules))
         import_modules(modules)
     config = config_factory(name, dic=json.loads(ckpt["config"]))
+    algo_class(config.algo_name, config).fit_config(config, ckpt)
     if verbose:
         logger.info("config of the checkpoint:\n%s", config)
     config.lock()
