@@ -1,0 +1,172 @@
+"""Ensembles of critics: one by one or all at once, and how they learn."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from raymimic.algo import algo_factory
+from raymimic.algo.critics import CriticAlgo
+from raymimic.config import config_factory
+from raymimic.models import ensembles
+from raymimic.models.ensembles import batching_pays, forward_batched
+from raymimic.models.obs_nets import MIMO_MLP
+from raymimic.models.value_nets import ActionValueNetwork, ensemble_values
+from raymimic.utils.obs_utils import ObsShapes
+
+torch.set_num_threads(1)
+
+
+def make_critics(n: int, dims: tuple[int, ...] = (8, 6), **options: Any) -> nn.ModuleList:
+    torch.manual_seed(n)
+    args = {"obs_shapes": {"b": (3,), "a": (2, 2)}, "ac_dim": 2, "mlp_layer_dims": dims} | options
+    return nn.ModuleList(ActionValueNetwork(**args) for _ in range(n)).double()
+
+
+def make_inputs(batch: int = 5) -> tuple[dict[str, torch.Tensor], torch.Tensor, Any]:
+    g = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.randn(batch, *shape, generator=g, dtype=torch.float64)
+
+    return {"a": rand(2, 2), "b": rand(3)}, rand(2), {"goal": rand(4)}
+
+
+@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("options", [{}, {"value_bounds": (-1.0, 3.0)}, {"goal_shapes": {}}])
+@pytest.mark.parametrize("dims", [(7,), (8, 6, 5)])
+def test_batched_pass_has_the_values_and_gradients_of_the_loop(n, options, dims, monkeypatch):
+    if "goal_shapes" in options:
+        options = {"goal_shapes": {"goal": (4,)}}
+    critics = make_critics(n, dims, **options)
+    obs, actions, goal = make_inputs()
+    actions.requires_grad_(True)
+    weights = torch.arange(1.0, 5 * n + 1, dtype=torch.float64).view(n, 5, 1)
+
+    calls = []
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return forward_batched(*args, **kwargs)
+
+    monkeypatch.setattr("raymimic.models.value_nets.forward_batched", spy)
+    results = []
+    for limit in (0, 2**20):
+        monkeypatch.setattr(ensembles, "_BATCHED_UP_TO", limit)
+        critics.zero_grad()
+        actions.grad = None
+        values = ensemble_values(critics, obs, actions, goal)
+        assert values.shape == (n, 5, 1)
+        (weights * values).sum().backward()
+        results.append([values.detach(), actions.grad, *(p.grad for p in critics.parameters())])
+    assert len(calls) == 1  # the second time only
+    for loop, batched in zip(*results, strict=True):
+        torch.testing.assert_close(batched, loop)
+
+
+def test_batched_pass_keeps_the_shapes_of_outputs():
+    torch.manual_seed(0)
+    nets = [
+        MIMO_MLP({"obs": ObsShapes({"x": (3,)})}, {"y": (2, 4), "z": (1,)}, (5,)) for _ in range(3)
+    ]
+    x = torch.randn(6, 3)
+    outputs = forward_batched(nets, obs={"x": x})
+    for i, net in enumerate(nets):
+        for key, y in net(obs={"x": x}).items():
+            torch.testing.assert_close(outputs[key][i], y)
+    assert outputs["y"].shape == (3, 6, 2, 4)
+
+
+def test_batching_pays_for_small_products_of_networks_whose_encoders_learn_nothing():
+    critics = make_critics(2, (64, 64))
+    assert batching_pays(critics, torch.zeros(256, 2))
+    assert not batching_pays(critics, torch.zeros(257, 2))
+    assert not batching_pays(make_critics(1, (64, 64)), torch.zeros(1, 2))
+    critics[0].nets["encoder"].nets["obs"].register_parameter("w", nn.Parameter(torch.zeros(1)))
+    assert not batching_pays(critics, torch.zeros(256, 2))
+
+
+def test_critics_of_a_users_own_are_called_one_by_one():
+    class Twice(ActionValueNetwork):
+        def forward(self, obs_dict: Any, acts: Any, goal_dict: Any = None) -> torch.Tensor:
+            return 2 * super().forward(obs_dict, acts, goal_dict)
+
+    torch.manual_seed(0)
+    critics = nn.ModuleList(Twice({"b": (3,)}, 2, (4,)) for _ in range(2)).double()
+    obs, actions, _ = make_inputs()
+    values = ensemble_values(critics, obs, actions)
+    for critic, value in zip(critics, values, strict=True):
+        torch.testing.assert_close(value, 2 * ActionValueNetwork.forward(critic, obs, actions))
+
+
+# ------------------------------------------------------------------------------- CriticAlgo
+
+
+def make_algo(**critic: Any) -> CriticAlgo:
+    config = config_factory("td3_bc")
+    config.algo.actor.layer_dims = config.algo.critic.layer_dims = (8, 8)
+    for path, value in critic.items():
+        config.algo.critic.set_path(path, value)
+    config.observation.modalities.obs.low_dim = ["flat"]
+    torch.manual_seed(0)
+    algo = algo_factory("td3_bc", config, {"flat": [3]}, ac_dim=2, device="cpu")
+    algo.set_train()
+    assert isinstance(algo, CriticAlgo)
+    return algo
+
+
+def make_batch() -> dict[str, Any]:
+    g = torch.Generator().manual_seed(0)
+    return {
+        "obs": {"flat": torch.randn(6, 3, generator=g)},
+        "actions": torch.rand(6, 2, generator=g),
+        "goal_obs": None,
+    }
+
+
+def test_targets_start_equal_and_follow_by_tau():
+    algo = make_algo(**{"ensemble.n": 3})
+    assert len(algo._critics()) == 3
+    for target, source in zip(
+        algo.nets["critic_target"].parameters(), algo.nets["critic"].parameters(), strict=True
+    ):
+        assert torch.equal(target, source)
+        source.data += 1.0
+    before = [p.clone() for p in algo.nets["critic_target"].parameters()]
+    with algo.global_config.values_unlocked():
+        algo.algo_config.target_tau = 0.25
+    algo._update_target("critic")
+    for target, old in zip(algo.nets["critic_target"].parameters(), before, strict=True):
+        torch.testing.assert_close(target, old + 0.25)
+
+
+def test_every_critic_learns_with_its_own_clipped_gradient():
+    batch, target = make_batch(), torch.full((6, 1), 7.0)
+    free, clipped = make_algo(), make_algo(max_gradient_norm=0.01)
+    infos = []
+    for algo in (free, clipped):
+        before = [p.clone() for p in algo.nets["critic"].parameters()]
+        infos.append(algo._learn_critics(algo.compute_critic_losses(batch, target)))
+        after = list(algo.nets["critic"].parameters())
+        assert all(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    names = ["critic1_loss", "critic2_loss", "critic1_grad_norms", "critic2_grad_norms"]
+    assert list(infos[0]) == [f"critic/{name}" for name in names]
+    for i in (1, 2):
+        assert infos[0][f"critic/critic{i}_grad_norms"] > 1.0
+        norm = infos[1][f"critic/critic{i}_grad_norms"].item()  # robomimic logs its square
+        assert norm == pytest.approx(0.01**2, rel=1e-3)
+        values = free.ensemble_values("critic", batch["obs"], batch["actions"])
+        assert values.shape == (2, 6, 1)
+
+
+def test_validation_reports_losses_and_learns_nothing():
+    algo, batch = make_algo(), make_batch()
+    before = [p.clone() for p in algo.nets.parameters()]
+    with torch.no_grad():
+        losses = algo.compute_critic_losses(batch, torch.zeros(6, 1))
+    info = algo._learn_critics(losses, learn=False)
+    assert list(info) == ["critic/critic1_loss", "critic/critic2_loss"]
+    assert all(torch.equal(p, b) for p, b in zip(algo.nets.parameters(), before, strict=True))
+    q = algo.get_state_action_value(batch["obs"], batch["actions"])
+    assert losses[0].item() == pytest.approx(q.square().mean().item())
