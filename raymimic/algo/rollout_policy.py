@@ -25,6 +25,11 @@ class RolloutPolicy:
     algorithm remembers (a hidden state, a queue of actions, a subgoal) is each row's own, and so
     are its random numbers once :meth:`start_episode` was given seeds.
 
+    An algorithm that sees the last ``train.frame_stack`` observations is given them: from single
+    observations they are collected, each row's own, the first one repeated where an episode has
+    just begun; stacks that the environment has made (robomimic's ``FrameStackWrapper``) are taken
+    as they are.
+
     Args:
         policy: the algorithm.
         obs_normalization_stats: ``offset`` and ``scale`` ``[1, *shape]`` of each observation key;
@@ -47,6 +52,8 @@ class RolloutPolicy:
         self.policy = policy
         self.obs_normalization_stats = obs_normalization_stats
         self.action_normalization_stats = action_normalization_stats
+        self._stack: dict[str, Tensor] = {}  # the last observations, [B, T, *shape]
+        self._begins: Tensor | None = None  # [B], rows whose episode begins; None: all
         self._obs_stats = None
         if obs_normalization_stats is not None:
             self._obs_stats = obs_utils.stats_to_tensors(
@@ -81,8 +88,12 @@ class RolloutPolicy:
         if mask is None or mask.all():
             mask = None
             self.policy.reset()
+            self._begins = None
         else:
-            self.policy.reset(torch.as_tensor(mask, device=self.policy.device))
+            rows = torch.as_tensor(mask, device=self.policy.device)
+            self.policy.reset(rows)
+            if self._begins is not None:
+                self._begins = self._begins | rows
         if seeds is None:
             self.policy.episode_noise = None
             return
@@ -101,9 +112,9 @@ class RolloutPolicy:
         """Chooses actions.
 
         Args:
-            ob: raw observation arrays ``{key: [*shape]}``, ``[B, *shape]`` if batched; keys that
-                the policy does not see are ignored.
-            goal: likewise.
+            ob: raw observation arrays ``{key: [*shape]}``, ``[B, *shape]`` if batched, or stacks
+                of them (``[B, T, *shape]``); keys that the policy does not see are ignored.
+            goal: raw observations, one for each row, likewise.
             batched_ob: whether there is a batch dimension.
 
         Returns:
@@ -114,6 +125,7 @@ class RolloutPolicy:
         """
         obs = self._prepare(ob, self.policy.obs_shapes, batched_ob)
         goals = None if goal is None else self._prepare(goal, self.policy.goal_shapes, batched_ob)
+        obs = self._stacked(obs)
         with self.policy.episode_noise or nullcontext():
             action = self.policy.get_action(obs, goals).cpu().numpy()
         # Statistics may be float64; the environment gets what the policy computes in.
@@ -137,6 +149,25 @@ class RolloutPolicy:
         if self._obs_stats is not None:
             prepared = obs_utils.normalize_dict(prepared, self._obs_stats)
         return prepared
+
+    def _stacked(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Makes stacks ``[B, T, *shape]`` of observations ``[B, *shape]``, if stacks are wanted."""
+        length = self.policy.global_config.train.frame_stack
+        shapes = self.policy.obs_shapes
+        if length == 1 or any(x.dim() != 1 + len(shapes[k]) for k, x in obs.items()):
+            return obs
+        begins = self._begins
+        for key, x in obs.items():
+            first = x[:, None].expand(-1, length, *x.shape[1:])
+            if begins is None:
+                self._stack[key] = first
+            else:
+                later = torch.cat([self._stack[key][:, 1:], x[:, None]], dim=1)
+                fresh = begins.view(-1, *(1,) * x.dim())
+                self._stack[key] = torch.where(fresh, first, later)
+        size = len(next(iter(obs.values())))
+        self._begins = torch.zeros(size, dtype=torch.bool, device=self.policy.device)
+        return dict(self._stack)
 
     def __repr__(self) -> str:
         return repr(self.policy)

@@ -258,14 +258,6 @@ def test_key_of_two_modalities():
         make(config)
 
 
-@pytest.mark.parametrize("variant", ["gaussian", "gmm", "vae", "rnn", "transformer"])
-def test_variants_of_bc_that_are_not_available(variant):
-    config = make_config("bc")
-    config.algo[variant].enabled = True
-    with pytest.raises(ConfigError, match=f"algo.{variant}.enabled"):
-        make(config)
-
-
 def test_registry():
     with pytest.raises(ConfigError, match="unknown algorithm 'td3bc'; did you mean 'td3_bc'"):
         algo_factory("td3bc", make_config(), {"flat": [2]}, 1, "cpu")
