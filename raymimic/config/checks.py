@@ -93,6 +93,13 @@ def warnings_for(config: BaseConfig) -> list[str]:
         found.append(
             "'experiment.save.on_best_validation' has no effect without 'experiment.validate'"
         )
+    for path, critic in sections_named(config.algo, "critic"):
+        distributional = critic.get("distributional", {})
+        if distributional.get("enabled") and distributional.clip_to_second_atom:
+            found.append(
+                f"'algo.{path}.distributional' cuts every return off at the second lowest atom, as "
+                f"robomimic does by mistake: set its 'clip_to_second_atom' to false for C51"
+            )
     late = [epoch for epoch in save.epochs if epoch > epochs]
     if late:
         found.append(
