@@ -15,9 +15,10 @@ from raymimic.algo.algo import (
     PolicyAlgo,
     register_algo_factory_func,
 )
-from raymimic.algo.gl import GL, GL_VAE, ValuePlanner
+from raymimic.algo.gl import GL, ValuePlanner
 from raymimic.config.config import Config
 from raymimic.config.hbc_config import LATENT_SUBGOAL
+from raymimic.models.vae_nets import VAE
 from raymimic.utils.tensor_utils import map_tensor
 
 
@@ -80,8 +81,7 @@ class HBC(HierarchicalAlgo):
         self.planner = self._create_planner()
         shapes = dict(self.obs_key_shapes)
         if self.algo_config.latent_subgoal.enabled:
-            assert isinstance(self.planner, GL_VAE)
-            shapes[LATENT_SUBGOAL] = (self.planner.latent_size,)
+            shapes[LATENT_SUBGOAL] = (self._vae.latent_size,)
         actor = self._make_part("bc", self.algo_config.actor, self.obs_config.actor, shapes)
         assert isinstance(actor, PolicyAlgo)
         self.actor = actor
@@ -158,19 +158,34 @@ class HBC(HierarchicalAlgo):
             return None
         seen = self._planner_batch(batch)
         if self.algo_config.mode == "cascade":
-            return self.planner.get_subgoal_predictions(seen["obs"], seen["goal_obs"])
-        latent = self.algo_config.latent_subgoal
-        return self._goal_learner.get_actor_goal_for_training_from_processed_batch(
-            batch.get("random", seen),
-            use_latent_subgoals=latent.enabled,
-            use_prior_correction=latent.prior_correction.enabled,
-            num_prior_samples=latent.prior_correction.num_samples,
-        )
+            return self.get_subgoal_predictions(seen["obs"], seen["goal_obs"])
+        seen = batch.get("random", seen)
+        subgoals: dict[str, Tensor] = seen["target_subgoals"]
+        if self.algo_config.latent_subgoal.enabled:
+            return {LATENT_SUBGOAL: self._latents(subgoals, seen["obs"], seen["goal_obs"])}
+        return subgoals
 
     def _planner_batch(self, batch: Batch) -> Batch:
         """Returns what the network that predicts subgoals is trained on."""
         planner_batch: Batch = batch["planner"]
         return planner_batch
+
+    def _latents(self, subgoals: ObsDict, obs: ObsDict, goal: ObsDict | None) -> Tensor:
+        """Returns latents ``[B, Z]`` that stand for subgoals ``{key: [B, *shape]}``."""
+        vae, correction = self._vae, self.algo_config.latent_subgoal.prior_correction
+        z = vae.prior.sample_posterior(vae.encode(subgoals, obs, goal))
+        if correction.enabled:
+            samples = vae.sample_prior(obs, goal, correction.num_samples)
+            samples = samples.unflatten(0, (len(z), -1))
+            nearest = (samples - z[:, None]).square().sum(dim=-1).argmin(dim=1)
+            z = samples[torch.arange(len(z), device=z.device), nearest]
+        return z
+
+    @property
+    def _vae(self) -> VAE:
+        vae = self._goal_learner.nets["goal_network"]
+        assert isinstance(vae, VAE)
+        return vae
 
     # ------------------------------------------------------------------------ acting
 
@@ -178,6 +193,8 @@ class HBC(HierarchicalAlgo):
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
         """Plans a subgoal ``{key: [B, *shape]}`` for each state; a latent if those are subgoals."""
+        if self.algo_config.latent_subgoal.enabled:
+            return {LATENT_SUBGOAL: self._vae.sample_prior(obs_dict, goal_dict)}
         return self.planner.get_subgoal_predictions(obs_dict, goal_dict)
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
@@ -206,7 +223,7 @@ class HBC(HierarchicalAlgo):
         if self.global_config.train.frame_stack > 1:
             obs_dict = {k: x[:, -1] for k, x in obs_dict.items()}
         with self._noise_only(due):
-            subgoal = self.planner.get_subgoal_predictions(obs_dict, goal_dict)
+            subgoal = self.get_subgoal_predictions(obs_dict, goal_dict)
         if self._plan is not None:
             new, old = due.to(self.device), self._plan.subgoal
             subgoal = {

@@ -46,8 +46,12 @@ class IRIS(HBC, ValueAlgo):
 
     @property
     def discount(self) -> float:
-        """Discount of the value after the (n-step) reward."""
-        return self.planner.value_net.discount
+        """Discount of the value after the (n-step) reward, the planner's."""
+        return self.planner.discount
+
+    @discount.setter
+    def discount(self, value: float) -> None:
+        self.planner.discount = value
 
     def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
         """Estimates the values ``[B, 1]`` of states ``{key: [B, *shape]}``."""
