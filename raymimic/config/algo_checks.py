@@ -21,7 +21,8 @@ def algo_problems(config: BaseConfig) -> Iterator[str]:
         "unet": _unet_problems,
     }.items():
         for path, section in sections_named(config.algo, name):
-            if section.get("enabled", True):
+            optimizer = "optim_params" in path.split(".")  # of a network of that name
+            if section.get("enabled", True) and not optimizer:
                 yield from check(f"algo.{path}", section)
     entropy = config.algo.get("actor", {}).get("target_entropy")
     if isinstance(entropy, str) and entropy != "default":
