@@ -193,7 +193,7 @@ class GL_VAE(GL):
             [dict(obs_dict), goal_dict], lambda x: x.repeat_interleave(num_samples, dim=0)
         )
         subgoals = self._vae.decode(obs, goal, z)
-        return {k: x.unflatten(0, (-1, num_samples)) for k, x in subgoals.items()}
+        return {k: x.view(-1, num_samples, *x.shape[1:]) for k, x in subgoals.items()}
 
     def training_state(self) -> dict[str, Any]:
         """Adds the temperature, which outlives the planner's training where it ends first."""

@@ -1,4 +1,8 @@
-"""Losses: functions of predictions and targets that know nothing of networks or logging."""
+"""Losses: functions of predictions and targets that know nothing of networks or logging.
+
+Those of variational autoencoders, which networks compute themselves, are in
+:mod:`raymimic.models.vae_losses`.
+"""
 
 import torch
 import torch.nn.functional as F

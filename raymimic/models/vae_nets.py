@@ -11,7 +11,6 @@ from typing import Any, TypedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Categorical
 
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError
@@ -290,7 +289,7 @@ class GMMPrior(StandardNormalPrior):
         means, logvars, logits = (
             _for_samples(x, conditions, num_samples) for x in self._mixture(conditions, goals)
         )
-        modes = Categorical(logits=logits, validate_args=False).sample()[:, None, None]
+        modes = torch.multinomial(logits.softmax(dim=-1), 1).unsqueeze(-1)
         mean, logvar = (x.take_along_dim(modes, dim=1)[:, 0] for x in (means, logvars))
         return _reparameterize(mean, logvar)
 
@@ -344,7 +343,7 @@ class CategoricalPrior(Prior):
 
     def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
         """Draws latents ``[B, D * C]``, relaxed one-hot vectors."""
-        logits = posterior["logit"].unflatten(-1, self.shape)
+        logits = posterior["logit"].view(-1, *self.shape)
         return F.gumbel_softmax(logits, tau=self.temperature, hard=self.hard).flatten(1)
 
     def sample(
@@ -352,8 +351,9 @@ class CategoricalPrior(Prior):
     ) -> Tensor:
         """Draws latents ``[B * num_samples, D * C]``, one-hot vectors."""
         logits = _for_samples(self._logits(conditions, goals), conditions, num_samples)
-        classes = Categorical(logits=logits, validate_args=False).sample()
-        return F.one_hot(classes, self.shape[1]).to(logits.dtype).flatten(1)
+        classes = torch.multinomial(logits.flatten(0, 1).softmax(dim=-1), 1)
+        one_hot = torch.zeros_like(logits).flatten(0, 1).scatter(-1, classes, 1.0)
+        return one_hot.view(-1, self.latent_size)
 
     def kl(
         self,
@@ -363,7 +363,7 @@ class CategoricalPrior(Prior):
         goals: ObsDict | None = None,
     ) -> Tensor:
         """KL (0-d), in closed form."""
-        logits = posterior["logit"].unflatten(-1, self.shape)
+        logits = posterior["logit"].view(-1, *self.shape)
         return vae_losses.categorical_kl(logits, self._logits(conditions, goals))
 
 
