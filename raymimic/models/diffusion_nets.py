@@ -179,15 +179,20 @@ class ConditionalUnet1D(nn.Module):
                 ConditionalResidualBlock1D(after, after, cond_dim, kernel_size, n_groups),
             ]
 
+        # In robomimic's order, by which optimizers number their states in checkpoints.
+        dims = [input_dim, *down_dims]
+        last = len(down_dims) - 1
+        self.mid_modules = nn.ModuleList(two_blocks(dims[-1], dims[-1]))
         self.diffusion_step_encoder = nn.Sequential(
             SinusoidalPosEmb(step_dim),
             Linear(step_dim, 4 * step_dim),
             nn.Mish(),
             Linear(4 * step_dim, step_dim),
         )
-        dims = [input_dim, *down_dims]
-        last = len(down_dims) - 1
-        self.mid_modules = nn.ModuleList(two_blocks(dims[-1], dims[-1]))
+        self.up_modules = nn.ModuleList(
+            nn.ModuleList([*two_blocks(2 * dims[i + 1], dims[i]), Upsample1d(dims[i])])
+            for i in range(last, 0, -1)
+        )
         self.down_modules = nn.ModuleList(
             nn.ModuleList(
                 [
@@ -196,10 +201,6 @@ class ConditionalUnet1D(nn.Module):
                 ]
             )
             for i in range(len(down_dims))
-        )
-        self.up_modules = nn.ModuleList(
-            nn.ModuleList([*two_blocks(2 * dims[i + 1], dims[i]), Upsample1d(dims[i])])
-            for i in range(last, 0, -1)
         )
         self.final_conv = nn.Sequential(
             Conv1dBlock(dims[1], dims[1], kernel_size, n_groups),
