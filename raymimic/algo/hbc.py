@@ -68,7 +68,7 @@ class HBC(HierarchicalAlgo):
     needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "actor": "Actor"}
 
-    planner: Any  # GL, or ValuePlanner
+    planner: GL | ValuePlanner
     actor: PolicyAlgo
 
     def _create_networks(self) -> None:
@@ -94,7 +94,8 @@ class HBC(HierarchicalAlgo):
 
     @property
     def _goal_learner(self) -> GL:
-        """The network that predicts subgoals."""
+        """What predicts subgoals."""
+        assert isinstance(self.planner, GL)
         return self.planner
 
     # ---------------------------------------------------------------------- training
@@ -176,7 +177,7 @@ class HBC(HierarchicalAlgo):
         z = vae.prior.sample_posterior(vae.encode(subgoals, obs, goal))
         if correction.enabled:
             samples = vae.sample_prior(obs, goal, correction.num_samples)
-            samples = samples.unflatten(0, (len(z), -1))
+            samples = samples.view(len(z), -1, z.shape[1])
             nearest = (samples - z[:, None]).square().sum(dim=-1).argmin(dim=1)
             z = samples[torch.arange(len(z), device=z.device), nearest]
         return z

@@ -27,6 +27,8 @@ class IRIS(HBC, ValueAlgo):
 
     needs: ClassVar[frozenset[str]] = HBC.needs | ValueAlgo.needs
 
+    planner: ValuePlanner
+
     def _create_planner(self) -> ValuePlanner:
         return ValuePlanner(
             algo_config=self.algo_config.value_planner,
