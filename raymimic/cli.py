@@ -185,6 +185,15 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"written to {args.json}")
 
 
+def _export(args: argparse.Namespace) -> None:
+    from raymimic.config.base_config import import_modules
+    from raymimic.utils.export import export_checkpoint
+
+    import_modules(args.imports)
+    export_checkpoint(args.checkpoint, args.out, force=args.force)
+    print(f"written to {args.out}, for robomimic 0.5")
+
+
 def _config(args: argparse.Namespace) -> None:
     from raymimic.config.base_config import import_modules
     from raymimic.config.describe import describe
@@ -307,6 +316,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--video", metavar="OUT.mp4", help="film the first episode")
     evaluate.add_argument("--json", metavar="OUT.json", help="write all numbers there")
     evaluate.set_defaults(command=_evaluate)
+
+    export = commands.add_parser(
+        "export",
+        parents=[common, imports],
+        help="write a checkpoint that robomimic loads",
+        description="Write a checkpoint that robomimic 0.5 loads, plays and trains further.",
+    )
+    export.add_argument("checkpoint", help="checkpoint of raymimic or robomimic, path or URI")
+    export.add_argument("out", metavar="OUT.pth", help="where the new one goes, path or URI")
+    export.add_argument("--force", action="store_true", help="replace a file that is there")
+    export.set_defaults(command=_export)
 
     config = commands.add_parser(
         "config", parents=[common, imports], help="print an algorithm's settings, commented"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from raymimic.config.base_config import BaseConfig
+from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.config.config import Config
 from raymimic.errors import CheckpointError, ConfigError, did_you_mean
 from raymimic.utils import obs_utils, torch_utils
@@ -504,12 +504,27 @@ class Algo:
     def fit_config(cls, config: BaseConfig, ckpt: Mapping[str, Any]) -> None:
         """Corrects the config that a checkpoint holds by its weights.
 
-        For settings that robomimic writes down and ignores; by default there are none.
+        For settings that robomimic writes down and ignores. By default: its VAEs' decoders see the
+        observation, whatever ``vae.decoder.is_conditioned`` says.
 
         Args:
             config: the config, not locked; changed in place.
             ckpt: the whole checkpoint; one of raymimic's has the entry ``raymimic``.
         """
+        if "raymimic" not in ckpt:
+            for _, vae in sections_named(config.algo, "vae"):
+                vae.decoder.is_conditioned = True
+
+    @classmethod
+    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
+        """Names what a policy of this config needs and robomimic has not got; None: nothing.
+
+        Such a checkpoint cannot be exported.
+        """
+        for path, vae in sections_named(config.algo, "vae"):
+            if vae.enabled and not vae.decoder.is_conditioned:
+                return f"decoders that do not see the observation (algo.{path}.decoder)"
+        return None
 
     def serialize(self) -> dict[str, Any]:
         """Returns the state of networks, optimizers and schedules, as robomimic 0.5 saves it."""

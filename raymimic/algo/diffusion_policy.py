@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
+from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
 from raymimic.errors import CheckpointError, ConfigError
 from raymimic.models.diffusion_nets import ConditionalUnet1D, DiffusionTransformer
 from raymimic.models.obs_nets import (
@@ -376,6 +377,14 @@ class DiffusionPolicyUNet(DiffusionPolicy):
         unet.diffusion_step_embed_dim = step_dim
         unet.n_groups = 8  # robomimic's, always
 
+    @classmethod
+    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
+        """Any U-Net but the one that it builds, whatever ``algo.unet`` says."""
+        own, its = config.algo.unet, DiffusionPolicyConfig().algo.unet
+        sizes = ("diffusion_step_embed_dim", "down_dims", "kernel_size", "n_groups")
+        other = [name for name in sizes if own[name] != its[name]]
+        return f"a U-Net of other sizes than its own (algo.unet.{other[0]})" if other else None
+
 
 class DiffusionPolicyTransformer(DiffusionPolicy):
     """Diffusion Policy with the time-series diffusion transformer, which robomimic announces."""
@@ -393,3 +402,8 @@ class DiffusionPolicyTransformer(DiffusionPolicy):
             emb_dropout=transformer.emb_dropout,
             attn_dropout=transformer.attn_dropout,
         )
+
+    @classmethod
+    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
+        """This variant."""
+        return "Diffusion Policy with a transformer"

@@ -58,6 +58,9 @@ class BaseConfig(Config):
     __slots__ = ()
 
     ALGO_NAME: ClassVar[str]
+    OWN_KEYS: ClassVar[tuple[str, ...]] = (  # that robomimic's config has not got
+        *("experiment.rollout.seed", "train.dtype", "train.imports", "ray", "mlflow"),
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

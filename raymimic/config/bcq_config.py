@@ -14,6 +14,7 @@ class BCQConfig(BaseConfig):
     __slots__ = ()
 
     ALGO_NAME = "bcq"
+    OWN_KEYS = (*BaseConfig.OWN_KEYS, "algo.critic.distributional.clip_to_second_atom")
 
     def algo_config(self) -> None:
         """Fills ``algo``."""

@@ -13,6 +13,7 @@ class DiffusionPolicyConfig(BaseConfig):
     __slots__ = ()
 
     ALGO_NAME = "diffusion_policy"
+    OWN_KEYS = (*BaseConfig.OWN_KEYS, "algo.transformer", "algo.ddpm.respace_steps")
 
     def train_config(self) -> None:
         """Leaves out next_obs, and makes sequences as long as the horizons."""

@@ -16,6 +16,10 @@ class IRISConfig(HBCConfig):
     __slots__ = ()
 
     ALGO_NAME = "iris"
+    OWN_KEYS = (
+        *HBCConfig.OWN_KEYS,
+        "algo.value_planner.value.critic.distributional.clip_to_second_atom",
+    )
 
     def algo_config(self) -> None:
         """Fills ``algo``."""
@@ -48,6 +52,7 @@ class IRISConfig(HBCConfig):
         self.observation.value_planner.planner = GLConfig().observation  # as in gl
         self.observation.value_planner.value = BCQConfig().observation  # as in bcq
         self.observation.actor = BCConfig().observation  # as in bc
+        self.observation.actor.modalities.goal.low_dim = []  # what the actor sees of a subgoal
 
     @property
     def use_goals(self) -> bool:

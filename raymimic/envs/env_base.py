@@ -126,6 +126,25 @@ class EnvBase(ABC):
         """Number of action components A."""
 
 
+def check_env(env_meta: Mapping[str, Any], goals: bool = False) -> None:
+    """Makes an environment once, so that one that cannot be played is found early.
+
+    Args:
+        env_meta: see :func:`env_from_metadata`.
+        goals: whether its goals will be asked for.
+
+    Raises:
+        EnvError: it cannot be made, or has no goals.
+    """
+    env = env_from_metadata(env_meta)
+    try:
+        if goals:
+            env.reset(seed=0)
+            env.get_goal()
+    finally:
+        env.close()
+
+
 def env_from_metadata(
     env_meta: Mapping[str, Any], env_name: str | None = None, render: bool = False
 ) -> EnvBase:

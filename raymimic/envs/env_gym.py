@@ -138,6 +138,31 @@ class EnvGym(EnvBase):
         """``{"task": …}``: what the last ``info`` said; False where it says nothing."""
         return {"task": self._success}
 
+    def get_goal(self) -> Observation:
+        """The goal of this episode, by gymnasium's convention for goals.
+
+        The observation of such an environment (``GoalEnv`` of Gymnasium-Robotics) has, beside the
+        rest, an ``achieved_goal`` and a ``desired_goal`` of the same form.
+
+        Returns:
+            The desired goal, under both names: so a policy is told what ``achieved_goal`` is to
+            be, as in data whose goals are last observations, or sees ``desired_goal`` as it is.
+
+        Raises:
+            EnvError: observations have no ``desired_goal``.
+        """
+        goal: Observation = {}
+        for key, value in self._obs.items():
+            if key.split("/")[0] == "desired_goal":
+                goal |= {key: value, key.replace("desired", "achieved", 1): value}
+        if not goal:
+            raise EnvError(
+                f"environment '{self._name}' has no goals for the policy: its observations "
+                f"({', '.join(self._obs)}) have no 'desired_goal'; to train without playing, set "
+                "experiment.rollout.enabled=false"
+            )
+        return goal
+
     def get_state(self) -> dict[str, Array]:
         """MuJoCo's full physics state.
 

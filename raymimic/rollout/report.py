@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raymimic.config import BaseConfig
-from raymimic.envs.env_base import env_from_metadata
+from raymimic.envs.env_base import check_env
 from raymimic.envs.seeds import final_seeds
 from raymimic.errors import EnvError, OutputError
 from raymimic.rollout.episodes import Episode
@@ -80,7 +80,7 @@ def evaluate_checkpoint(
         env_meta["env_name"] = env
     if not env_meta.get("env_name"):
         raise EnvError(f"checkpoint '{checkpoint}' names no environment; give one with --env")
-    env_from_metadata(env_meta).close()  # one that cannot be made is found before Ray starts
+    check_env(env_meta, goals=config.use_goals)  # what cannot be played is found before Ray starts
     name = str(env_meta["env_name"])
     job = EvalJob(
         epoch=0,

@@ -416,11 +416,11 @@ def _environments(config: BaseConfig, data: "DataInfo") -> dict[str, dict[str, A
     """
     if not config.experiment.rollout.enabled or not _acts(config):
         return {}
-    from raymimic.envs.env_base import env_from_metadata
+    from raymimic.envs.env_base import check_env
 
     envs = {env.key: env.env_meta for env in data.env_metas if env.evaluate}
     for env_meta in envs.values():
-        env_from_metadata(env_meta).close()
+        check_env(env_meta, goals=config.use_goals)
     return envs
 
 

@@ -18,6 +18,7 @@ from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import import_modules
 from raymimic.errors import CheckpointError
 from raymimic.utils import storage
+from raymimic.utils.upgrade import upgrade_checkpoint
 
 if TYPE_CHECKING:
     from raymimic.algo import RolloutPolicy
@@ -38,13 +39,13 @@ _NUMPY_GLOBALS: list[Any] = [
 
 
 def load_dict_from_checkpoint(ckpt_path: str) -> dict[str, Any]:
-    """Reads a checkpoint of raymimic or robomimic onto the CPU.
+    """Reads a checkpoint of raymimic or robomimic (0.2 to 0.5) onto the CPU.
 
     Args:
         ckpt_path: local path, or a URI that fsspec reads.
 
     Returns:
-        the checkpoint's dictionary.
+        the checkpoint's dictionary, in the form of robomimic 0.5.
 
     Raises:
         CheckpointError: it is missing, truncated, no checkpoint, or holds pickled objects.
@@ -83,7 +84,7 @@ def load_dict_from_checkpoint(ckpt_path: str) -> dict[str, Any]:
             f"'{path}' is a torch file but no checkpoint of raymimic or robomimic: "
             f"it has no '{lacking[0]}'"
         )
-    return ckpt
+    return upgrade_checkpoint(ckpt)
 
 
 def maybe_dict_from_checkpoint(
@@ -91,7 +92,7 @@ def maybe_dict_from_checkpoint(
 ) -> dict[str, Any]:
     """Gives the checkpoint's dictionary, read from its path unless it is already there."""
     if ckpt_dict is not None:
-        return ckpt_dict
+        return upgrade_checkpoint(ckpt_dict)
     if ckpt_path is None:
         raise CheckpointError("neither ckpt_path nor ckpt_dict is given; pass one of them")
     return load_dict_from_checkpoint(ckpt_path)
