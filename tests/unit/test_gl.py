@@ -286,3 +286,22 @@ def test_value_planner_trains_both_parts_and_adds_their_losses():
 def test_value_of_what_no_subgoal_has_is_refused():
     with pytest.raises(ConfigError, match="only_obs"):
         make_value_planner(["near", "only_obs"])
+
+
+# ----------------------------------------------------------------------------- checkpoints
+
+
+def test_robomimics_decoders_see_the_observation_whatever_its_config_says():
+    settings = {
+        "algo__vae__decoder__is_conditioned": False,
+        "algo__vae__prior__learn": True,
+        "algo__vae__prior__is_conditioned": True,
+    }
+    config = gl_config(**settings)
+    GL_VAE.fit_config(config, {"raymimic": {}})
+    assert not config.algo.vae.decoder.is_conditioned
+    assert "algo.vae.decoder" in GL_VAE.robomimic_lacks(config)
+
+    GL_VAE.fit_config(config, {})
+    assert config.algo.vae.decoder.is_conditioned
+    assert GL_VAE.robomimic_lacks(config) is None
