@@ -53,6 +53,8 @@ class HBCConfig(BaseConfig):
         """Gives planner and actor observations of their own."""
         self.observation.planner = GLConfig().observation  # of the planner: as in gl
         self.observation.actor = BCConfig().observation  # of the actor: as in bc
+        # What the actor sees of a subgoal: keys of it, or ["latent_subgoal"].
+        self.observation.actor.modalities.goal.low_dim = []
 
     @property
     def use_goals(self) -> bool:

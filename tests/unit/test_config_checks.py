@@ -147,6 +147,7 @@ def test_out_of_range(assignment):
 
 VALIDATE = "experiment.validate=true"
 LR = "algo.optim_params.actor.learning_rate"
+ACTORS_GOAL = "observation.actor.modalities.goal.low_dim"
 AT_ODDS = [
     ("bc", ["algo.rnn.enabled=true"], "'algo.rnn.horizon' is 10 but 'train.seq_length' is 1"),
     ("bc", ["algo.rnn.enabled=true", "train.seq_length=10"], None),
@@ -289,6 +290,70 @@ AT_ODDS = [
     ("td3_bc", ["algo.infinite_horizon=true", "algo.discount=1.0"], "divides by 1 - discount"),
     ("td3_bc", ["algo.critic.value_bounds=[1, 0]"], "give [lowest, highest]"),
     ("td3_bc", ["algo.critic.value_bounds=[0]"], "give [lowest, highest]"),
+    ("hbc", [], None),
+    ("iris", [], None),
+    ("hbc", ["algo.mode=both"], "'algo.mode' is 'both': it must be one of 'separate', 'cascade'"),
+    (
+        "hbc",
+        ["algo.planner.subgoal_horizon=12"],
+        "'algo.planner.subgoal_horizon' is 12 but 'train.seq_length' is 10: raise",
+    ),
+    ("hbc", ["algo.planner.subgoal_horizon=5"], None),
+    ("hbc", ["algo.actor.rnn.horizon=5"], "'algo.actor.rnn.horizon' is 5"),
+    (
+        "iris",
+        ["algo.value_planner.value.n_step=11"],
+        "'algo.value_planner.value.n_step' is 11 but 'train.seq_length' is 10",
+    ),
+    (
+        "iris",
+        ["algo.value_planner.value.critic.value_bounds=[1, 0]"],
+        "'algo.value_planner.value.critic.value_bounds' is [1, 0]",
+    ),
+    (
+        "hbc",
+        ["algo.actor.loss.l2_weight=0"],
+        "all weights in 'algo.actor.loss' are 0",
+    ),
+    ("hbc", [f"{ACTORS_GOAL}=['object']"], "it must be a list of texts"),
+    ("hbc", [f'{ACTORS_GOAL}=["object"]'], None),
+    (
+        "hbc",
+        [f'{ACTORS_GOAL}=["objct"]'],
+        "names 'objct', which is no part of a subgoal; did you mean 'object'?",
+    ),
+    (
+        "iris",
+        [f'{ACTORS_GOAL}=["latent_subgoal"]'],
+        "(observation.value_planner.planner.modalities.subgoal)",
+    ),
+    ("hbc", ["algo.latent_subgoal.enabled=true", f'{ACTORS_GOAL}=["latent_subgoal"]'], None),
+    (
+        "hbc",
+        ["algo.latent_subgoal.enabled=true", f'{ACTORS_GOAL}=["object"]'],
+        "subgoals are latent_subgoal (algo.latent_subgoal.enabled)",
+    ),
+    (
+        "hbc",
+        ["algo.latent_subgoal.enabled=true", "algo.planner.vae.enabled=false"],
+        "set 'algo.planner.vae.enabled' to true",
+    ),
+    ("iris", ["algo.latent_subgoal.enabled=true"], "values are of states, not of latents"),
+    (
+        "hbc",
+        ['observation.planner.modalities.goal.low_dim=["object"]'],
+        "'observation.planner.modalities.goal' names goals, but 'train.goal_mode' is null",
+    ),
+    (
+        "hbc",
+        ['observation.actor.modalities.obs.tactile=["touch"]'],
+        "add 'observation.actor.encoder.tactile'",
+    ),
+    (
+        "iris",
+        ['observation.value_planner.value.modalities.obs.rgb=["object"]'],
+        "'object' is both low_dim and rgb",
+    ),
 ]
 
 
@@ -341,3 +406,20 @@ def test_settings_that_come_to_nothing_are_warned_about(assignments, message):
     assert problems(config) == []
     (warning,) = warnings_for(config)
     assert message in warning
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        ([f"{ACTORS_GOAL}=[]"], "the actor does not see its subgoals"),
+        (["algo.mode=planner_only"], "evaluation shows an untrained actor"),
+        (["algo.mode=actor_only"], "evaluation shows an untrained planner"),
+        (["algo.mode=actor_only", "experiment.ckpt_path=planner.pth"], None),
+        (["algo.mode=actor_only", "experiment.rollout.enabled=false"], None),
+    ],
+)
+@pytest.mark.parametrize("algo", ["hbc", "iris"])
+def test_hierarchies_without_an_end_are_warned_about(algo, assignments, message):
+    found = warnings_for(make(algo, f'{ACTORS_GOAL}=["object"]', *assignments))
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]

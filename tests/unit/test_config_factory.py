@@ -12,6 +12,8 @@ from raymimic.config import (
     BaseConfig,
     BCConfig,
     Config,
+    GLConfig,
+    HBCConfig,
     TD3_BCConfig,
     config_factory,
     config_from_file,
@@ -158,8 +160,10 @@ def test_unknown_keys_are_refused():
 
 
 def test_algorithms_that_do_not_exist(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"unknown algorithm 'hbc': known are bc,.* td3_bc"):
-        config_from_file(GOLDEN / "hbc.json")
+    file = tmp_path / "config.json"
+    file.write_text('{"algo_name": "gail"}')
+    with pytest.raises(ConfigError, match=r"unknown algorithm 'gail': known are bc,.* td3_bc"):
+        config_from_file(file)
     with pytest.raises(ConfigError, match=r"'algo_name' is 'bc' in a config for 'td3_bc'"):
         config_factory("td3_bc", {"algo_name": "bc"})
 
@@ -301,7 +305,7 @@ def test_templates_are_generated_from_the_code(name, tmp_path, monkeypatch):
     assert (tmp_path / f"{name}.json").read_text() == committed.read_text()
 
 
-@pytest.mark.parametrize("name", ["bc", "td3_bc"])
+@pytest.mark.parametrize("name", ["bc", "hbc", "iris", "td3_bc"])
 def test_every_key_is_described(name):
     lines = describe(name).splitlines()
     keys = {line.lstrip("# ").split(" = ")[0]: line for line in lines if " = " in line}
@@ -313,6 +317,49 @@ def test_every_key_is_described(name):
         path, value = parse_set(setting)
         default = leaves[path]
         assert value == (list(default) if isinstance(default, tuple) else default)
+
+
+def test_a_parts_keys_are_described_as_those_of_its_algorithm():
+    said, gl = comments(HBCConfig), comments(GLConfig)
+    key = "vae.prior.categorical_min_temp"
+    assert said[f"algo.planner.{key}"] == gl[f"algo.{key}"]
+    assert said["algo.planner.vae.enabled"] == "sample subgoals; else predict one"  # its own
+    assert said["observation.actor.encoder.rgb.core_class"] == "encodes each colour image"
+
+
+def test_a_hierarchy_has_its_parts_keys_with_their_locks():
+    config = config_factory("iris", {"algo": {"value_planner": {"num_samples": 3}}})
+    assert config.algo.value_planner.num_samples == 3
+    assert config.algo.value_planner.value.critic.ensemble.n == 2
+    with pytest.raises(ConfigError, match=r"'algo.actor.gmm'"):
+        config.algo.actor.gmm = {"enabled": True}
+    with pytest.raises(ConfigError, match=r"'algo.value_planner.planner.vae.latent_dmi'; did you"):
+        config.set_path("algo.value_planner.planner.vae.latent_dmi", 3)
+    config.algo.actor.rnn.kwargs.dropout = 0.1  # a free section stays one
+    config.algo.value_planner.value.optim_params.critic.learning_rate.scheduler_type = "cosine"
+    assert BCConfig().algo.gmm.enabled is False  # parts are copies
+
+
+def test_keys_and_goals_of_a_hierarchy_are_those_of_all_parts():
+    config = config_factory("iris")
+    planner = config.observation.value_planner
+    planner.planner.modalities.obs.low_dim = ["d"]
+    planner.planner.modalities.subgoal.low_dim = ["c"]
+    planner.value.modalities.obs.low_dim = ["c", "b"]
+    config.observation.actor.modalities.obs.low_dim = ["a"]
+    config.observation.actor.modalities.goal.low_dim = ["c"]
+    assert config.all_obs_keys == ["a", "b", "c", "d"]
+    assert not config.use_goals  # the actor's goal is a subgoal
+    planner.planner.modalities.goal.rgb = ["e"]
+    assert config.use_goals
+    assert config.all_obs_keys == ["a", "b", "c", "d", "e"]
+
+    config = config_factory("hbc")
+    config.observation.actor.modalities.goal.low_dim = ["latent_subgoal"]
+    assert "latent_subgoal" not in config.all_obs_keys  # not in the data
+    assert not config.use_goals
+    config.observation.planner.modalities.goal.low_dim = ["object"]
+    assert config.use_goals
 
 
 def test_comments_of_a_subclass_override_and_inherit():
