@@ -13,6 +13,8 @@ STEP, NEAR = 0.1, 0.1
 class ReachEnv(gymnasium.Env):
     """Moves by a tenth of the action; solved within 0.1 of the goal."""
 
+    action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
     def __init__(self, render_mode: str | None = None) -> None:
         space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
         names = ("observation", "achieved_goal", "desired_goal")
