@@ -64,7 +64,7 @@ class BCConfig(BaseConfig):
         self.algo.vae.prior.categorical_dim = 10  # classes of each latent dimension
         self.algo.vae.prior.categorical_gumbel_softmax_hard = False  # one-hot samples
         self.algo.vae.prior.categorical_init_temp = 1.0  # temperature at the start
-        self.algo.vae.prior.categorical_temp_anneal_step = 0.001  # less by this each step
+        self.algo.vae.prior.categorical_temp_anneal_step = 0.001  # less by this each epoch
         self.algo.vae.prior.categorical_min_temp = 0.3  # least temperature
 
         self.algo.vae.encoder_layer_dims = (300, 400)  # hidden layers of the encoder
