@@ -1,22 +1,23 @@
 """What robomimic 0.5 computed, and the same starting point for raymimic.
 
-``golden/data/cases`` holds numbers, ``golden/data/variants_low_dim.json.gz`` the config and all
-state-dict shapes of robomimic's 80 variants of algorithms on low-dimensional observations. Both
-sides start from the same formula for parameters, and every random draw gives its centre.
+``golden/data/variants_low_dim.json.gz`` holds config and state-dict shapes of robomimic's 80
+variants of algorithms on low-dimensional observations. Both sides start from the same formula for
+parameters, and every random draw gives its centre.
 """
 
 import gzip
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from raymimic.algo import Algo, algo_factory
 from raymimic.config import BaseConfig, config_factory
@@ -31,15 +32,13 @@ SHAPES = dict(zip(OBS_KEYS, ([10], [3], [4], [2]), strict=True))
 ACTION_DIM = 7
 
 
-class Centred(TorchFunctionMode):
+@contextmanager
+def centred_rng() -> Iterator[None]:
     """Every random draw of torch gives the centre of its distribution (dropout excepted)."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        centre = _CENTRES.get(func)
-        return func(*args, **kwargs) if centre is None else centre(*args, **kwargs)
+    with ExitStack() as patches:
+        for (owner, name), centre in _CENTRES.items():
+            patches.enter_context(patch.object(owner, name, centre))
+        yield
 
 
 def _made(value: float) -> Callable[..., Tensor]:
@@ -68,18 +67,17 @@ def _multinomial(p: Tensor, n: int, replacement: bool = False, **kwargs: Any) ->
     return p.argmax(-1, keepdim=True).expand(*p.shape[:-1], n)
 
 
-_CENTRES: dict[Any, Callable[..., Tensor]] = {
-    torch.randn: _made(0.0),
-    torch.rand: _made(0.5),
-    torch.randn_like: lambda x, **_: torch.zeros_like(x),
-    torch.rand_like: lambda x, **_: torch.full_like(x, 0.5),
-    torch.randint: _randint,
-    torch.normal: _normal,
-    torch.multinomial: _multinomial,
-    Tensor.multinomial: _multinomial,
-    Tensor.normal_: lambda x, mean=0.0, std=1.0, **_: x.fill_(mean),
-    Tensor.uniform_: lambda x, low=0.0, high=1.0, **_: x.fill_((low + high) / 2),
-    Tensor.exponential_: lambda x, rate=1.0, **_: x.fill_(1.0 / rate),
+_CENTRES: dict[tuple[Any, str], Callable[..., Tensor]] = {
+    (torch, "randn"): _made(0.0),
+    (torch, "rand"): _made(0.5),
+    (torch, "randn_like"): lambda x, **_: torch.zeros_like(x),
+    (torch, "rand_like"): lambda x, **_: torch.full_like(x, 0.5),
+    (torch, "randint"): _randint,
+    (torch, "normal"): _normal,
+    (torch, "multinomial"): _multinomial,
+    (Tensor, "normal_"): lambda x, mean=0.0, std=1.0, **_: x.fill_(mean),
+    (Tensor, "uniform_"): lambda x, low=0.0, high=1.0, **_: x.fill_((low + high) / 2),
+    (Tensor, "exponential_"): lambda x, rate=1.0, **_: x.fill_(1.0 / rate),
 }
 
 
@@ -167,7 +165,7 @@ def golden_batch(config: BaseConfig, index: list[int]) -> dict[str, Any]:
         pad_seq_length=train.pad_seq_length,
         pad_frame_stack=train.pad_frame_stack,
         goal_mode=train.goal_mode,
-        load_next_obs=True,
+        load_next_obs=train.hdf5_load_next_obs,
     )
     return dataset.gather(torch.tensor(index))
 
