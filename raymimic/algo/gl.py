@@ -188,11 +188,7 @@ class GL_VAE(GL):
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
         """Samples subgoals ``{key: [B, num_samples, *shape]}`` for each state."""
-        z = self._vae.sample_prior(obs_dict, goal_dict, num_samples)
-        obs, goal = map_tensor(
-            [dict(obs_dict), goal_dict], lambda x: x.repeat_interleave(num_samples, dim=0)
-        )
-        subgoals = self._vae.decode(obs, goal, z)
+        subgoals = self._vae.sample(obs_dict, goal_dict, num_samples)
         return {k: x.view(-1, num_samples, *x.shape[1:]) for k, x in subgoals.items()}
 
     def training_state(self) -> dict[str, Any]:

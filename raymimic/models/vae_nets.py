@@ -17,6 +17,7 @@ from raymimic.errors import ConfigError
 from raymimic.models import vae_losses
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
 from raymimic.utils.obs_utils import ObsShapes
+from raymimic.utils.tensor_utils import map_tensor
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -538,6 +539,16 @@ class VAE(nn.Module):
         """
         return self.prior.sample(conditions, goals, num_samples)
 
+    def sample(
+        self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
+    ) -> dict[str, Tensor]:
+        """Samples x ``{key: [B * num_samples, *shape]}``; those of one s are neighbours."""
+        z = self.sample_prior(conditions, goals, num_samples)
+        conditions, goals = map_tensor(
+            [dict(conditions), goals], lambda x: x.repeat_interleave(num_samples, dim=0)
+        )
+        return self.decode(conditions, goals, z)
+
     def forward(
         self,
         inputs: ObsDict,
@@ -644,6 +655,16 @@ class VAEActor(nn.Module):
     ) -> Tensor:
         """Samples actions ``[B, A]``, or decodes the latents that are given."""
         return self.decode(obs_dict, goal_dict, z)
+
+    def sample(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
+    ) -> Tensor:
+        """Samples actions ``[B * num_samples, A]``; those of one state are neighbours."""
+        z = self._vae.sample_prior(obs_dict, goal_dict, num_samples)
+        obs, goal = map_tensor(
+            [dict(obs_dict), goal_dict], lambda x: x.repeat_interleave(num_samples, dim=0)
+        )
+        return self.decode(obs, goal, z)
 
     def set_gumbel_temperature(self, temperature: float) -> None:
         """Sets the temperature at which a categorical posterior is sampled."""
