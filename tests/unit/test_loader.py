@@ -48,6 +48,60 @@ def test_batches(tmp_path):
     assert batch["obs"]["flat"].dtype == torch.float32
 
 
+def hierarchy_config(path):
+    """Each part of an IRIS sees other keys; the actor's goal is a subgoal."""
+    config = config_factory("iris")
+    config.train.data, config.train.batch_size = str(path), 4
+    config.train.seq_length = config.algo.value_planner.planner.subgoal_horizon = 3
+    parts = config.observation
+    parts.value_planner.planner.modalities.obs.low_dim = ["flat"]
+    parts.value_planner.planner.modalities.subgoal.low_dim = ["ahead"]
+    parts.value_planner.value.modalities.obs.low_dim = ["ahead"]
+    parts.actor.modalities.obs.low_dim = ["flat"]
+    parts.actor.modalities.obs.rgb = ["camera"]
+    parts.actor.modalities.goal.low_dim = ["ahead"]
+    return config
+
+
+def write_hierarchys_demos(path):
+    write_demos(path)
+    with h5py.File(path, "r+") as handle:
+        for demo in handle["data"].values():
+            n = demo.attrs["num_samples"]
+            for group in ("obs", "next_obs"):
+                demo[f"{group}/ahead"] = np.full((n, 2), 5.0)
+                demo[f"{group}/camera"] = np.zeros((n, 8, 6, 3), dtype=np.uint8)
+                demo[f"{group}/unused"] = np.zeros((n, 1))
+    return path
+
+
+def test_batches_hold_the_keys_of_all_parts(tmp_path):
+    config = hierarchy_config(write_hierarchys_demos(tmp_path / "demos.hdf5"))
+    data = make_loaders(config, OFFLINE_RL, CPU)
+    assert data.shape_meta["all_shapes"] == {"ahead": [2], "camera": [3, 8, 6], "flat": [3]}
+    assert data.shape_meta["all_obs_keys"] == ["ahead", "camera", "flat"]
+    batch, _, _ = next(data.train.epoch(1))
+    keys = {"ahead": (4, 3, 2), "camera": (4, 3, 8, 6, 3), "flat": (4, 3, 3)}
+    assert shapes(batch)["obs"] == shapes(batch)["next_obs"] == keys
+    assert "goal_obs" not in batch
+    assert batch["obs"]["camera"].dtype == torch.uint8
+
+
+def test_statistics_are_of_the_keys_of_all_parts(tmp_path):
+    config = hierarchy_config(write_hierarchys_demos(tmp_path / "demos.hdf5"))
+    config.train.hdf5_normalize_obs = True
+    stats = make_loaders(config, OFFLINE_RL, CPU).obs_normalization_stats
+    assert set(stats) == {"ahead", "camera", "flat"}
+    np.testing.assert_allclose(stats["ahead"]["offset"], [[5.0, 5.0]])
+    assert stats["camera"]["offset"].shape == (1, 3, 8, 6)  # of its modality: channel first
+
+
+def test_a_subgoal_that_is_not_in_the_data_is_named(tmp_path):
+    config = hierarchy_config(write_demos(tmp_path / "demos.hdf5"))
+    with pytest.raises(DatasetError, match=r"'(ahead|camera)'"):
+        inspect_data(config, OFFLINE_RL)
+
+
 def test_float64(tmp_path):
     config = config_for(write_demos(tmp_path / "demos.hdf5"))
     config.train.dtype = "float64"
