@@ -170,7 +170,7 @@ class BCQ(CriticAlgo, PolicyAlgo):
         """Actor's loss (0-d): -mean Q(s, a + ξ(s, a)) with an action a of G for each s (eq. 12)."""
         obs, goal = batch["obs"], batch["goal_obs"]
         with torch.no_grad():
-            actions = self.nets["action_sampler"](obs, goal)
+            actions = self._sample(obs, goal, 1)
         critic = self._critics()[0]
         with torch_utils.frozen(critic):  # its weight gradients are of no use here
             values: Tensor = critic(obs, self._perturb("actor", obs, actions, goal), goal)
@@ -187,13 +187,14 @@ class BCQ(CriticAlgo, PolicyAlgo):
             n: number of candidates.
             actor: ``actor`` or ``actor_target``.
         """
-
-        def repeat(x: Tensor) -> Tensor:
-            return x.repeat_interleave(n, dim=0)
-
-        obs, goal = map_tensor(dict(obs_dict), repeat), map_tensor(goal_dict, repeat)
-        actions = self.nets["action_sampler"](obs, goal)
+        obs, goal = map_tensor([dict(obs_dict), goal_dict], lambda x: x.repeat_interleave(n, dim=0))
+        actions = self._sample(obs_dict, goal_dict, n)
         return Candidates(obs, self._perturb(actor, obs, actions, goal), goal)
+
+    def _sample(self, obs_dict: ObsDict, goal_dict: ObsDict | None, n: int) -> Tensor:
+        """Draws n actions ``[B * n, A]`` of G for each state, which lie side by side."""
+        sampler = cast("VAEActor", self.nets["action_sampler"])
+        return sampler.sample(obs_dict, goal_dict, n)
 
     def _perturb(
         self, actor: str, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None

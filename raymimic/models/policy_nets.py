@@ -149,8 +149,16 @@ class StochasticActorNetwork(MIMO_MLP):
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
         """Samples actions ``[B, A]`` for ``{key: [B, *shape]}``."""
-        low_noise = self.low_noise_eval and not self.training
-        return self.forward_train(obs_dict, goal_dict, low_noise).sample()
+        return self.sample(obs_dict, goal_dict)
+
+    def sample(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
+    ) -> Tensor:
+        """Samples actions ``[B * num_samples, A]``; those of one state are neighbours."""
+        outputs = super().forward(obs=obs_dict, goal=goal_dict)
+        if num_samples > 1:
+            outputs = {k: x.repeat_interleave(num_samples, dim=0) for k, x in outputs.items()}
+        return self.head(outputs, low_noise=self.low_noise_eval and not self.training).sample()
 
 
 class GaussianActorNetwork(StochasticActorNetwork):

@@ -131,22 +131,38 @@ def test_the_best_candidate_by_the_first_critic_is_taken(monkeypatch):
 
 @pytest.mark.parametrize("settings", [{}, GMM])
 def test_model_proposes_in_evaluation_mode_and_learns_in_training_mode(settings, monkeypatch):
-    algo = make(settings)
+    algo = make({**settings, "actor.enabled": True})
     sampler = algo.nets["action_sampler"]
     modes = []
-    sampler.register_forward_pre_hook(lambda net, args: modes.append(net.training))
-    learned = sampler.forward_train
 
-    def learn(*args: Any) -> Any:
-        modes.append(("learn", sampler.training))
-        return learned(*args)
+    def spied(name: str) -> Any:
+        method = getattr(sampler, name)
 
-    monkeypatch.setattr(sampler, "forward_train", learn)
+        def spy(*args: Any) -> Any:
+            modes.append((name, sampler.training))
+            return method(*args)
+
+        return spy
+
+    for name in ("forward_train", "sample"):
+        monkeypatch.setattr(sampler, name, spied(name))
     algo.train_on_batch(make_batch(), epoch=1)
-    assert modes[0] == ("learn", True)
-    assert False in modes
-    assert True not in modes
+    assert modes == [("forward_train", True), ("sample", False), ("sample", False)]
     assert sampler.training
+
+
+@pytest.mark.parametrize("settings", [{}, {"action_sampler.vae.prior.learn": True}, GMM])
+def test_model_proposes_the_same_as_for_repeated_states(settings):
+    if "action_sampler.vae.prior.learn" in settings:
+        settings = {**settings, "action_sampler.vae.prior.is_conditioned": True}
+    algo = make(settings)
+    algo.set_eval()
+    sampler, obs = algo.nets["action_sampler"], make_batch()["obs"]
+    repeated = {"flat": obs["flat"].repeat_interleave(3, dim=0)}
+    torch.manual_seed(0)
+    once = sampler.sample(obs, None, 3)  # which sees each state once
+    torch.manual_seed(0)
+    torch.testing.assert_close(once, sampler(repeated))
 
 
 # ------------------------------------------------------------------------------------ learning
