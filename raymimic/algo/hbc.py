@@ -16,6 +16,7 @@ from raymimic.algo.algo import (
     register_algo_factory_func,
 )
 from raymimic.algo.gl import GL, ValuePlanner
+from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.config.hbc_config import LATENT_SUBGOAL
 from raymimic.models.vae_nets import VAE
@@ -97,6 +98,17 @@ class HBC(HierarchicalAlgo):
         """What predicts subgoals."""
         assert isinstance(self.planner, GL)
         return self.planner
+
+    @classmethod
+    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
+        """Modes that train one part, latents to act by, and planners beside stacked frames."""
+        if config.algo.mode not in ("separate", "cascade"):
+            return f"the mode '{config.algo.mode}' (set algo.mode to 'separate' to train the rest)"
+        if config.algo.latent_subgoal.enabled:
+            return "latent subgoals when it acts: its planner fails to sample them"
+        if config.train.frame_stack > 1:
+            return "planners of policies that see several observations (train.frame_stack)"
+        return super().robomimic_lacks(config)
 
     # ---------------------------------------------------------------------- training
 

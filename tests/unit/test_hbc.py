@@ -9,7 +9,7 @@ import pytest
 import torch
 from hierarchies import SHAPES, A, B, T, hbc_config, make, observations, processed, raw_batch, step
 
-from raymimic.algo import RolloutPolicy
+from raymimic.algo import HBC, RolloutPolicy
 from raymimic.errors import CheckpointError
 from raymimic.training.grad_sync import GradientSync
 
@@ -326,6 +326,24 @@ def test_a_checkpoint_has_robomimics_layout():
     torch.testing.assert_close(other.nets.state_dict(), algo.nets.state_dict(), rtol=0, atol=0)
     with pytest.raises(CheckpointError, match="has no part 'actor'"):
         other.deserialize({"planner": model["planner"]})
+
+
+@pytest.mark.parametrize(
+    ("variant", "lacking"),
+    [
+        ({}, None),
+        (RNN, None),
+        ({"algo__mode": "cascade"}, None),
+        ({"algo__mode": "actor_only"}, "the mode 'actor_only'"),
+        (LATENT, "latent subgoals"),
+        ({"train__frame_stack": 2}, "train.frame_stack"),
+        ({"algo__planner__vae__decoder__is_conditioned": False}, "algo.planner.vae.decoder"),
+    ],
+)
+def test_what_robomimic_cannot_do_is_not_exported(variant, lacking):
+    found = HBC.robomimic_lacks(hbc_config(**variant))
+    assert (found is None) == (lacking is None)
+    assert lacking is None or lacking in found
 
 
 def test_other_workers_reach_every_part():
