@@ -357,7 +357,10 @@ class DiffusionPolicyUNet(DiffusionPolicy):
 
     @classmethod
     def fit_config(cls, config: BaseConfig, ckpt: Mapping[str, Any]) -> None:
-        """Reads the U-Net's sizes from robomimic's weights: its ``algo.unet`` may say others."""
+        """Reads the U-Net's sizes from robomimic's weights: its ``algo.unet`` may say others.
+
+        Goals are struck out, as its network sees none.
+        """
         if "raymimic" in ckpt:
             return
         weights = ckpt["model"].get("nets", ckpt["model"])
@@ -376,10 +379,14 @@ class DiffusionPolicyUNet(DiffusionPolicy):
         step_dim = weights[f"{net}.diffusion_step_encoder.1.weight"].shape[1]
         unet.diffusion_step_embed_dim = step_dim
         unet.n_groups = 8  # robomimic's, always
+        goals = config.observation.modalities.goal
+        goals.update({modality: [] for modality in goals})
 
     @classmethod
     def robomimic_lacks(cls, config: BaseConfig) -> str | None:
-        """Any U-Net but the one that it builds, whatever ``algo.unet`` says."""
+        """Goals, and any U-Net but the one that it builds, whatever ``algo.unet`` says."""
+        if config.use_goals:
+            return "Diffusion Policy that sees goals (observation.modalities.goal)"
         own, its = config.algo.unet, DiffusionPolicyConfig().algo.unet
         sizes = ("diffusion_step_embed_dim", "down_dims", "kernel_size", "n_groups")
         other = [name for name in sizes if own[name] != its[name]]

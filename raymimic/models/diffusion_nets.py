@@ -7,6 +7,7 @@ https://arxiv.org/abs/2303.04137. The U-Net's parameters carry the names of
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -223,13 +224,15 @@ class ConditionalUnet1D(nn.Module):
 
         x = sample.transpose(1, 2)
         skipped = []
-        for block1, block2, downsample in self.down_modules:  # type: ignore[misc]
+        for level in self.down_modules:
+            block1, block2, downsample = cast("nn.ModuleList", level)
             x = block2(block1(x, cond), cond)
             skipped.append(x)
             x = downsample(x)
         for block in self.mid_modules:
             x = block(x, cond)
-        for block1, block2, upsample in self.up_modules:  # type: ignore[misc]
+        for level in self.up_modules:
+            block1, block2, upsample = cast("nn.ModuleList", level)
             x = torch.cat([x, skipped.pop()], dim=1)
             x = upsample(block2(block1(x, cond), cond))
         y: Tensor = self.final_conv(x).transpose(1, 2)
@@ -411,7 +414,7 @@ class DiffusionTransformer(nn.Module):
         memory = torch.cat([step[:, None], nets["embed_cond"](cond)], dim=1)
         memory = nets["cond_encoder"](drop(memory + self.params["cond_positions"]))
         x = drop(nets["embed_action"](sample) + self.params["action_positions"])
-        for block in nets["decoder"]:  # type: ignore[union-attr]
+        for block in cast("nn.ModuleList", nets["decoder"]):
             x = block(x, memory, self.visible)
         y: Tensor = nets["output"](nets["output_ln"](x))
         return y

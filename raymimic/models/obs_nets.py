@@ -154,8 +154,8 @@ class ObservationGroupEncoder(nn.Module):
             Features ``[B, T, D]``.
         """
         features = []
-        for group, encoder in self.nets.items():
-            obs = groups[group]
+        for group, net in self.nets.items():
+            encoder, obs = cast("ObservationEncoder", net), groups[group]
             assert obs is not None
             key, shape = next(iter(encoder.obs_shapes.items()))
             leading = obs[key].shape[: obs[key].dim() - len(shape)]  # [B, T] or [B]

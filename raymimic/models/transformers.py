@@ -6,7 +6,7 @@ After ``robomimic/models/transformers.py`` (a GPT), ``MIMO_Transformer`` of its 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,6 @@ from raymimic.models.obs_nets import (
     obs_and_goal_groups,
 )
 from raymimic.utils.obs_utils import ObsShapes
-from raymimic.utils.tensor_utils import map_tensor
 
 
 def transformer_args_from_config(transformer_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,10 +306,12 @@ class MIMO_Transformer(nn.Module):
 
     def _positions(self, length: int) -> Tensor:
         """Returns the embeddings of the first positions, broadcastable to ``[B, T, D]``."""
+        embeddings: Tensor
         if "embed_timestep" in self.params:
-            return self.params["embed_timestep"][:, :length]
-        positions = torch.arange(length, device=self.nets["embed_encoder"].weight.device)
-        embeddings: Tensor = self.nets["embed_timestep"](positions)
+            embeddings = self.params["embed_timestep"][:, :length]
+        else:
+            device = next(self.parameters()).device
+            embeddings = self.nets["embed_timestep"](torch.arange(length, device=device))
         return embeddings
 
     def forward(self, **groups: ObsDict | None) -> dict[str, Tensor]:
@@ -326,7 +327,8 @@ class MIMO_Transformer(nn.Module):
         Raises:
             ConfigError: if the sequence is longer than the context.
         """
-        x = self.nets["embed_encoder"](self.nets["encoder"].encode_sequence(**groups))
+        encoder = cast("ObservationGroupEncoder", self.nets["encoder"])
+        x = self.nets["embed_encoder"](encoder.encode_sequence(**groups))
         batch, length = x.shape[:2]
         if length > self.context_length:
             raise ConfigError(
@@ -335,10 +337,7 @@ class MIMO_Transformer(nn.Module):
             )
         x = self.nets["embed_drop"](self.nets["embed_ln"](x + self._positions(length)))
         outputs = self.nets["decoder"](self.nets["transformer"](x).flatten(0, 1))
-        sequences: dict[str, Tensor] = map_tensor(
-            outputs, lambda y: y.unflatten(0, (batch, length))
-        )
-        return sequences
+        return {name: y.unflatten(0, (batch, length)) for name, y in outputs.items()}
 
 
 class TransformerActorNetwork(MIMO_Transformer):
@@ -493,7 +492,7 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
             outputs = {name: y[:, -1] for name, y in outputs.items()}
         return self.head(outputs, low_noise)
 
-    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
         """Samples actions ``[B, T, A]`` for ``{key: [B, T, *shape]}``."""
         low_noise = self.low_noise_eval and not self.training
         return self.forward_train(obs_dict, goal_dict, low_noise).sample()

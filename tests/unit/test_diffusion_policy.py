@@ -418,6 +418,7 @@ class TestCheckpoints:
 
     def test_robomimics_config_yields_to_its_weights(self):
         config = make_config(unet__n_groups=4, unet__down_dims=[8, 16])  # what robomimic ignores
+        config.observation.modalities.goal.low_dim = ["flat"]  # likewise
         wrote = make(make_config(unet__n_groups=8, unet__down_dims=[16, 24], unet__kernel_size=5))
         ckpt = {
             "model": wrote.serialize(),
@@ -428,6 +429,7 @@ class TestCheckpoints:
         unet = found.algo.unet
         assert list(unet.down_dims) == [16, 24]
         assert (unet.kernel_size, unet.n_groups, unet.diffusion_step_embed_dim) == (5, 8, 8)
+        assert not found.use_goals
         make(found).deserialize(ckpt["model"])
         ours, _ = config_from_checkpoint(ckpt_dict={**ckpt, "raymimic": {}})
         assert list(ours.algo.unet.down_dims) == [8, 16]
