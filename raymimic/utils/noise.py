@@ -131,10 +131,8 @@ def _normal(
 ) -> Tensor:
     if not isinstance(mean, Tensor) and not isinstance(std, Tensor):
         return _randn(noise, torch.randn, *size, **kwargs).mul_(std).add_(mean)
-    centre = mean if isinstance(mean, Tensor) else torch.full_like(std, mean)
-    noise_shape = torch.broadcast_shapes(centre.shape, getattr(std, "shape", ()))
-    eps = noise.fill(centre.new_empty(noise_shape), lambda x, g: x.normal_(generator=g))
-    return eps.mul_(std).add_(centre)
+    eps: Tensor = torch.empty_like(mean + std)  # both broadcast
+    return noise.fill(eps, lambda x, g: x.normal_(generator=g)).mul_(std).add_(mean)
 
 
 def _in_place(noise: EpisodeNoise, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
