@@ -96,17 +96,25 @@ def variant_config(name: str, **settings: Any) -> BaseConfig:
     return config
 
 
-def set_goals(config: BaseConfig, keys: list[str]) -> None:
-    """Conditions every part of an algorithm but the one that follows sub-goals on goals."""
-    config.train.goal_mode = "last"
-    for path, _ in list(config.observation.leaves()):
-        if path.endswith("modalities.goal.low_dim") and not path.startswith("actor."):
-            config.observation.set_path(path, keys)
+def small_config(name: str, goals: bool = False, **settings: Any) -> BaseConfig:
+    """A variant's config, the U-Net small too; with goals for every part that may have them."""
+    if name.startswith("diffusion"):
+        settings["algo.unet.down_dims"] = [16, 32]
+        settings["algo.unet.diffusion_step_embed_dim"] = 16
+    config = variant_config(name, **settings)
+    if "actor" in config.observation:  # it sees its sub-goals
+        config.observation.actor.modalities.goal.low_dim = list(OBS_KEYS)
+    if goals:
+        config.train.goal_mode = "last"
+        for path, _ in list(config.observation.leaves()):
+            if path.endswith("modalities.goal.low_dim") and not path.startswith("actor."):
+                config.observation.set_path(path, list(OBS_KEYS))
+    return config
 
 
-def make(config: BaseConfig) -> Algo:
+def make(config: BaseConfig, device: str = "cpu") -> Algo:
     """The algorithm that a config describes, on the observations of the golden dataset."""
-    return algo_factory(config.algo_name, config, SHAPES, ACTION_DIM, "cpu")
+    return algo_factory(config.algo_name, config, SHAPES, ACTION_DIM, device)
 
 
 def parts(algo: Algo) -> dict[str, Algo]:

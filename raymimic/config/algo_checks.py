@@ -152,6 +152,12 @@ def _diffusion_problems(config: BaseConfig) -> Iterator[str]:
                 f"more than 'algo.{name}.num_train_timesteps' ({scheduler.num_train_timesteps}): "
                 "lower it"
             )
+    if _enabled(algo, "transformer") and algo.transformer.embed_dim % algo.transformer.num_heads:
+        yield (
+            f"'algo.transformer.embed_dim' is {algo.transformer.embed_dim}, which "
+            f"{algo.transformer.num_heads} heads do not divide: change it or "
+            "'algo.transformer.num_heads'"
+        )
     if _enabled(algo, "unet"):
         halved = 2 ** (len(algo.unet.down_dims) - 1)
         if horizon.prediction_horizon % halved:

@@ -15,6 +15,11 @@ class GLConfig(BaseConfig):
 
     ALGO_NAME = "gl"
 
+    def train_config(self) -> None:
+        """Takes sequences that reach to the subgoal (robomimic's default of 1 does not)."""
+        super().train_config()
+        self.train.seq_length = 10  # time steps in a sample
+
     def algo_config(self) -> None:
         """Fills ``algo``."""
         self.algo.optim_params.goal_network.learning_rate.initial = 1e-4  # learning rate

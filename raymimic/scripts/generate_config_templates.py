@@ -11,6 +11,7 @@ from raymimic.config import BaseConfig, config_factory, get_all_registered_confi
 
 TEMPLATES = Path(raymimic.config.__file__).parents[1] / "exps" / "templates"
 
+STATE = ["robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"]
 # Templates that are not an algorithm's defaults: the algorithm, and what differs.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc_rnn": (
@@ -36,6 +37,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "algo.transformer.enabled": True,
         },
     ),
+    # By default, as in robomimic, the actor does not see its subgoals.
+    "hbc": ("hbc", {"observation.actor.modalities.goal.low_dim": STATE}),
+    "iris": ("iris", {"observation.actor.modalities.goal.low_dim": STATE}),
 }
 
 
