@@ -43,7 +43,7 @@ class _Plan:
 
 
 class HBC(HierarchicalAlgo):
-    """Hierarchical behavioural cloning (https://arxiv.org/abs/2003.06085, section IV).
+    """Hierarchical behavioural cloning (https://arxiv.org/abs/2003.06085).
 
     The planner (GL) learns p(s_{t+H} | s_t), where subgoals lie H = ``subgoal_horizon`` steps
     ahead; the actor (BC) learns π(a_t | s_t, s_{t+H}). The actor is trained towards states that
@@ -56,10 +56,13 @@ class HBC(HierarchicalAlgo):
     prior's to act.
 
     Deviations: the modes ``"planner_only"`` and ``"actor_only"``, which robomimic documents, work;
-    random subgoals, which stop robomimic's HBC with an error, work. What the actor sees of a
-    subgoal is listed in ``observation.actor.modalities.goal``, as it is in effect in robomimic
-    (which means to list all of it there but writes to another place, so that by default an actor
-    sees none of it). The actor's subgoals are normalised like the planner's.
+    so do random subgoals, prior correction and acting towards latents, with which robomimic's HBC
+    stops with an error. The planner of an actor that sees stacked frames sees the current one,
+    not the oldest. Subgoals are normalised like observations, for planner and actor alike.
+
+    What the actor sees of a subgoal is listed in ``observation.actor.modalities.goal``. So it is
+    in effect in robomimic, which means to list all of it there but writes to another place: by
+    default an actor sees nothing of its subgoals.
 
     Attributes:
         planner: proposes subgoals.

@@ -20,9 +20,10 @@ class IRIS(HBC, ValueAlgo):
     """Implicit reinforcement without interaction at scale (https://arxiv.org/abs/1911.05321).
 
     HBC whose planner samples many subgoals and pursues the one with the highest value, which BCQ
-    learns from the rewards of the demonstrations: argmax_g V(g), g ~ p(s_{t+H} | s_t)
-    (section IV). So it makes the best of demonstrations that are not all good. After
-    ``robomimic/algo/iris.py``; deviations as of HBC.
+    learns from the rewards of the demonstrations: argmax_g V(g), g ~ p(s_{t+H} | s_t).
+    So it makes the best of demonstrations that are not all good. After
+    ``robomimic/algo/iris.py``; deviations as of HBC, and ``mode="cascade"``, with which
+    robomimic's IRIS stops with an error, works.
     """
 
     needs: ClassVar[frozenset[str]] = HBC.needs | ValueAlgo.needs
