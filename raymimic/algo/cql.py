@@ -6,7 +6,7 @@ Applications" (2018), https://arxiv.org/abs/1812.05905; after ``robomimic/algo/c
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from raymimic.config.config import Config
 from raymimic.models.base_nets import Parameter
 from raymimic.models.distributions import rsample_with_log_prob
 from raymimic.models.obs_nets import obs_encoder_args_from_config
-from raymimic.models.policy_nets import stochastic_actor_from_config
+from raymimic.models.policy_nets import GaussianActorNetwork, stochastic_actor_from_config
 from raymimic.utils import torch_utils
 from raymimic.utils.tensor_utils import map_tensor
 
@@ -67,14 +67,14 @@ class CQL(CriticAlgo, PolicyAlgo):
     def entropy_weight(self) -> Tensor:
         """Weight alpha ``[1]`` of the entropy: exp of its dual variable, or 1."""
         if "log_entropy_weight" in self.nets:
-            return self.nets["log_entropy_weight"]().exp()
+            return torch.exp(self.nets["log_entropy_weight"]())
         return torch.ones(1, device=self.device, dtype=self.dtype)
 
     @property
     def cql_weight(self) -> Tensor:
         """Weight ``[1]`` of the critics' penalty: exp of its dual variable, or ``cql_weight``."""
         if "log_cql_weight" in self.nets:
-            return self.nets["log_cql_weight"]().exp().clamp(max=1e6)
+            return torch.exp(self.nets["log_cql_weight"]()).clamp(max=1e6)
         fixed = self.algo_config.critic.cql_weight
         return torch.full((1,), fixed, device=self.device, dtype=self.dtype)
 
@@ -103,7 +103,7 @@ class CQL(CriticAlgo, PolicyAlgo):
         while the entropy, mean(-log π), is below its target (SAC, eq. 18, in log alpha).
         """
         settings = self.algo_config.actor
-        policy = self.nets["actor"].forward_train(batch["obs"], batch["goal_obs"])
+        policy = self._policy(batch["obs"], batch["goal_obs"])
         actions, log_prob = rsample_with_log_prob(policy)
         alpha = self.entropy_weight
         if self.actor_update_counter < settings.bc_start_steps:
@@ -131,12 +131,12 @@ class CQL(CriticAlgo, PolicyAlgo):
 
         Each critic minimises its TD error plus weight * (``min_q_weight`` * gap - ``target_q_gap``)
         (CQL, eq. 4), the gap being :func:`~raymimic.algo.losses.conservative_gap`. The weight rises
-        while the gap is above its target (CQL, eq. 30); where it is fixed, there is no target.
+        while the gap is above its target (CQL, appendix F); where it is fixed, there is no target.
         """
         settings = self.algo_config.critic
         with torch.no_grad():
-            policy = self.nets["actor"].forward_train(batch["obs"], batch["goal_obs"])
-            next_policy = self.nets["actor"].forward_train(batch["next_obs"], batch["goal_obs"])
+            policy = self._policy(batch["obs"], batch["goal_obs"])
+            next_policy = self._policy(batch["next_obs"], batch["goal_obs"])
             target = self.compute_td_target(batch, next_policy)
             sampled, log_densities = self._sample_proposals(policy, next_policy)
         # The data's actions and all sampled ones in one forward pass.
@@ -160,6 +160,10 @@ class CQL(CriticAlgo, PolicyAlgo):
         if learn:
             self._update_target("critic")
         return info
+
+    def _policy(self, obs_dict: ObsDict, goal_dict: ObsDict | None) -> Distribution:
+        """Returns π(s), the distribution over actions ``[B, A]``."""
+        return cast("GaussianActorNetwork", self.nets["actor"]).forward_train(obs_dict, goal_dict)
 
     def _learn_dual(self, name: str, loss: Tensor) -> Tensor:
         """Takes one gradient step of a dual variable, on all workers alike."""

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2110.06169; after ``robomimic/algo/iql.py``.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.losses import advantage_weights, expectile_loss, regression_loss, td_target
 from raymimic.config.config import Config
 from raymimic.models.obs_nets import obs_encoder_args_from_config
-from raymimic.models.policy_nets import stochastic_actor_from_config
+from raymimic.models.policy_nets import StochasticActorNetwork, stochastic_actor_from_config
 from raymimic.models.value_nets import ValueNetwork
 from raymimic.utils import torch_utils
 
@@ -69,7 +69,8 @@ class IQL(CriticAlgo, PolicyAlgo):
             v = self.nets["vf"](obs, goal)
             v_loss = expectile_loss(v, q, settings.vf_quantile)  # eq. 5
 
-            log_prob = self.nets["actor"].forward_train(obs, goal).log_prob(actions)
+            actor = cast("StochasticActorNetwork", self.nets["actor"])
+            log_prob = actor.forward_train(obs, goal).log_prob(actions)
             advantages = q - v.detach()
             weights = self.compute_advantage_weights(advantages)
             actor_loss = -(weights.squeeze(1) * log_prob).mean()  # eq. 7

@@ -118,7 +118,7 @@ def rsample_with_log_prob(dist: Distribution, sample_shape: Any = ()) -> tuple[T
         value, z = dist.rsample(sample_shape, return_pretanh_value=True)
         return value, dist.log_prob(value, z)
     value = dist.rsample(sample_shape)
-    log_prob: Tensor = dist.log_prob(value)  # type: ignore[no-untyped-call]
+    log_prob: Tensor = dist.log_prob(value)
     return value, log_prob
 
 

@@ -271,7 +271,10 @@ def stochastic_actor_from_config(
     Raises:
         ConfigError: for a type that has no section.
     """
-    types = {"gaussian": GaussianActorNetwork, "gmm": GMMActorNetwork}
+    types: dict[str, type[GaussianActorNetwork | GMMActorNetwork]] = {
+        "gaussian": GaussianActorNetwork,
+        "gmm": GMMActorNetwork,
+    }
     known = [name for name in types if name in net_config]
     name = net_config["type"]
     if name not in known:
