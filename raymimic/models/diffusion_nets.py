@@ -180,21 +180,16 @@ class ConditionalUnet1D(nn.Module):
                 ConditionalResidualBlock1D(after, after, cond_dim, kernel_size, n_groups),
             ]
 
-        # In robomimic's order, by which optimizers number their states in checkpoints.
         dims = [input_dim, *down_dims]
         last = len(down_dims) - 1
-        self.mid_modules = nn.ModuleList(two_blocks(dims[-1], dims[-1]))
-        self.diffusion_step_encoder = nn.Sequential(
+        step_encoder = nn.Sequential(
             SinusoidalPosEmb(step_dim),
             Linear(step_dim, 4 * step_dim),
             nn.Mish(),
             Linear(4 * step_dim, step_dim),
         )
-        self.up_modules = nn.ModuleList(
-            nn.ModuleList([*two_blocks(2 * dims[i + 1], dims[i]), Upsample1d(dims[i])])
-            for i in range(last, 0, -1)
-        )
-        self.down_modules = nn.ModuleList(
+        mid = nn.ModuleList(two_blocks(dims[-1], dims[-1]))
+        down = nn.ModuleList(
             nn.ModuleList(
                 [
                     *two_blocks(dims[i], dims[i + 1]),
@@ -203,6 +198,16 @@ class ConditionalUnet1D(nn.Module):
             )
             for i in range(len(down_dims))
         )
+        up = nn.ModuleList(
+            nn.ModuleList([*two_blocks(2 * dims[i + 1], dims[i]), Upsample1d(dims[i])])
+            for i in range(last, 0, -1)
+        )
+        # In robomimic's order, by which optimizers number their states in checkpoints; it makes
+        # them in the order above, so that a seed gives its weights.
+        self.mid_modules = mid
+        self.diffusion_step_encoder = step_encoder
+        self.up_modules = up
+        self.down_modules = down
         self.final_conv = nn.Sequential(
             Conv1dBlock(dims[1], dims[1], kernel_size, n_groups),
             nn.Conv1d(dims[1], input_dim, 1),

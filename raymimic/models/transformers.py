@@ -277,23 +277,9 @@ class MIMO_Transformer(nn.Module):
         encoder = ObservationGroupEncoder(
             input_obs_group_shapes, encoder_kwargs, feature_activation=None
         )
+        # In robomimic's order, by which optimizers number their states in checkpoints.
         self.nets = nn.ModuleDict(
-            {
-                "encoder": encoder,
-                "embed_encoder": Linear(encoder.output_dim, dim),
-                "embed_ln": nn.LayerNorm(dim),
-                "embed_drop": nn.Dropout(transformer_emb_dropout),
-                "transformer": GPT_Backbone(
-                    embed_dim=dim,
-                    context_length=length,
-                    attn_dropout=transformer_attn_dropout,
-                    block_output_dropout=transformer_block_output_dropout,
-                    num_layers=transformer_num_layers,
-                    num_heads=transformer_num_heads,
-                    activation=transformer_activation,
-                ),
-                "decoder": ObservationDecoder(output_shapes, dim),
-            }
+            {"encoder": encoder, "embed_encoder": Linear(encoder.output_dim, dim)}
         )
         self.params = nn.ParameterDict()
         if transformer_sinusoidal_embedding:
@@ -302,6 +288,18 @@ class MIMO_Transformer(nn.Module):
             self.params["embed_timestep"] = nn.Parameter(torch.zeros(1, length, dim))
         else:
             self.nets["embed_timestep"] = nn.Embedding(length, dim)
+        self.nets["embed_ln"] = nn.LayerNorm(dim)
+        self.nets["embed_drop"] = nn.Dropout(transformer_emb_dropout)
+        self.nets["transformer"] = GPT_Backbone(
+            embed_dim=dim,
+            context_length=length,
+            attn_dropout=transformer_attn_dropout,
+            block_output_dropout=transformer_block_output_dropout,
+            num_layers=transformer_num_layers,
+            num_heads=transformer_num_heads,
+            activation=transformer_activation,
+        )
+        self.nets["decoder"] = ObservationDecoder(output_shapes, dim)
         self.context_length = length
 
     def _positions(self, length: int) -> Tensor:

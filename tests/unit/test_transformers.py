@@ -99,6 +99,22 @@ def test_positions_have_the_state_that_robomimics_have():
     assert not [k for k in keys(**POSITIONS["sinusoidal"]) if "embed_timestep" in k]
 
 
+def test_parameters_are_numbered_as_robomimics():
+    """An optimizer's state in its checkpoints goes by number."""
+
+    def order(net, depth):
+        return list(
+            dict.fromkeys(".".join(k.split(".")[:depth]) for k, _ in net.named_parameters())
+        )
+
+    nets = ["embed_encoder", "embed_timestep", "embed_ln", "transformer", "decoder"]
+    assert order(actor(**POSITIONS["table"]), 2) == [f"nets.{name}" for name in nets]
+    assert order(actor(**POSITIONS["parameter"]), 1) == ["nets", "params"]
+    unet = ConditionalUnet1D(2, 6, 8, (8, 16))
+    parts = ["mid_modules", "diffusion_step_encoder", "up_modules", "down_modules", "final_conv"]
+    assert order(unet, 1) == parts
+
+
 def test_attention_against_the_formula():
     torch.manual_seed(0)
     net = CausalSelfAttention(8, 2, 5, attn_dropout=0.5, output_dropout=0.5).eval()
