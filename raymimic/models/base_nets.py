@@ -1,6 +1,7 @@
 """Blocks that networks are built from."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,29 +15,36 @@ from raymimic.errors import ConfigError, did_you_mean
 _ONEDNN_FROM = 2**20
 
 
-def _onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _onednn_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False
+) -> Tensor:
     """Returns ``x @ weight.T + bias`` by oneDNN; operands may be transposed views."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    then = "relu" if relu else "none"
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "")
     return y
 
 
 class _OneDNNLinear(torch.autograd.Function):
-    """A linear layer whose products, forward and backward, are oneDNN's."""
+    """A linear layer, with a ReLU after it if wanted, by oneDNN's products."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _onednn_product(x, weight, bias)
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+        y = _onednn_product(x, weight, bias, relu)
+        ctx.save_for_backward(x, weight, y if relu else None)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, after_relu = ctx.saved_tensors
+        if after_relu is not None:
+            grad = torch.ops.aten.threshold_backward(grad, after_relu, 0)
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
         return (
             _onednn_product(grad, weight.t()) if for_x else None,
             _onednn_product(grad.t(), x.t()) if for_weight else None,
             grad.sum(0) if for_bias else None,
+            None,
         )
 
 
@@ -47,8 +55,8 @@ class Linear(nn.Linear):
     which ships with torch too, uses what the processor has. Results differ by rounding.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[..., in_features]`` to ``[..., out_features]``."""
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        """Maps ``[..., in_features]`` to ``[..., out_features]``, through a ReLU if wanted."""
         rows = x.numel() // self.in_features
         if (
             x.device.type == "cpu"
@@ -57,9 +65,10 @@ class Linear(nn.Linear):
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         ):
             flat = x.reshape(rows, self.in_features)
-            y: Tensor = _OneDNNLinear.apply(flat, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            y: Tensor = _OneDNNLinear.apply(flat, self.weight, self.bias, relu)  # type: ignore[no-untyped-call]
             return y.view(*x.shape[:-1], self.out_features)
-        return F.linear(x, self.weight, self.bias)
+        y = F.linear(x, self.weight, self.bias)
+        return y.relu() if relu else y
 
 
 class MLP(nn.Module):
@@ -96,8 +105,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[..., input_dim]`` to ``[..., output_dim]``."""
-        y: Tensor = self._model(x)
-        return y
+        layers = [*self._model, None]
+        for layer, following in pairwise(layers):
+            if isinstance(layer, Linear):
+                x = layer(x, relu=type(following) is nn.ReLU)
+            elif type(layer) is not nn.ReLU:  # which the linear layer before has applied
+                x = layer(x)
+        return x
 
 
 RNNState = Tensor | tuple[Tensor, Tensor]

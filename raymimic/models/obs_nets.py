@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, did_you_mean
-from raymimic.models.base_nets import MLP, RNN_Base, RNNState
+from raymimic.models.base_nets import MLP, Linear, RNN_Base, RNNState
 from raymimic.utils.obs_utils import ObsShapes
 
 ObsDict = Mapping[str, Tensor]
@@ -179,7 +179,7 @@ class ObservationDecoder(nn.Module):
         self.shapes = {k: tuple(shape) for k, shape in decode_shapes.items()}
         self.nets = nn.ModuleDict(
             {
-                k: nn.Linear(input_feat_dim, torch.Size(shape).numel())
+                k: Linear(input_feat_dim, torch.Size(shape).numel())
                 for k, shape in self.shapes.items()
             }
         )
