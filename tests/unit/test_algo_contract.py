@@ -16,10 +16,13 @@ from raymimic.algo import (
     PolicyAlgo,
     RolloutPolicy,
     ValueAlgo,
+    algo_class,
     algo_factory,
     registered_algos,
 )
 from raymimic.config import BaseConfig, config_factory
+from raymimic.config.base_config import sections_named
+from raymimic.utils.tensor_utils import map_tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import my_td3_bc  # noqa: F401  (an algorithm as robomimic's tutorial prints it)
@@ -28,15 +31,43 @@ torch.set_num_threads(1)
 
 OBS_DIM, GOAL_DIM, ACTION_DIM, BATCH = 5, 3, 2, 12
 ALGOS = registered_algos()
+POLICIES = [
+    name
+    for name in ALGOS
+    if issubclass(algo_class(name, config_factory(name)), PolicyAlgo | HierarchicalAlgo)
+]
 
 
-def make_config(name: str, goal: bool = False, dtype: str = "float32") -> BaseConfig:
+# Parts of an algorithm's settings that make its networks small and its actions quick.
+SMALL = {
+    "layer_dims": [8, 8],
+    "rnn.hidden_dim": 8,
+    "down_dims": [8, 16],
+    "diffusion_step_embed_dim": 8,
+    "num_inference_timesteps": 3,
+    "num_samples": 5,
+    "warmup_steps": 0,
+}
+
+
+def make_config(
+    name: str, goal: bool = False, dtype: str = "float32", keys: tuple[str, ...] = ("flat",)
+) -> BaseConfig:
     config = config_factory(name)
-    for path, _ in config.algo.leaves():
-        if path.endswith("layer_dims"):
-            config.algo.set_path(path, [8, 8])
-    config.observation.modalities.obs.low_dim = ["flat"]
-    config.observation.modalities.goal.low_dim = ["target"] if goal else []
+    for path, _ in list(config.algo.leaves(optional=True)):
+        for key, value in SMALL.items():
+            if path.endswith(key):
+                config.algo.set_path(path, value)
+        if path.endswith(("num_train_batches", "num_epochs")):
+            config.algo.set_path(path, 100)
+    for path, groups in sections_named(config.observation, "modalities"):
+        groups.obs.low_dim = list(keys)
+        if "subgoal" in groups:
+            groups.subgoal.low_dim = list(keys)
+        if path == "actor.modalities":  # its goals are sub-goals
+            groups.goal.low_dim = list(keys)
+        elif goal:
+            groups.goal.low_dim = ["target"]
     config.train.dtype = dtype
     return config
 
@@ -49,8 +80,16 @@ def make_algo(name: str, seed: int = 0, **options: Any) -> Algo:
     return algo
 
 
-def raw_batch(seed: int = 0, goal: bool = False, length: int = 1) -> dict[str, Any]:
+def simple_parts(algo: Algo) -> list[Algo]:
+    """The algorithm, or the ones that it is made of."""
+    parts = getattr(algo, "parts", {})
+    return [p for part in parts.values() for p in simple_parts(part)] if parts else [algo]
+
+
+def raw_batch(name: str, seed: int = 0, goal: bool = False) -> dict[str, Any]:
     """A batch as the loader gives it: collated sequences."""
+    train = config_factory(name).train
+    length = train.seq_length + train.frame_stack - 1
     g = torch.Generator().manual_seed(seed)
     batch = {
         "obs": {"flat": torch.randn(BATCH, length, OBS_DIM, generator=g)},
@@ -67,7 +106,8 @@ def raw_batch(seed: int = 0, goal: bool = False, length: int = 1) -> dict[str, A
 def step(algo: Algo, seed: int, validate: bool = False, **options: Any) -> dict[str, float]:
     """One step whose batch and noise are functions of the seed."""
     torch.manual_seed(seed)
-    batch = algo.process_batch_for_training(raw_batch(seed, **options))
+    raw = raw_batch(algo.global_config.algo_name, seed, **options)
+    batch = algo.process_batch_for_training(raw)
     batch = algo.postprocess_batch_for_training(batch, obs_normalization_stats=None)
     log = algo.log_info(algo.train_on_batch(batch, epoch=1, validate=validate))
     if not validate:
@@ -82,10 +122,10 @@ def assert_equal_states(a: Algo, b: Algo) -> None:
 
 
 @pytest.mark.parametrize("goal", [False, True])
-@pytest.mark.parametrize("name", ALGOS)
+@pytest.mark.parametrize("name", [n for n in ALGOS if config_factory(n).train.seq_length == 1])
 def test_processed_batch_has_no_time_dimension(name, goal):
     algo = make_algo(name, goal=goal)
-    raw = raw_batch(goal=goal)
+    raw = raw_batch(name, goal=goal)
     batch = algo.process_batch_for_training(raw)
     assert torch.equal(batch["obs"]["flat"], raw["obs"]["flat"][:, 0])
     assert batch["actions"].shape == (BATCH, ACTION_DIM)
@@ -154,57 +194,63 @@ def test_a_restored_algorithm_continues_bit_by_bit(name):
 
 @pytest.mark.parametrize("name", ALGOS)
 def test_one_optimizer_for_each_network(name):
-    algo = make_algo(name)
-    assert set(algo.optimizers) == set(algo.lr_schedulers) == set(algo.optim_params)
-    for key, optimizer in algo.optimizers.items():
-        net = algo.nets[key]
-        pairs = (
-            zip(net, optimizer, strict=True) if isinstance(optimizer, list) else [(net, optimizer)]
-        )
-        for element, own in pairs:
-            [group] = own.param_groups
-            assert [id(p) for p in group["params"]] == [id(p) for p in element.parameters()]
-            assert group["lr"] == algo.optim_params[key].learning_rate.initial
+    for algo in simple_parts(make_algo(name)):
+        assert set(algo.lr_schedulers) <= set(algo.optimizers)
+        learned = [key for key in algo.optim_params if key in algo.nets]
+        assert learned
+        for key in learned:
+            net, optimizer = algo.nets[key], algo.optimizers[key]
+            pairs = (
+                zip(net, optimizer, strict=True)
+                if isinstance(optimizer, list)
+                else [(net, optimizer)]
+            )
+            for element, own in pairs:
+                [group] = own.param_groups
+                assert {id(p) for p in group["params"]} == {id(p) for p in element.parameters()}
+                rate = group.get("initial_lr", group["lr"])
+                assert rate == algo.optim_params[key].learning_rate.initial
 
 
 @pytest.mark.parametrize("name", ALGOS)
 def test_everything_is_computed_in_train_dtype(name):
     algo = make_algo(name, dtype="float64")
-    assert {x.dtype for x in algo.nets.state_dict().values()} == {torch.float64}
-    batch = algo.process_batch_for_training(raw_batch())
-    assert {batch[k].dtype for k in ("actions", "rewards", "dones")} == {torch.float64}
-    assert batch["obs"]["flat"].dtype == torch.float64
+    state = algo.nets.state_dict().values()
+    assert {x.dtype for x in state if x.is_floating_point()} == {torch.float64}
+    seen = []
+    map_tensor(algo.process_batch_for_training(raw_batch(name)), lambda x: seen.append(x.dtype))
+    assert set(seen) == {torch.float64}
     assert np.isfinite(step(algo, seed=0)["Loss"])
 
 
 @pytest.mark.parametrize("name", ALGOS)
 def test_target_networks_stay_in_evaluation_mode(name):
     algo = make_algo(name)
-    modes = {key: net.training for key, net in algo.nets.items()}
-    assert modes == {key: not key.endswith("_target") for key in algo.nets}
+    for part in simple_parts(algo):
+        modes = {key: net.training for key, net in part.nets.items()}
+        assert modes == {key: not key.endswith("_target") for key in part.nets}
 
 
 @pytest.mark.parametrize("goal", [False, True])
-@pytest.mark.parametrize("name", ALGOS)
+@pytest.mark.parametrize("name", POLICIES)
 def test_acts(name, goal):
-    algo = make_algo(name, goal=goal)
-    if not isinstance(algo, PolicyAlgo | HierarchicalAlgo):
-        pytest.skip("is no policy")
-    policy = RolloutPolicy(algo)
-    policy.start_episode()
+    policy = RolloutPolicy(make_algo(name, goal=goal))
+    policy.start_episode(seeds=range(4))
     rng = np.random.default_rng(0)
     obs = {"flat": rng.normal(size=(4, OBS_DIM)), "unused": np.zeros(4)}
     goals = {"target": rng.normal(size=(4, GOAL_DIM))} if goal else None
     actions = policy(obs, goals, batched_ob=True)
     assert actions.shape == (4, ACTION_DIM)
     assert actions.dtype == np.float32
-    assert (np.abs(actions) <= 1).all()
+    assert (np.abs(actions) <= 1.001).all()
     for i in range(4):
+        policy.start_episode(seeds=[i])
         one = policy({k: x[i] for k, x in obs.items()}, goals and {"target": goals["target"][i]})
         np.testing.assert_allclose(one, actions[i], atol=1e-6)
     if goal:
+        policy.start_episode(seeds=range(4))
         other = policy(obs, {"target": goals["target"] + 1}, batched_ob=True)
-        assert np.abs(other - actions).max() > 1e-3
+        assert np.abs(other - actions).max() > 1e-5
 
 
 @pytest.mark.parametrize("name", [n for n in ALGOS if n != "my_td3_bc"])
@@ -213,19 +259,20 @@ def test_values_have_a_column(name):
     if not isinstance(algo, ValueAlgo):
         pytest.skip("estimates no values")
     algo.set_eval()
-    batch = algo.process_batch_for_training(raw_batch())
-    value = algo.get_state_value(batch["obs"])
+    obs = {"flat": torch.randn(BATCH, OBS_DIM)}
+    value = algo.get_state_value(obs)
     assert value.shape == (BATCH, 1)
-    own_action = algo.get_action(batch["obs"])
-    assert torch.equal(algo.get_state_action_value(batch["obs"], own_action), value)
+    own_value = algo.get_state_action_value(obs, algo.get_action(obs))
+    assert own_value.shape == (BATCH, 1)
+    if name == "td3_bc":  # acts without chance, and has no network for the values of states
+        assert torch.equal(own_value, value)
 
 
 @pytest.mark.parametrize("name", ALGOS)
 def test_two_configs_of_one_algorithm_do_not_touch_each_other(name):
     """Modalities and keys belong to the algorithm, not to the process."""
     first = make_algo(name)
-    config = make_config(name)
-    config.observation.modalities.obs.low_dim = ["b", "a"]
+    config = make_config(name, keys=("b", "a"))
     second = algo_factory(name, config, {"a": [2], "b": [3], "flat": [OBS_DIM]}, ACTION_DIM, "cpu")
     assert list(first.obs_shapes) == ["flat"]
     assert list(second.obs_shapes) == ["a", "b"]
