@@ -350,10 +350,9 @@ def test_rollouts_stack_observations_for_each_episode():
     policy.start_episode()
     begun = [0] * rows
     for t in range(steps):
-        if t in starts:
-            policy.start_episode(np.array([row in starts[t] for row in range(rows)]))
-            for row in starts[t]:
-                begun[row] = t
+        for row in starts.get(t, []):
+            policy.start_episode(np.arange(rows) == row)
+            begun[row] = t
         single = {k: x[:, t] for k, x in obs.items()}
         seen = [[max(t + i, begun[row]) for i in range(1 - HORIZON, 1)] for row in range(rows)]
         stacks = {k: np.stack([x[row, seen[row]] for row in range(rows)]) for k, x in obs.items()}
