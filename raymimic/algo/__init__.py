@@ -16,7 +16,16 @@ from raymimic.algo.rollout_policy import RolloutPolicy
 
 # isort: split
 # Importing an algorithm registers it.
-from raymimic.algo.bc import BC
+from raymimic.algo.bc import (
+    BC,
+    BC_GMM,
+    BC_RNN,
+    BC_RNN_GMM,
+    BC_VAE,
+    BC_Gaussian,
+    BC_Transformer,
+    BC_Transformer_GMM,
+)
 from raymimic.algo.bcq import BCQ
 from raymimic.algo.cql import CQL
 from raymimic.algo.diffusion_policy import (
@@ -33,6 +42,10 @@ from raymimic.algo.td3_bc import TD3_BC
 __all__ = [
     "BC",
     "BCQ",
+    "BC_GMM",
+    "BC_RNN",
+    "BC_RNN_GMM",
+    "BC_VAE",
     "CQL",
     "GL",
     "GL_VAE",
@@ -41,6 +54,9 @@ __all__ = [
     "IRIS",
     "TD3_BC",
     "Algo",
+    "BC_Gaussian",
+    "BC_Transformer",
+    "BC_Transformer_GMM",
     "DiffusionPolicy",
     "DiffusionPolicyTransformer",
     "DiffusionPolicyUNet",
