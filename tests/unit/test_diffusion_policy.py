@@ -247,6 +247,17 @@ class TestTraining:
         with NoReads():
             algo.log_info(algo.train_on_batch(batch, epoch=1))
 
+    @pytest.mark.parametrize("variant", [lambda c: c, use_transformer])
+    def test_in_double_precision(self, variant):
+        config = variant(make_config(ddpm__num_inference_timesteps=2))
+        config.train.dtype = "float64"
+        algo = make(config)
+        (log,) = train(algo, 1)
+        assert log["Loss"].dtype == torch.float64
+        algo.set_eval()
+        action = algo.get_action({"flat": torch.zeros(2, 2, 3, dtype=torch.float64)})
+        assert action.dtype == torch.float64
+
     def test_gradients_are_clipped(self):
         config = make_config()
         config.train.max_grad_norm = 0.01
