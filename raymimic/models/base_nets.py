@@ -30,7 +30,7 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         y = _onednn_product(x, weight, bias, relu)
-        ctx.save_for_backward(x, weight, y if relu else None)
+        ctx.save_for_backward(x, weight, y if relu else None)  # type: ignore[arg-type]
         return y
 
     @staticmethod
