@@ -332,7 +332,7 @@ class _Worker:
         data = self.data
         return {
             "model": self.algo.serialize(),
-            "config": json.dumps(json.loads(self.spec.config), indent=4),
+            "config": self.config.dump(),
             "algo_name": self.config.algo_name,
             "env_metadata": self.spec.env_metadata,
             "shape_metadata": _plain(data.shape_meta),
