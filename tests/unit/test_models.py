@@ -30,6 +30,23 @@ def test_linear_equals_torchs_in_value_and_gradients(rows):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [2, 256])
+def test_mlp_is_the_chain_of_its_layers_with_the_same_gradients(rows):
+    torch.manual_seed(0)
+    net = MLP(256, 3, (64, 128), nn.ReLU, nn.ReLU)
+    x = torch.randn(rows, 256, requires_grad=True)
+    y, expected = net(x), x
+    for layer in net._model:
+        plain = isinstance(layer, nn.Linear)
+        expected = F.linear(expected, layer.weight, layer.bias) if plain else layer(expected)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    inputs = (x, *net.parameters())
+    grads = torch.autograd.grad(y.square().sum(), inputs)
+    expected_grads = torch.autograd.grad(expected.square().sum(), inputs)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
+
+
 def test_linear_is_the_same_each_time():
     torch.manual_seed(0)
     layer, x = Linear(256, 256), torch.randn(256, 256)
