@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Milliseconds of a Q-ensemble's pass: member by member, by torch.func's vmap, or stacked.
 
-What `CriticAlgo.ensemble_values` chooses from. Each figure includes stacking the weights and, with
+What `ActionValueEnsemble` chooses from. Each figure includes stacking the weights and, with
 gradients, the backward pass into each member's own parameters; the ways take turns, and the median
 counts. The sizes: the templates' hidden layers with 256 samples and 10 candidate actions for each,
 and small networks. The last line is JSON.

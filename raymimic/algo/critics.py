@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from raymimic.algo import losses
 from raymimic.algo.algo import Batch, ObsDict, ValueAlgo
 from raymimic.models.obs_nets import obs_encoder_args_from_config
-from raymimic.models.value_nets import ActionValueNetwork, ensemble_values
+from raymimic.models.value_nets import ActionValueEnsemble, ActionValueNetwork
 from raymimic.utils import torch_utils
 
 
@@ -23,7 +23,7 @@ class CriticAlgo(ValueAlgo):
     def _create_critics(self) -> None:
         """Puts the ensemble and its target, which starts equal, into ``nets``."""
         for name in ("critic", "critic_target"):
-            self.nets[name] = nn.ModuleList(
+            self.nets[name] = ActionValueEnsemble(
                 self._make_critic(**self._critic_args()) for _ in range(self._critic_count())
             )
         torch_utils.hard_update(self.nets["critic"], self.nets["critic_target"])
@@ -62,7 +62,8 @@ class CriticAlgo(ValueAlgo):
             actions: ``[B, A]``.
             goal_dict: likewise, if there is a goal.
         """
-        return ensemble_values(self._critics(name), obs_dict, actions, goal_dict)
+        values: Tensor = self.nets[name](obs_dict, actions, goal_dict)
+        return values
 
     @torch.no_grad()
     def target_values(

@@ -15,20 +15,15 @@ from raymimic.models.obs_nets import MIMO_MLP, ObsDict, ObservationDecoder
 _BATCHED_UP_TO = 2**20
 
 
-def batching_pays(nets: Sequence[MIMO_MLP], x: Tensor) -> bool:
-    """Tells whether :func:`forward_batched` applies to these networks and is faster than a loop.
+def rows_worth_batching(nets: Sequence[MIMO_MLP]) -> int:
+    """Returns the largest batch for which :func:`forward_batched` beats a loop on CPU.
 
-    It applies where encoders learn nothing, so that all members see the same features. It is
-    faster for small products, and on GPUs, whose time goes into launching them.
-
-    Args:
-        nets: networks of one shape.
-        x: ``[B, ...]``, one of the inputs.
+    0 where it does not apply: a single network, or encoders that learn, so that members see
+    different features. (On a GPU, whose time goes into launching products, it always pays.)
     """
     if len(nets) == 1 or any(True for _ in nets[0].nets["encoder"].parameters()):
-        return False
-    largest = max(p.numel() for p in nets[0].parameters())
-    return x.is_cuda or x.shape[0] * largest <= _BATCHED_UP_TO
+        return 0
+    return _BATCHED_UP_TO // max(p.numel() for p in nets[0].parameters())
 
 
 def forward_batched(nets: Sequence[MIMO_MLP], **groups: ObsDict | None) -> dict[str, Tensor]:
@@ -38,7 +33,7 @@ def forward_batched(nets: Sequence[MIMO_MLP], **groups: ObsDict | None) -> dict[
     for each layer. Weights are stacked on the way: parameters and optimizers stay each member's.
 
     Args:
-        nets: networks of one shape, see :func:`batching_pays`.
+        nets: networks of one shape, see :func:`rows_worth_batching`.
         **groups: as :class:`~raymimic.models.obs_nets.MIMO_MLP` takes them.
 
     Returns:

@@ -1,13 +1,13 @@
 """Networks that estimate returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from raymimic.models.distributions import DiscreteValueDistribution
-from raymimic.models.ensembles import batching_pays, forward_batched
+from raymimic.models.ensembles import forward_batched, rows_worth_batching
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
 from raymimic.utils.obs_utils import ObsShapes
 
@@ -83,24 +83,30 @@ class ActionValueNetwork(ValueNetwork):
         return super().forward({**obs_dict, "action": acts}, goal_dict)
 
 
-def ensemble_values(
-    critics: nn.ModuleList, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
-) -> Tensor:
-    """Returns Q(s, a) ``[n, B, 1]`` of each critic, in one batched pass where that is faster.
+class ActionValueEnsemble(nn.ModuleList):
+    """Several Q(s, a), computed in one batched pass where that is faster.
 
     Args:
-        critics: of one shape; if they are not :class:`ActionValueNetwork`, called one by one.
-        obs_dict: ``{key: [B, *shape]}``.
-        acts: ``[B, A]``.
-        goal_dict: likewise, if there is a goal.
+        critics: of one shape. Others than :class:`ActionValueNetwork`, of a user's own, are called
+            one by one.
     """
-    first = critics[0]
-    if type(first) is ActionValueNetwork:
-        members = cast("Sequence[ActionValueNetwork]", critics)
-        if batching_pays(members, acts):
+
+    def __init__(self, critics: Iterable[nn.Module]) -> None:
+        super().__init__(critics)
+        plain = all(type(critic) is ActionValueNetwork for critic in self)
+        self._rows = rows_worth_batching(self._members) if plain else 0
+
+    @property
+    def _members(self) -> Sequence[ActionValueNetwork]:
+        return cast("Sequence[ActionValueNetwork]", self)
+
+    def forward(self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None) -> Tensor:
+        """Maps ``{key: [B, *shape]}`` and actions ``[B, A]`` to values ``[n, B, 1]``."""
+        if self._rows and (acts.is_cuda or len(acts) <= self._rows):
             inputs = {**obs_dict, "action": acts}
-            return first.bounded(forward_batched(members, obs=inputs, goal=goal_dict)["value"])
-    return torch.stack([critic(obs_dict, acts, goal_dict) for critic in critics])
+            values = forward_batched(self._members, obs=inputs, goal=goal_dict)["value"]
+            return self._members[0].bounded(values)
+        return torch.stack([critic(obs_dict, acts, goal_dict) for critic in self])
 
 
 class DistributionalActionValueNetwork(MIMO_MLP):

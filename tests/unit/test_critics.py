@@ -10,9 +10,9 @@ from raymimic.algo import algo_factory
 from raymimic.algo.critics import CriticAlgo
 from raymimic.config import config_factory
 from raymimic.models import ensembles
-from raymimic.models.ensembles import batching_pays, forward_batched
+from raymimic.models.ensembles import forward_batched, rows_worth_batching
 from raymimic.models.obs_nets import MIMO_MLP
-from raymimic.models.value_nets import ActionValueNetwork, ensemble_values
+from raymimic.models.value_nets import ActionValueEnsemble, ActionValueNetwork
 from raymimic.utils.obs_utils import ObsShapes
 
 torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def test_batched_pass_has_the_values_and_gradients_of_the_loop(n, options, dims,
         monkeypatch.setattr(ensembles, "_BATCHED_UP_TO", limit)
         critics.zero_grad()
         actions.grad = None
-        values = ensemble_values(critics, obs, actions, goal)
+        values = ActionValueEnsemble(critics)(obs, actions, goal)
         assert values.shape == (n, 5, 1)
         (weights * values).sum().backward()
         results.append([values.detach(), actions.grad, *(p.grad for p in critics.parameters())])
@@ -78,13 +78,24 @@ def test_batched_pass_keeps_the_shapes_of_outputs():
     assert outputs["y"].shape == (3, 6, 2, 4)
 
 
-def test_batching_pays_for_small_products_of_networks_whose_encoders_learn_nothing():
+def test_batching_is_for_small_products_of_networks_whose_encoders_learn_nothing():
     critics = make_critics(2, (64, 64))
-    assert batching_pays(critics, torch.zeros(256, 2))
-    assert not batching_pays(critics, torch.zeros(257, 2))
-    assert not batching_pays(make_critics(1, (64, 64)), torch.zeros(1, 2))
+    assert rows_worth_batching(critics) == 256
+    assert rows_worth_batching(make_critics(1, (64, 64))) == 0
     critics[0].nets["encoder"].nets["obs"].register_parameter("w", nn.Parameter(torch.zeros(1)))
-    assert not batching_pays(critics, torch.zeros(256, 2))
+    assert rows_worth_batching(critics) == 0
+
+
+@pytest.mark.parametrize(("rows", "batched"), [(256, True), (257, False)])
+def test_larger_batches_go_through_critics_one_by_one(rows, batched, monkeypatch):
+    ensemble = ActionValueEnsemble(make_critics(2, (64, 64)))
+    monkeypatch.setattr("raymimic.models.value_nets.forward_batched", lambda *_, **__: 1 / 0)
+    obs, actions, _ = make_inputs(rows)
+    if batched:
+        with pytest.raises(ZeroDivisionError):
+            ensemble(obs, actions)
+    else:
+        assert ensemble(obs, actions).shape == (2, rows, 1)
 
 
 def test_critics_of_a_users_own_are_called_one_by_one():
@@ -93,9 +104,9 @@ def test_critics_of_a_users_own_are_called_one_by_one():
             return 2 * super().forward(obs_dict, acts, goal_dict)
 
     torch.manual_seed(0)
-    critics = nn.ModuleList(Twice({"b": (3,)}, 2, (4,)) for _ in range(2)).double()
+    critics = ActionValueEnsemble(Twice({"b": (3,)}, 2, (4,)) for _ in range(2)).double()
     obs, actions, _ = make_inputs()
-    values = ensemble_values(critics, obs, actions)
+    values = critics(obs, actions)
     for critic, value in zip(critics, values, strict=True):
         torch.testing.assert_close(value, 2 * ActionValueNetwork.forward(critic, obs, actions))
 
