@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+
+from raymimic.config import BaseConfig, config_factory
+from raymimic.config.base_config import sections_named
 
 OBS_DIM, ACTION_DIM = 11, 3  # Hopper-v5's
 DEMOS, STEPS = 6, 20
@@ -29,6 +33,44 @@ SETTINGS = [
     "train.num_epochs=2",
     "train.cuda=false",
 ]
+
+# Parts of an algorithm's settings that make its networks small and its actions quick.
+SMALL = {
+    "layer_dims": [8, 8],
+    "rnn.hidden_dim": 8,
+    "down_dims": [8, 16],
+    "diffusion_step_embed_dim": 8,
+    "num_inference_timesteps": 3,
+    "num_samples": 5,
+    "num_action_samples_rollout": 5,
+    "warmup_steps": 0,
+}
+
+
+def small_config(
+    algo: str, keys: Sequence[str] = ("flat",), goals: Sequence[str] = (), **settings: Any
+) -> BaseConfig:
+    """Any algorithm's config with small networks, on low-dimensional observations.
+
+    Args:
+        algo: its name.
+        keys: observations of every part; sub-goals are made of them too.
+        goals: what every part is given as goal, but for actors that follow sub-goals.
+        settings: by dotted keys.
+    """
+    config = config_factory(algo)
+    for path, _ in list(config.algo.leaves(optional=True)):
+        for key, value in SMALL.items():
+            if path.endswith(key):
+                config.algo.set_path(path, value)
+    for path, groups in sections_named(config.observation, "modalities"):
+        groups.obs.low_dim = list(keys)
+        if "subgoal" in groups:
+            groups.subgoal.low_dim = list(keys)
+        groups.goal.low_dim = list(keys if path == "actor.modalities" else goals)
+    for key, value in settings.items():
+        config.set_path(key, value)
+    return config
 
 
 def write_hopper(path: Path, seed: int = 0) -> Path:
@@ -58,6 +100,20 @@ def train_args(dataset: Path | str, *settings: str, algo: str = "td3_bc") -> lis
         *("train", "--algo", algo, "--dataset", str(dataset), "--workers", "0"),
         *("--set", *LAYERS[algo], *SETTINGS, *settings),
     ]
+
+
+def start_ray(attempts: int = 3) -> None:
+    """Two CPUs; again where a busy machine takes longer than Ray waits."""
+    import ray
+
+    for left in reversed(range(attempts)):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            return
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import ray
 from ray._private.state import state
 from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE, GcsClient
 from ray.core.generated.autoscaler_pb2 import ClusterConfig
-from tiny import Ran, train_args, write_hopper
+from tiny import Ran, start_ray, train_args, write_hopper
 
 from raymimic.config import config_factory
 from raymimic.errors import ClusterError
@@ -56,18 +56,6 @@ class Breaking(gymnasium.Env):
 
 gymnasium.register("Breaking-v0", Breaking)
 """
-
-
-def start_ray(attempts: int = 3) -> None:
-    """Two CPUs; again where a busy machine takes longer than Ray waits."""
-    for left in reversed(range(attempts)):
-        try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-            return
-        except Exception:
-            ray.shutdown()
-            if not left:
-                raise
 
 
 @pytest.fixture(scope="module", autouse=True)

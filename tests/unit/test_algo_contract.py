@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import small_config
 
 from raymimic.algo import (
     Algo,
@@ -38,36 +39,13 @@ POLICIES = [
 ]
 
 
-# Parts of an algorithm's settings that make its networks small and its actions quick.
-SMALL = {
-    "layer_dims": [8, 8],
-    "rnn.hidden_dim": 8,
-    "down_dims": [8, 16],
-    "diffusion_step_embed_dim": 8,
-    "num_inference_timesteps": 3,
-    "num_samples": 5,
-    "warmup_steps": 0,
-}
-
-
 def make_config(
-    name: str, goal: bool = False, dtype: str = "float32", keys: tuple[str, ...] = ("flat",)
+    name: str, goal: bool = False, dtype: str = "float32", **options: Any
 ) -> BaseConfig:
-    config = config_factory(name)
-    for path, _ in list(config.algo.leaves(optional=True)):
-        for key, value in SMALL.items():
-            if path.endswith(key):
-                config.algo.set_path(path, value)
-        if path.endswith(("num_train_batches", "num_epochs")):
-            config.algo.set_path(path, 100)
-    for path, groups in sections_named(config.observation, "modalities"):
-        groups.obs.low_dim = list(keys)
-        if "subgoal" in groups:
-            groups.subgoal.low_dim = list(keys)
-        if path == "actor.modalities":  # its goals are sub-goals
-            groups.goal.low_dim = list(keys)
-        elif goal:
-            groups.goal.low_dim = ["target"]
+    config = small_config(name, goals=["target"] if goal else [], **options)
+    for _, optim_params in sections_named(config.algo, "optim_params"):
+        for net in optim_params.values():
+            net.num_train_batches = net.num_epochs = 100
     config.train.dtype = dtype
     return config
 
