@@ -62,18 +62,28 @@ def frozen(net: nn.Module) -> Iterator[None]:
 def soft_update(source: nn.Module, target: nn.Module, tau: float) -> None:
     """Moves target parameters towards the source's: ``target += tau * (source - target)``.
 
+    Buffers, such as BatchNorm's running statistics, are copied. (robomimic's targets keep their
+    own, which belong to no weights that ever were.)
+
     Args:
         source: the network that is learned.
         target: the slow copy of it, with the same parameters in the same order.
         tau: length of the move, 0 (stay) to 1 (copy).
     """
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+    _copy_buffers(source, target)
 
 
 @torch.no_grad()
 def hard_update(source: nn.Module, target: nn.Module) -> None:
-    """Copies the source's parameters into the target."""
+    """Copies the source's parameters and buffers into the target."""
     torch._foreach_copy_(list(target.parameters()), list(source.parameters()))
+    _copy_buffers(source, target)
+
+
+def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    for own, other in zip(target.buffers(), source.buffers(), strict=True):
+        own.copy_(other)
 
 
 def optimizer_from_optim_params(

@@ -32,6 +32,17 @@ def test_soft_and_hard_updates_move_targets():
     assert target.weight.tolist() == source.weight.tolist() == [[1.0, 2.0]]
 
 
+@pytest.mark.parametrize(
+    "update", [TorchUtils.hard_update, lambda **n: TorchUtils.soft_update(**n, tau=0.1)]
+)
+def test_targets_follow_in_running_statistics(update):
+    source, target = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    source(torch.tensor([[0.0, 2.0], [4.0, 2.0]]))
+    update(source=source, target=target)
+    torch.testing.assert_close(target.running_mean, torch.tensor([0.2, 0.2]))
+    assert target.num_batches_tracked == 1
+
+
 def test_backprop_steps_and_returns_the_squared_gradient_norm():
     net = linear([1.0, 2.0])
     optim = torch.optim.SGD(net.parameters(), lr=0.5)
