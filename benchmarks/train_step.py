@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Gradient steps per second of the whole inner loop: sampling, gather, train_on_batch, metrics.
 
-What `--workers 0` does in an epoch, on random data of Walker2d's sizes (200,000 transitions,
-observations 17, actions 6), batch 256, two hidden layers of 256. The last line is JSON with the key
-`steps_per_s`, the median over the repeats.
+What `--workers 0` does in an epoch, with the settings of raymimic/exps/templates, on random data of
+Walker2d's sizes (200,000 transitions, observations 17, actions 6). The last line is JSON with the
+key `steps_per_s`, the median over the repeats; of `--algo all`, one for each template.
 
-usage: train_step.py [--algo td3_bc] [--threads 2] [--steps 500] [--repeats 5] [--device cpu]
+usage: train_step.py [--algo td3_bc] [--threads 2] [--seconds 10] [--repeats 5] [--device cpu]
 """
 
 import argparse
@@ -20,13 +20,16 @@ import h5py
 import numpy as np
 import torch
 
+import raymimic
 from raymimic.algo import algo_class, algo_factory
-from raymimic.config import BaseConfig, config_factory
+from raymimic.config import BaseConfig, config_from_file
+from raymimic.config.base_config import sections_named
 from raymimic.data.loader import make_loaders
 from raymimic.training.epoch import run_epoch
 from raymimic.training.grad_sync import GradientSync
 
-DEMOS, LENGTH, OBS, ACTIONS, BATCH = 200, 1000, 17, 6, 256
+DEMOS, LENGTH, OBS, ACTIONS = 200, 1000, 17, 6
+TEMPLATES = Path(raymimic.__file__).parent / "exps" / "templates"
 
 
 def write_dataset(path: Path) -> None:
@@ -42,57 +45,73 @@ def write_dataset(path: Path) -> None:
             demo["dones"] = np.zeros(LENGTH, np.int64)
 
 
-def benchmark_config(algo: str, dataset: Path, steps: int) -> BaseConfig:
-    config = config_factory(algo)
+def benchmark_config(template: str, dataset: Path, steps: int) -> BaseConfig:
+    config = config_from_file(TEMPLATES / f"{template}.json")
     with config.values_unlocked():
         config.train.data = str(dataset)
-        config.train.batch_size = BATCH
         config.experiment.epoch_every_n_steps = steps
-        config.observation.modalities.obs.low_dim = ["flat"]
-        for net in ("actor", "critic"):
-            if net in config.algo:
-                config.algo[net].layer_dims = (256, 256)
-        if "actor_layer_dims" in config.algo:
-            config.algo.actor_layer_dims = (256, 256)
+        for _, modalities in sections_named(config.observation, "modalities"):
+            for group in modalities.values():
+                if group.low_dim:
+                    group.low_dim = ["flat"]
+        for _, nets in sections_named(config.algo, "optim_params"):
+            for params in nets.values():  # as training sets them
+                params["num_train_batches"], params["num_epochs"] = steps, 1000
     config.lock()
     return config
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--algo", default="td3_bc")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = Path(folder) / "benchmark.hdf5"
-        write_dataset(dataset)
-        config = benchmark_config(args.algo, dataset, args.steps)
-        data = make_loaders(config, algo_class(args.algo, config).needs, device=device)
+def steps_per_second(
+    template: str, dataset: Path, steps: int, repeats: int, device: torch.device
+) -> list[float]:
+    """Trains for so many epochs of so many steps, after one that warms up."""
+    config = benchmark_config(template, dataset, steps)
+    data = make_loaders(config, algo_class(config.algo_name, config).needs, device=device)
     algo = algo_factory(
-        args.algo,
+        config.algo_name,
         config,
         obs_key_shapes=data.shape_meta["all_shapes"],
         ac_dim=data.shape_meta["ac_dim"],
         device=device,
     )
-    sync = GradientSync(world_size=1)
-    rates = []
-    for epoch in range(1, args.repeats + 2):
+    sync, rates = GradientSync(world_size=1), []
+    for epoch in range(1, repeats + 2):
         start = time.perf_counter()
         run_epoch(algo, data.train, epoch, sync=sync)  # ends with a transfer, so it is complete
-        rates.append(args.steps / (time.perf_counter() - start))
-    rates = rates[1:]  # the first one warms up
-    print(f"{args.algo}: {min(rates):.1f} to {max(rates):.1f} steps/s over {len(rates)} repeats")
+        rates.append(steps / (time.perf_counter() - start))
+    return rates[1:]
+
+
+def main() -> None:
+    templates = sorted(path.stem for path in TEMPLATES.glob("*.json"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--algo", default="td3_bc", choices=["all", *templates])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=10, help="about so long for each template")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    medians = {}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = Path(folder) / "benchmark.hdf5"
+        write_dataset(dataset)
+        for template in templates if args.algo == "all" else [args.algo]:
+            [rough] = steps_per_second(template, dataset, 2, 1, device)
+            steps = max(2, round(rough * args.seconds / (args.repeats + 1)))
+            rates = steps_per_second(template, dataset, steps, args.repeats, device)
+            medians[template] = float(f"{statistics.median(rates):.4g}")
+            print(
+                f"{template}: {min(rates):.4g} to {max(rates):.4g} steps/s over {len(rates)} "
+                f"repeats of {steps} steps",
+                flush=True,
+            )
     print(
         json.dumps(
             {
                 "algo": args.algo,
-                "steps_per_s": round(statistics.median(rates), 1),
+                "steps_per_s": medians if args.algo == "all" else medians[args.algo],
                 "threads": args.threads,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
                 "machine": platform.processor() or platform.machine(),
