@@ -32,6 +32,8 @@ GOLDEN = ROOT / "tests/golden/data/configs"
 BC_CONFIGS = ["bc", "bc_rnn_gmm", "bc_transformer_supervise_all", "bc_image_crop"]
 BC_CONFIGS += ["bc_vae_gmm_prior_obs_dependent_weights_learned"]
 
+BUILT_IN = ["bc", "bcq", "cql", "diffusion_policy", "gl", "hbc", "iql", "iris", "td3_bc"]
+
 # As a robomimic tutorial prints it, apart from the name.
 USERS_MODULE = """
 from raymimic.config.base_config import BaseConfig
@@ -297,12 +299,21 @@ def test_custom_modalities_may_be_added():
         config.observation.encoder.rgb.core_clas = "VisualCore"
 
 
-@pytest.mark.parametrize("name", ["bc", "td3_bc"])
-def test_templates_are_generated_from_the_code(name, tmp_path, monkeypatch):
+def test_templates_are_generated_from_the_code(tmp_path, monkeypatch):
     monkeypatch.setattr(generate_config_templates, "TEMPLATES", tmp_path)
     generate_config_templates.main()
-    committed = ROOT / "raymimic/exps/templates" / f"{name}.json"
-    assert (tmp_path / f"{name}.json").read_text() == committed.read_text()
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    committed = (ROOT / "raymimic/exps/templates").iterdir()
+    assert made == {path.name: path.read_text() for path in committed}
+    assert set(BUILT_IN) <= {name.removesuffix(".json") for name in made}
+
+
+@pytest.mark.parametrize("name", generate_config_templates.templates())
+def test_templates_are_right(name):
+    config = config_from_file(ROOT / "raymimic/exps/templates" / f"{name}.json")
+    config.train.data = "demos.hdf5"
+    check_config(config)
+    assert warnings_for(config) == []
 
 
 @pytest.mark.parametrize("name", ["bc", "hbc", "iris", "td3_bc"])
@@ -396,7 +407,7 @@ def test_the_table_for_robomimic_users_has_every_key_once():
     patterns = set(rows) - nested
     unused = set(patterns)
     keys = {path for name in ("bc", "td3_bc") for path, _ in Config(golden(name)).leaves()}
-    keys |= {p for n in ("bc", "td3_bc") for p, _ in config_factory(n).leaves(optional=True)}
+    keys |= {p for n in BUILT_IN for p, _ in config_factory(n).leaves(optional=True)}
     for key in keys - {"algo_name"}:
         key = "train.data" if key.startswith("train.data.") else key
         key = "train.action_config" if key.startswith("train.action_config") else key
