@@ -16,7 +16,10 @@ def make(algo: str, *assignments: str) -> BaseConfig:
     return config
 
 
-@pytest.mark.parametrize("algo", ["bc", "td3_bc"])
+BUILT_IN = ["bc", "bcq", "cql", "diffusion_policy", "gl", "iql", "td3_bc"]  # and hierarchies, below
+
+
+@pytest.mark.parametrize("algo", BUILT_IN)
 def test_defaults_with_a_dataset_are_right(algo):
     config = make(algo)
     check_config(config)
@@ -146,6 +149,7 @@ def test_out_of_range(assignment):
 
 
 VALIDATE = "experiment.validate=true"
+DP, VAE = "diffusion_policy", "algo.vae"
 LR = "algo.optim_params.actor.learning_rate"
 ACTORS_GOAL = "observation.actor.modalities.goal.low_dim"
 AT_ODDS = [
@@ -290,6 +294,89 @@ AT_ODDS = [
     ("td3_bc", ["algo.infinite_horizon=true", "algo.discount=1.0"], "divides by 1 - discount"),
     ("td3_bc", ["algo.critic.value_bounds=[1, 0]"], "give [lowest, highest]"),
     ("td3_bc", ["algo.critic.value_bounds=[0]"], "give [lowest, highest]"),
+    (
+        "bc",
+        ["algo.gaussian.enabled=true", "algo.rnn.enabled=true", "train.seq_length=10"],
+        "'algo.gaussian' and 'algo.rnn' cannot be combined",
+    ),
+    (
+        "bc",
+        ["algo.rnn.enabled=true", "train.seq_length=10", "algo.rnn.kwargs.bidirectional=true"],
+        "'algo.rnn.kwargs.bidirectional' is true, but a policy that acts step by step",
+    ),
+    (
+        "bc",
+        [f"{VAE}.enabled=true", f"{VAE}.prior.use_gmm=true"],
+        "'algo.vae.prior.use_gmm' is a learned prior: set 'algo.vae.prior.learn' to true",
+    ),
+    (
+        "bc",
+        [
+            *(f"{VAE}.enabled=true", f"{VAE}.prior.learn=true"),
+            *(f"{VAE}.prior.use_gmm=true", f"{VAE}.prior.use_categorical=true"),
+        ],
+        "'algo.vae.prior.use_gmm' and 'algo.vae.prior.use_categorical' exclude each other",
+    ),
+    ("bc", [f"{VAE}.prior.use_gmm=true"], None),  # there is no VAE
+    (
+        "bcq",
+        ["algo.action_sampler.vae.prior.is_conditioned=true"],
+        "'algo.action_sampler.vae.prior.is_conditioned' needs a learned prior",
+    ),
+    (
+        "gl",
+        ["algo.vae.decoder.is_conditioned=false"],
+        "so that nothing depends on the observation",
+    ),
+    (
+        "gl",
+        ["algo.vae.prior.use_categorical=true", "algo.vae.prior.categorical_min_temp=2"],
+        "'algo.vae.prior.categorical_min_temp' is 2, above",
+    ),
+    ("gl", ["train.seq_length=5"], "'algo.subgoal_horizon' is 10 but 'train.seq_length' is 5"),
+    (
+        "bcq",
+        ["algo.action_sampler.vae.enabled=false"],
+        "'algo.action_sampler' samples from nothing",
+    ),
+    (
+        "bcq",
+        ["algo.critic.distributional.enabled=true"],
+        "spreads its atoms over 'algo.critic.value_bounds', which is null",
+    ),
+    (
+        "cql",
+        ["algo.actor.net.type=gmm"],
+        "'algo.actor.net.type' is 'gmm': here it must be 'gaussian'",
+    ),
+    ("iql", ["algo.actor.net.type=gmm"], None),
+    ("cql", ["algo.actor.target_entropy=high"], "'algo.actor.target_entropy' is 'high'"),
+    ("cql", ["algo.actor.target_entropy=-3"], None),
+    ("cql", ["algo.actor.target_entropy=null", "algo.critic.target_q_gap=null"], None),
+    ("cql", ["algo.actor.target_entropy=true"], "it must be a text or a number or null"),
+    ("iql", ["algo.vf_quantile=1.5"], "'algo.vf_quantile' is 1.5: it must be between 0 and 1"),
+    ("iql", ["algo.adv.beta=0"], "'algo.adv.beta' is 0: it must be at least 1e-06"),
+    ("iql", ["algo.adv.clip_adv_value=much"], "it must be a number or null"),
+    (DP, ["train.seq_length=8"], "'algo.horizon.prediction_horizon' is 16 but 'train.seq_length'"),
+    (DP, ["train.frame_stack=1"], "'algo.horizon.observation_horizon' is 2 but 'train.frame_st"),
+    (DP, ["algo.horizon.action_horizon=16"], "it must be at most 15"),
+    (DP, ["algo.horizon.action_horizon=15"], None),
+    (
+        DP,
+        ["algo.ddim.enabled=true"],
+        "both of 'algo.ddpm.enabled' and 'algo.ddim.enabled' are true",
+    ),
+    (DP, ["algo.unet.enabled=false"], "neither of 'algo.unet.enabled' and 'algo.transformer."),
+    (DP, ["algo.unet.enabled=false", "algo.transformer.enabled=true"], None),
+    (
+        DP,
+        ["algo.ddpm.num_inference_timesteps=200"],
+        "more than 'algo.ddpm.num_train_timesteps' (100)",
+    ),
+    (DP, ["algo.unet.n_groups=7"], "not all multiples of 'algo.unet.n_groups' (7)"),
+    (DP, ["algo.unet.kernel_size=4"], "'algo.unet.kernel_size' is 4: it must be odd"),
+    (DP, ["algo.unet.down_dims=[8, 8, 8, 8, 8, 8]"], "make it a multiple of 32"),
+    (DP, ["algo.ddpm.beta_schedule=cosine"], "it must be one of 'squaredcos_cap_v2', 'linear'"),
     ("hbc", [], None),
     ("iris", [], None),
     ("hbc", ["algo.mode=both"], "'algo.mode' is 'both': it must be one of 'separate', 'cascade'"),
