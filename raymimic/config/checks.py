@@ -289,6 +289,15 @@ def _algo_problems(config: BaseConfig) -> Iterator[str]:
     for path, transformer in sections_named(config, "transformer"):
         if transformer.get("enabled") and "context_length" in transformer:
             yield from _transformer_problems(path, transformer, train.seq_length, train.frame_stack)
+    sees_stacks = "observation_horizon" in config.algo.get("horizon", {}) or any(
+        section.get("enabled") for _, section in sections_named(config.algo, "transformer")
+    )
+    own = type(config).__module__.startswith("raymimic.")  # a user's algorithm may do otherwise
+    if train.frame_stack > 1 and own and not sees_stacks:
+        yield (
+            f"'train.frame_stack' is {train.frame_stack}, but this policy sees one observation at "
+            "a time: set it to 1, or 'algo.transformer.enabled' (bc) to true"
+        )
     for path, _ in sections_named(config, "optim_params"):
         name = path.removesuffix(".optim_params")
         yield from _one_algos_problems(name, config.get_path(name), train.seq_length)

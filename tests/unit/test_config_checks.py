@@ -161,6 +161,7 @@ AT_ODDS = [
         "'algo.transformer.context_length' is 10 but 'train.frame_stack' is 1",
     ),
     ("bc", ["algo.transformer.enabled=true", "train.frame_stack=10"], None),
+    ("td3_bc", ["train.frame_stack=3"], "'train.frame_stack' is 3, but this policy sees one"),
     (
         "bc",
         ["algo.transformer.enabled=true", "train.frame_stack=10", "train.seq_length=10"],
