@@ -378,6 +378,10 @@ class Algo:
             raise RuntimeError("call set_train() before training")
         return {}
 
+    def _learns(self, net_name: str, epoch: int, validate: bool) -> bool:
+        """Tells whether a network takes gradient steps: in training, in its epochs."""
+        return not validate and self._check_epoch(net_name, epoch)
+
     def _check_epoch(self, net_name: str, epoch: int) -> bool:
         """Tells whether a network is trained in an epoch.
 

@@ -97,10 +97,11 @@ class BC(PolicyAlgo):
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
         """Takes one gradient step on the loss, or only computes it."""
         info = super().train_on_batch(batch, epoch, validate)
-        with torch_utils.maybe_no_grad(validate):
+        learn = self._learns("policy", epoch, validate)
+        with torch_utils.maybe_no_grad(not learn):
             losses = self.compute_losses(batch)
         info.update(losses)
-        if not validate:
+        if learn:
             info["policy_grad_norms"] = self._learn("policy", losses["loss"])
         return info
 

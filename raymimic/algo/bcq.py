@@ -102,7 +102,7 @@ class BCQ(CriticAlgo, PolicyAlgo):
         """Takes one gradient step with G, then with every critic, then with ξ."""
         info = super().train_on_batch(batch, epoch, validate)
         sampler = self.nets["action_sampler"]
-        learn = {net: not validate and self._check_epoch(net, epoch) for net in self.optimizers}
+        learn = {net: self._learns(net, epoch, validate) for net in self.optimizers}
 
         with torch_utils.maybe_no_grad(not learn["action_sampler"]):
             losses = self.compute_action_sampler_losses(batch, epoch)

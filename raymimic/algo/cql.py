@@ -87,9 +87,13 @@ class CQL(CriticAlgo, PolicyAlgo):
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
         """Takes one gradient step with the actor, then with every critic; targets follow."""
         info = super().train_on_batch(batch, epoch, validate)
-        with torch_utils.maybe_no_grad(validate):
-            info |= self._train_actor_on_batch(batch, learn=not validate)
-            info |= self._train_critics_on_batch(batch, learn=not validate)
+        for net, train in (
+            ("actor", self._train_actor_on_batch),
+            ("critic", self._train_critics_on_batch),
+        ):
+            learn = self._learns(net, epoch, validate)
+            with torch_utils.maybe_no_grad(not learn):
+                info |= train(batch, learn)
         critics = range(1, len(self._critics()) + 1)
         # The dual variables' losses are no part of the sum.
         info["loss"] = info["actor/loss"] + sum(info[f"critic/critic{i}_loss"] for i in critics)

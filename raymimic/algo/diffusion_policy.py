@@ -197,9 +197,10 @@ class DiffusionPolicy(PolicyAlgo):
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
         """Takes one gradient step on the noise's error, or only computes it."""
         info = super().train_on_batch(batch, epoch, validate)
-        with torch_utils.maybe_no_grad(validate):
+        learn = self._learns("policy", epoch, validate)
+        with torch_utils.maybe_no_grad(not learn):
             info["loss"] = self.compute_loss(batch)
-        if not validate:
+        if learn:
             info["policy_grad_norms"] = self._learn("policy", info["loss"])
             self._update_ema()
         return info

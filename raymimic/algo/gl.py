@@ -93,9 +93,10 @@ class GL(PlannerAlgo):
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
         """Takes one gradient step on ``goal_loss``, or only computes losses."""
         info = super().train_on_batch(batch, epoch, validate)
-        with torch_utils.maybe_no_grad(validate):
+        learn = self._learns("goal_network", epoch, validate)
+        with torch_utils.maybe_no_grad(not learn):
             info.update(self.compute_losses(batch, epoch))
-        if not validate:
+        if learn:
             info["goal_grad_norms"] = self._learn("goal_network", info["goal_loss"])
         return info
 

@@ -56,7 +56,8 @@ class IQL(CriticAlgo, PolicyAlgo):
         info = super().train_on_batch(batch, epoch, validate)
         settings = self.algo_config
         obs, actions, goal = batch["obs"], batch["actions"], batch["goal_obs"]
-        with torch_utils.maybe_no_grad(validate):
+        learn = {net: self._learns(net, epoch, validate) for net in self.optimizers}
+        with torch_utils.maybe_no_grad(not any(learn.values())):
             with torch.no_grad():
                 q = self.ensemble_values("critic_target", obs, actions, goal).amin(dim=0)
                 next_v = self.nets["vf"](batch["next_obs"], goal)
@@ -75,12 +76,13 @@ class IQL(CriticAlgo, PolicyAlgo):
             weights = self.compute_advantage_weights(advantages)
             actor_loss = -(weights.squeeze(1) * log_prob).mean()  # eq. 7
 
-        learn = not validate
-        info |= self._learn_critics(critic_losses, learn)
-        if learn:
+        info |= self._learn_critics(critic_losses, learn["critic"])
+        if learn["critic"]:
             self._update_target("critic")
+        if learn["vf"]:
             limit = settings.critic.max_gradient_norm
             info["vf/grad_norms"] = self._learn("vf", v_loss, limit)
+        if learn["actor"]:
             limit = settings.actor.max_gradient_norm
             info["actor/grad_norms"] = self._learn("actor", actor_loss, limit)
         info |= {

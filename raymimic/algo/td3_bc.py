@@ -48,14 +48,13 @@ class TD3_BC(CriticAlgo, PolicyAlgo):
         """Takes one gradient step with every critic and, when it is its turn, with the actor."""
         info = super().train_on_batch(batch, epoch, validate)
 
-        learn_critic = not validate and self._check_epoch("critic", epoch)
+        learn_critic = self._learns("critic", epoch, validate)
         with torch_utils.maybe_no_grad(not learn_critic):
             info.update(self._train_critic_on_batch(batch, learn=learn_critic))
 
         self.actor_update_counter += learn_critic
         learn_actor = (
-            not validate
-            and self._check_epoch("actor", epoch)
+            self._learns("actor", epoch, validate)
             and self.actor_update_counter % self.algo_config.actor.update_freq == 0
         )
         with torch_utils.maybe_no_grad(not learn_actor):

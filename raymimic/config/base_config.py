@@ -25,6 +25,8 @@ REGISTERED_CONFIGS: dict[str, type[BaseConfig]] = {}
 # absence of each stands for, and its meaning. robomimic's training script adds the last two itself.
 OPTIONAL_OPTIM_PARAMS: dict[str, tuple[Any, str]] = {
     "optimizer_type": ("adam", 'or "adamw"'),
+    "start_epoch": (-1, "first epoch that trains the network; -1: at once"),
+    "end_epoch": (-1, "epoch from which on it is not trained; -1: to the end"),
     "num_train_batches": (None, "set by the training: gradient steps in an epoch"),
     "num_epochs": (None, "set by the training: its number of epochs"),
 }

@@ -39,14 +39,14 @@ class TD3_BCConfig(BaseConfig):
         self.algo.optim_params.critic.learning_rate.epoch_schedule = []  # epochs of the decays
         self.algo.optim_params.critic.regularization.L2 = 0.00  # weight decay
         self.algo.optim_params.critic.start_epoch = -1  # first epoch that trains them; -1: at once
-        self.algo.optim_params.critic.end_epoch = -1  # last epoch that trains them; -1: to the end
+        self.algo.optim_params.critic.end_epoch = -1  # train them before this epoch; -1: to the end
 
         self.algo.optim_params.actor.learning_rate.initial = 3e-4  # learning rate of the actor
         self.algo.optim_params.actor.learning_rate.decay_factor = 0.1  # factor at each decay
         self.algo.optim_params.actor.learning_rate.epoch_schedule = []  # epochs of the decays
         self.algo.optim_params.actor.regularization.L2 = 0.00  # weight decay
         self.algo.optim_params.actor.start_epoch = -1  # first epoch that trains it; -1: at once
-        self.algo.optim_params.actor.end_epoch = -1  # last epoch that trains it; -1: to the end
+        self.algo.optim_params.actor.end_epoch = -1  # train it before this epoch; -1: to the end
 
         self.algo.alpha = 2.5  # weight of the Q term against imitation (eq. 5)
 

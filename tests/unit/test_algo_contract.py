@@ -40,12 +40,13 @@ POLICIES = [
 
 
 def make_config(
-    name: str, goal: bool = False, dtype: str = "float32", **options: Any
+    name: str, goal: bool = False, dtype: str = "float32", start_epoch: int = -1, **options: Any
 ) -> BaseConfig:
     config = small_config(name, goals=["target"] if goal else [], **options)
     for _, optim_params in sections_named(config.algo, "optim_params"):
         for net in optim_params.values():
             net.num_train_batches = net.num_epochs = 100
+            net.start_epoch = start_epoch
     config.train.dtype = dtype
     return config
 
@@ -124,6 +125,21 @@ def test_training_lowers_the_loss_and_moves_every_learned_network(name, goal):
     assert logs[-1]["Loss"] < logs[0]["Loss"]
     for key, x in algo.nets.state_dict().items():
         assert not torch.equal(x, before[key]), key
+
+
+@pytest.mark.parametrize("name", [n for n in ALGOS if n != "my_td3_bc"])
+def test_networks_wait_for_their_first_epoch(name):
+    """All steps are of epoch 1."""
+    waiting, learning = make_algo(name, start_epoch=2), make_algo(name, start_epoch=1)
+    before = copy.deepcopy(waiting.nets.state_dict())
+    for algo in (waiting, learning):
+        log = step(algo, seed=0)
+        assert np.isfinite(log["Loss"])
+    for key, x in waiting.nets.state_dict().items():
+        assert torch.equal(x, before[key]), key
+    assert not any("grad_norms" in key.lower() for key in step(waiting, seed=0))
+    after = learning.nets.state_dict()
+    assert any(not torch.equal(x, before[key]) for key, x in after.items())
 
 
 @pytest.mark.parametrize("name", ALGOS)
