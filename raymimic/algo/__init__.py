@@ -2,7 +2,6 @@
 
 from raymimic.algo.algo import (
     Algo,
-    HierarchicalAlgo,
     PlannerAlgo,
     PolicyAlgo,
     ValueAlgo,
@@ -12,6 +11,7 @@ from raymimic.algo.algo import (
     register_algo_factory_func,
     registered_algos,
 )
+from raymimic.algo.composite import CompositeAlgo, HierarchicalAlgo
 from raymimic.algo.rollout_policy import RolloutPolicy
 
 # isort: split
@@ -57,6 +57,7 @@ __all__ = [
     "BC_Gaussian",
     "BC_Transformer",
     "BC_Transformer_GMM",
+    "CompositeAlgo",
     "DiffusionPolicy",
     "DiffusionPolicyTransformer",
     "DiffusionPolicyUNet",

@@ -14,12 +14,12 @@ from torch import Tensor
 from raymimic.algo.algo import (
     Algo,
     Batch,
-    CompositeAlgo,
     ObsDict,
     PlannerAlgo,
     ValueAlgo,
     register_algo_factory_func,
 )
+from raymimic.algo.composite import CompositeAlgo
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError
 from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups, obs_encoder_args_from_config

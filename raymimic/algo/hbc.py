@@ -10,11 +10,11 @@ from torch import Tensor
 from raymimic.algo.algo import (
     Algo,
     Batch,
-    HierarchicalAlgo,
     ObsDict,
     PolicyAlgo,
     register_algo_factory_func,
 )
+from raymimic.algo.composite import HierarchicalAlgo
 from raymimic.algo.gl import GL, ValuePlanner
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raymimic.algo.algo import Algo, HierarchicalAlgo, PolicyAlgo
+from raymimic.algo.algo import Algo, PolicyAlgo
+from raymimic.algo.composite import HierarchicalAlgo
 from raymimic.errors import ConfigError, EnvError, did_you_mean
 from raymimic.utils import obs_utils
 from raymimic.utils.noise import EpisodeNoise

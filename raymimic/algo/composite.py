@@ -1,0 +1,231 @@
+"""Algorithms that are made of others: planners with values, hierarchies."""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from raymimic.algo.algo import Algo, Batch, ObsDict, algo_name_to_factory_func
+from raymimic.config.config import Config
+from raymimic.errors import CheckpointError
+from raymimic.utils.noise import EpisodeNoise
+from raymimic.utils.obs_utils import ObsShapes
+from raymimic.utils.torch_utils import GradSync
+
+
+class CompositeAlgo(Algo):
+    """An algorithm made of others, its parts, of which each has sections of the config.
+
+    All that concerns networks, optimizers, schedules, metrics and checkpoints is the parts'
+    own business, and handed on to them. Batches and ``info`` are dicts over parts.
+
+    Attributes:
+        parts: the algorithms, by name; ``nets`` holds the networks of each under its name.
+        log_names: what the names of each part's metrics begin with.
+    """
+
+    log_names: ClassVar[Mapping[str, str]] = {}
+    _episode_noise: EpisodeNoise | None = None
+
+    def _create_parts(self) -> Mapping[str, Algo]:
+        """Makes the parts, in the order in which they are trained."""
+        raise NotImplementedError
+
+    @property
+    def _trained_parts(self) -> Mapping[str, Algo]:
+        """Those parts that training changes; by default all."""
+        return self.parts
+
+    def _make_part(
+        self,
+        algo_name: str,
+        algo_config: Config,
+        obs_config: Config,
+        obs_key_shapes: Mapping[str, Any] | None = None,
+    ) -> Algo:
+        """Makes the algorithm of a name from its sections of the config.
+
+        Args:
+            algo_name: as registered.
+            algo_config: what is ``config.algo`` for an algorithm that stands alone.
+            obs_config: likewise ``config.observation``.
+            obs_key_shapes: where they are not this algorithm's own.
+        """
+        cls, kwargs = algo_name_to_factory_func(algo_name)(algo_config)
+        return cls(
+            algo_config=algo_config,
+            obs_config=obs_config,
+            global_config=self.global_config,
+            obs_key_shapes=self.obs_key_shapes if obs_key_shapes is None else obs_key_shapes,
+            ac_dim=self.ac_dim,
+            device=self.device,
+            **kwargs,
+        )
+
+    def _create_networks(self) -> None:
+        self.parts = dict(self._create_parts())
+        self.nets.update({name: part.nets for name, part in self.parts.items()})
+        self.obs_shapes = _joined(*(part.obs_shapes for part in self.parts.values()))
+        self.goal_shapes = _joined(*(part.goal_shapes for part in self.parts.values()))
+        self.metric_reductions = {
+            f"{self.log_names[name]}/{key}": reduction
+            for name, part in self.parts.items()
+            for key, reduction in part.metric_reductions.items()
+        }
+
+    def _create_optimizers(self) -> None:
+        self.optimizers = {name: part.optimizers for name, part in self.parts.items()}
+        self.lr_schedulers = {name: part.lr_schedulers for name, part in self.parts.items()}
+
+    @property
+    def grad_sync(self) -> GradSync | None:
+        """The other workers, if there are any; set for all parts."""
+        return self._grad_sync
+
+    @grad_sync.setter
+    def grad_sync(self, sync: GradSync | None) -> None:
+        self._grad_sync = sync
+        for part in self.parts.values():
+            part.grad_sync = sync
+
+    @property
+    def episode_noise(self) -> EpisodeNoise | None:
+        """Random numbers of each episode of a batch; set for all parts."""
+        return self._episode_noise
+
+    @episode_noise.setter
+    def episode_noise(self, noise: EpisodeNoise | None) -> None:
+        self._episode_noise = noise
+        for part in self.parts.values():
+            part.episode_noise = noise
+
+    def process_batch_for_training(self, batch: Batch) -> Batch:
+        """Gives each part what it trains on: ``{part: its processed batch}``."""
+        return {name: part.process_batch_for_training(batch) for name, part in self.parts.items()}
+
+    def postprocess_batch_for_training(
+        self, batch: Batch, obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None
+    ) -> Batch:
+        """Lets each part prepare its observations."""
+        return {
+            name: part.postprocess_batch_for_training(batch[name], obs_normalization_stats)
+            for name, part in self.parts.items()
+        }
+
+    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Trains each part on its own batch."""
+        return {
+            name: part.train_on_batch(batch[name], epoch, validate)
+            for name, part in self._trained_parts.items()
+        }
+
+    def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
+        """Joins the metrics of the parts that have any, each after its name; adds their losses."""
+        log: dict[str, Tensor | float] = {}
+        loss: Tensor | float = 0.0
+        for name, part_info in info.items():
+            part_log = self.parts[name].log_info(part_info)
+            log |= {f"{self.log_names[name]}/{key}": value for key, value in part_log.items()}
+            loss = part_log["Loss"] + loss
+        log["Loss"] = loss
+        return log
+
+    def named_optimizers(self) -> Iterator[tuple[str, Optimizer]]:
+        """Yields all optimizers of all parts, such as ``planner/goal_network``."""
+        for name, part in self.parts.items():
+            yield from ((f"{name}/{key}", optimizer) for key, optimizer in part.named_optimizers())
+
+    def on_gradient_step(self) -> None:
+        """Tells each part that is trained."""
+        for part in self._trained_parts.values():
+            part.on_gradient_step()
+
+    def on_epoch_end(self, epoch: int) -> None:
+        """Tells each part that is trained."""
+        for part in self._trained_parts.values():
+            part.on_epoch_end(epoch)
+
+    def set_train(self) -> None:
+        """Puts the parts that are trained into training mode, the others into evaluation mode."""
+        super().set_train()
+        for name, part in self.parts.items():
+            if name in self._trained_parts:
+                part.set_train()
+            else:
+                part.set_eval()
+
+    def set_eval(self) -> None:
+        """Puts the parts into evaluation mode."""
+        super().set_eval()
+        for part in self.parts.values():
+            part.set_eval()
+
+    def serialize(self) -> dict[str, Any]:
+        """Returns what each part's ``serialize`` returns, as robomimic 0.5 saves it."""
+        return {name: part.serialize() for name, part in self.parts.items()}
+
+    def deserialize(self, model_dict: Mapping[str, Any], load_optimizers: bool = False) -> None:
+        """Loads what :meth:`serialize` returned.
+
+        Args:
+            model_dict: that.
+            load_optimizers: load optimizers and schedules too, to go on training (robomimic's
+                composites refuse).
+
+        Raises:
+            CheckpointError: if it does not fit this config.
+        """
+        for name, part in self.parts.items():
+            if name not in model_dict:
+                raise CheckpointError(
+                    f"the checkpoint does not fit the config: it has no part '{name}' "
+                    f"(it holds {', '.join(model_dict)})"
+                )
+            part.deserialize(model_dict[name], load_optimizers=load_optimizers)
+
+    def training_state(self) -> dict[str, Any]:
+        """Returns what an exact resume needs besides :meth:`serialize`, of each part too."""
+        parts = {name: part.training_state() for name, part in self.parts.items()}
+        return {**super().training_state(), **parts}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Loads what :meth:`training_state` returned."""
+        super().load_training_state({k: v for k, v in state.items() if k not in self.parts})
+        for name, part in self.parts.items():
+            part.load_training_state(state[name])
+
+    def reset(self, mask: Tensor | None = None) -> None:
+        """Lets each part forget the episode, or those of a mask ``[B]``."""
+        for part in self.parts.values():
+            part.reset(mask)
+
+    def __repr__(self) -> str:
+        parts = "\n".join(f"{name}: {part!r}" for name, part in self.parts.items())
+        return f"{type(self).__name__}(\n{textwrap.indent(parts, '  ')}\n)"
+
+
+def _joined(*shapes: ObsShapes) -> ObsShapes:
+    """Returns all keys of several groups, with their modalities."""
+    keys = {key: shape for group in shapes for key, shape in group.items()}
+    return ObsShapes(keys, {k: m for group in shapes for k, m in group.modalities.items()})
+
+
+class HierarchicalAlgo(CompositeAlgo):
+    """An algorithm that plans subgoals and acts towards them."""
+
+    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Chooses actions ``[B, A]`` towards the current subgoal."""
+        raise NotImplementedError
+
+    def get_subgoal_predictions(
+        self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
+    ) -> dict[str, Tensor]:
+        """Predicts one subgoal ``{key: [B, *shape]}`` for each state."""
+        raise NotImplementedError
+
+    @property
+    def current_subgoal(self) -> dict[str, Tensor]:
+        """The subgoal ``{key: [B, *shape]}`` that is being followed."""
+        raise NotImplementedError
