@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from raymimic.config.algo_checks import algo_problems
+from raymimic.config.algo_checks import algo_problems, algo_warnings
 from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.config.limits import range_problems, type_problems
 from raymimic.errors import ConfigError, did_you_mean
@@ -65,9 +65,7 @@ def problems(config: BaseConfig) -> list[str]:
         *_observation_problems(config),
         *_action_problems(config),
         *_schedule_problems(config),
-        *_algo_problems(config),
         *algo_problems(config),
-        *_hierarchy_problems(config),
     ]
 
 
@@ -93,20 +91,13 @@ def warnings_for(config: BaseConfig) -> list[str]:
         found.append(
             "'experiment.save.on_best_validation' has no effect without 'experiment.validate'"
         )
-    for path, critic in sections_named(config.algo, "critic"):
-        distributional = critic.get("distributional", {})
-        if distributional.get("enabled") and distributional.clip_to_second_atom:
-            found.append(
-                f"'algo.{path}.distributional' cuts every return off at the second lowest atom, as "
-                f"robomimic does by mistake: set its 'clip_to_second_atom' to false for C51"
-            )
     late = [epoch for epoch in save.epochs if epoch > epochs]
     if late:
         found.append(
             f"'experiment.save.epochs' names {late}, after the last epoch ('train.num_epochs' is "
             f"{epochs})"
         )
-    return [*found, *_hierarchy_warnings(config), *_denoising_warnings(config)]
+    return [*found, *algo_warnings(config)]
 
 
 def _dataset_problems(config: BaseConfig) -> Iterator[str]:
@@ -185,11 +176,14 @@ def _batch_problems(config: BaseConfig) -> Iterator[str]:
 
 
 def _observation_problems(config: BaseConfig) -> Iterator[str]:
-    if not config.all_obs_keys:
-        yield (
-            "'observation.modalities.obs' names no observations: list them by modality, such as "
-            'observation.modalities.obs.low_dim=["flat"]'
-        )
+    for path, groups in sections_named(config.observation, "modalities"):
+        for group, what in (("obs", "observations"), ("subgoal", "parts of a subgoal")):
+            if group in groups and not any(groups[group].values()):
+                name = f"observation.{path}.{group}"
+                yield (
+                    f"'{name}' names no {what}: list them by modality, such as "
+                    f'{name}.low_dim=["flat"]'
+                )
     if config.use_goals and config.train.goal_mode is None:
         yield (
             f"'observation.{_goal_group(config)}' names goals, but 'train.goal_mode' is null: set "
@@ -278,162 +272,6 @@ def _schedule_problems(config: BaseConfig) -> Iterator[str]:
                 yield f"'{path}.{net}' ends (end_epoch {end}) before it starts ({start})"
 
 
-def _algo_problems(config: BaseConfig) -> Iterator[str]:
-    train = config.train
-    for path, rnn in sections_named(config, "rnn"):
-        if rnn.get("enabled") and rnn.horizon != train.seq_length:
-            yield (
-                f"'{path}.horizon' is {rnn.horizon} but 'train.seq_length' is {train.seq_length}: "
-                "set both to the same number of steps"
-            )
-    for path, transformer in sections_named(config, "transformer"):
-        if transformer.get("enabled") and "context_length" in transformer:
-            yield from _transformer_problems(path, transformer, train.seq_length, train.frame_stack)
-    sees_stacks = "observation_horizon" in config.algo.get("horizon", {}) or any(
-        section.get("enabled") for _, section in sections_named(config.algo, "transformer")
-    )
-    own = type(config).__module__.startswith("raymimic.")  # a user's algorithm may do otherwise
-    if train.frame_stack > 1 and own and not sees_stacks:
-        yield (
-            f"'train.frame_stack' is {train.frame_stack}, but this policy sees one observation at "
-            "a time: set it to 1, or 'algo.transformer.enabled' (bc) to true"
-        )
-    for path, _ in sections_named(config, "optim_params"):
-        name = path.removesuffix(".optim_params")
-        yield from _one_algos_problems(name, config.get_path(name), train.seq_length)
-
-
-def _one_algos_problems(name: str, algo: Any, seq_length: int) -> Iterator[str]:
-    """Looks at ``config.algo``, or at the section of one of its parts (``name``)."""
-    variants = [
-        key for key in ("gaussian", "gmm", "vae") if algo.get(key, {}).get("enabled", False)
-    ]
-    if len(variants) > 1:
-        yield (
-            f"{_and(name, variants)} exclude each other: set all but one '{name}.*.enabled' to "
-            "false"
-        )
-    memories = [key for key in ("rnn", "transformer") if algo.get(key, {}).get("enabled", False)]
-    if len(memories) > 1:
-        yield f"{_and(name, memories)} exclude each other: set one '{name}.*.enabled' to false"
-    losses = algo.get("loss")
-    if losses and not any(losses.values()):
-        yield f"all weights in '{name}.loss' are 0 ({', '.join(losses)}): raise one"
-    for key in ("n_step", "subgoal_horizon"):
-        if algo.get(key, 1) > seq_length >= 1:
-            yield (
-                f"'{name}.{key}' is {algo[key]} but 'train.seq_length' is {seq_length}: raise "
-                f"'train.seq_length' to {algo[key]}"
-            )
-    if algo.get("infinite_horizon") and algo.discount == 1:
-        yield f"'{name}.infinite_horizon' divides by 1 - discount: set '{name}.discount' below 1"
-    bounds = algo.get("critic", {}).get("value_bounds")
-    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
-        yield f"'{name}.critic.value_bounds' is {list(bounds)}: give [lowest, highest]"
-
-
-def _hierarchy_problems(config: BaseConfig) -> Iterator[str]:
-    """Looks at what a planner's subgoals are, and what the actor sees of them."""
-    if "latent_subgoal" not in config.algo:
-        return
-    latent = config.algo.latent_subgoal.enabled
-    if latent and "value_planner" in config.algo:
-        yield (
-            "'algo.latent_subgoal.enabled' is true, but values are of states, not of latents: set "
-            "it to false, or train hbc"
-        )
-        return
-    if latent and not config.algo.planner.vae.enabled:
-        yield (
-            "'algo.latent_subgoal.enabled' takes latents of the planner's VAE: set "
-            "'algo.planner.vae.enabled' to true"
-        )
-    path, planned = _subgoal_keys(config)
-    for key in _actors_goal_keys(config):
-        if key not in planned:
-            yield (
-                f"'observation.actor.modalities.goal' names '{key}', which is no part of a subgoal"
-                f"{did_you_mean(key, planned)}: subgoals are {', '.join(planned)} ({path})"
-            )
-
-
-def _subgoal_keys(config: BaseConfig) -> tuple[str, list[str]]:
-    """Returns the setting that says what subgoals are, and their keys."""
-    if config.algo.latent_subgoal.enabled:
-        return "algo.latent_subgoal.enabled", ["latent_subgoal"]
-    path = next(
-        path
-        for path, groups in sections_named(config.observation, "modalities")
-        if "subgoal" in groups
-    )
-    groups = config.observation.get_path(path).subgoal.values()
-    return f"observation.{path}.subgoal", [key for keys in groups for key in keys]
-
-
-def _actors_goal_keys(config: BaseConfig) -> list[str]:
-    groups = config.observation.actor.modalities.goal.values()
-    return [key for keys in groups for key in keys]
-
-
-def _hierarchy_warnings(config: BaseConfig) -> Iterator[str]:
-    if "latent_subgoal" not in config.algo:
-        return
-    if not _actors_goal_keys(config):
-        _, planned = _subgoal_keys(config)
-        yield (
-            "'observation.actor.modalities.goal' is empty, so the actor does not see its subgoals "
-            f"(as in robomimic): list there what it shall see, of {', '.join(planned)}"
-        )
-    trained = {"planner_only": "actor", "actor_only": "planner"}
-    untrained = trained.get(config.algo.mode)
-    if untrained and config.experiment.rollout.enabled and config.experiment.ckpt_path is None:
-        yield (
-            f"'algo.mode' is '{config.algo.mode}', so evaluation shows an untrained {untrained}: "
-            "set 'experiment.ckpt_path' to a checkpoint that has one, or "
-            "'experiment.rollout.enabled' to false"
-        )
-
-
-def _denoising_warnings(config: BaseConfig) -> Iterator[str]:
-    ddpm = config.algo.get("ddpm", {})
-    if not ddpm.get("enabled") or ddpm.get("respace_steps", True):
-        return
-    if ddpm.num_inference_timesteps < ddpm.num_train_timesteps:
-        yield (
-            f"'algo.ddpm' leaves noise in the actions: each of its {ddpm.num_inference_timesteps} "
-            f"inference steps removes that of one of {ddpm.num_train_timesteps} steps, as in "
-            "robomimic; set 'algo.ddpm.respace_steps' to true, or use 'algo.ddim'"
-        )
-
-
-def _transformer_problems(
-    path: str, transformer: Any, seq_length: int, frame_stack: int
-) -> Iterator[str]:
-    length = transformer.context_length
-    if length != frame_stack:
-        yield (
-            f"'{path}.context_length' is {length} but 'train.frame_stack' is {frame_stack}: set "
-            "both to the same number of steps"
-        )
-    wanted = length if transformer.supervise_all_steps else 1
-    if seq_length != wanted:
-        yield (
-            f"'train.seq_length' is {seq_length}: '{path}' with supervise_all_steps "
-            f"{str(transformer.supervise_all_steps).lower()} needs {wanted}"
-        )
-    if transformer.embed_dim % transformer.num_heads:
-        yield (
-            f"'{path}.embed_dim' is {transformer.embed_dim}, which {transformer.num_heads} heads "
-            f"do not divide: change it or '{path}.num_heads'"
-        )
-    if transformer.pred_future_acs and not transformer.supervise_all_steps:
-        yield f"'{path}.pred_future_acs' needs '{path}.supervise_all_steps': set it to true"
-
-
 def _entries(data: Any) -> list[Any]:
     """Returns ``train.data`` as a list, for a path a list of one entry."""
     return data if isinstance(data, list | tuple) else [{"path": data}]  # type: ignore[return-value]
-
-
-def _and(section: str, keys: list[str]) -> str:
-    return ", ".join(f"'{section}.{key}'" for key in keys)

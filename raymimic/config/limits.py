@@ -174,7 +174,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "algo.*transformer.activation": ("gelu", "geglu"),
     "algo.dd?m.beta_schedule": ("squaredcos_cap_v2", "linear", "scaled_linear"),
     "algo.dd?m.prediction_type": ("epsilon", "sample", "v_prediction"),
-    "algo.*net.type": ("gaussian", "gmm"),
 }
 
 

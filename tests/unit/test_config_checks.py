@@ -164,8 +164,39 @@ AT_ODDS = [
     ("td3_bc", ["train.frame_stack=3"], "'train.frame_stack' is 3, but this policy sees one"),
     (
         "bc",
-        ["algo.transformer.enabled=true", "train.frame_stack=10", "train.seq_length=10"],
-        "'algo.transformer' with supervise_all_steps false needs 1",
+        [
+            "algo.transformer.enabled=true",
+            "train.frame_stack=10",
+            "train.seq_length=9",
+            "algo.transformer.supervise_all_steps=true",
+            "algo.transformer.pred_future_acs=true",
+        ],
+        "'algo.transformer.pred_future_acs' predicts 10 steps but 'train.seq_length' is 9",
+    ),
+    (
+        "bc",
+        [
+            "algo.transformer.enabled=true",
+            "train.frame_stack=10",
+            "algo.transformer.supervise_all_steps=true",
+        ],
+        None,
+    ),
+    (
+        "hbc",
+        [
+            "algo.actor.rnn.enabled=false",
+            "algo.actor.transformer.enabled=true",
+            "train.frame_stack=10",
+        ],
+        None,
+    ),
+    ("iql", ["algo.actor.net.type=tanh"], "'algo.actor.net.type' is 'tanh': it must be 'gaussian'"),
+    ("gl", ["observation.modalities.subgoal.low_dim=[]"], "names no parts of a subgoal"),
+    (
+        "hbc",
+        ["observation.planner.modalities.obs.low_dim=[]"],
+        "'observation.planner.modalities.obs' names no observations",
     ),
     (
         "bc",
@@ -348,7 +379,7 @@ AT_ODDS = [
     (
         "cql",
         ["algo.actor.net.type=gmm"],
-        "'algo.actor.net.type' is 'gmm': here it must be 'gaussian'",
+        "'algo.actor.net.type' is 'gmm': it must be 'gaussian'",
     ),
     ("iql", ["algo.actor.net.type=gmm"], None),
     ("cql", ["algo.actor.target_entropy=high"], "'algo.actor.target_entropy' is 'high'"),
@@ -408,7 +439,7 @@ AT_ODDS = [
     (
         "hbc",
         [f'{ACTORS_GOAL}=["objct"]'],
-        "names 'objct', which is no part of a subgoal; did you mean 'object'?",
+        "names 'objct', which is no part of a subgoal (observation.planner.",
     ),
     (
         "iris",
@@ -419,7 +450,7 @@ AT_ODDS = [
     (
         "hbc",
         ["algo.latent_subgoal.enabled=true", f'{ACTORS_GOAL}=["object"]'],
-        "subgoals are latent_subgoal (algo.latent_subgoal.enabled)",
+        "no part of a subgoal (algo.latent_subgoal.enabled); known are: latent_subgoal",
     ),
     (
         "hbc",
@@ -453,6 +484,20 @@ def test_settings_at_odds_with_each_other(algo, assignments, message):
         found = [str(error)]
     assert len(found) == (0 if message is None else 1), found
     assert message is None or message in found[0]
+
+
+def test_an_algorithm_of_the_users_own_may_call_anything_anything():
+    class Own(BaseConfig):  # without ALGO_NAME, which would register it
+        def algo_config(self) -> None:
+            self.algo.update(horizon=16, loss="l2", critic=3, actor="mlp", ddpm=True, vae=1)
+            self.algo.net.layers, self.algo.unet.depth, self.algo.rnn.enabled = 2, 3, True
+            self.algo.policy.vae.size = self.algo.policy.transformer.depth = 4
+
+    Own.ALGO_NAME = "own"
+    config = Own()
+    config.train.data = "demos.hdf5"
+    assert problems(config) == []
+    assert warnings_for(config) == []
 
 
 def test_several_mistakes_are_reported_together():
