@@ -86,6 +86,7 @@ def _rank(rank: int, world_size: int, run: WorkerSpec, store: str, patch: str | 
         train_loop(
             run, RecordingLink(), rank=rank, world_size=world_size, device=torch.device("cpu")
         )
+        dist.barrier()  # a rank that leaves while another still talks may abort it
     finally:
         dist.destroy_process_group()
 
