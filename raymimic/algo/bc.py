@@ -35,7 +35,7 @@ from raymimic.models.transformers import (
     TransformerGMMActorNetwork,
     transformer_args_from_config,
 )
-from raymimic.models.vae_nets import VAEActor, vae_args_from_config
+from raymimic.models.vae_nets import VAEActor, gumbel_temperature, vae_args_from_config
 from raymimic.utils import torch_utils
 from raymimic.utils.tensor_utils import map_tensor
 
@@ -181,8 +181,7 @@ class BC_VAE(BC):
         """Takes one gradient step; a categorical latent's temperature falls by the epoch."""
         prior = self.algo_config.vae.prior
         if prior.use_categorical:
-            temperature = prior.categorical_init_temp - epoch * prior.categorical_temp_anneal_step
-            self._policy.set_gumbel_temperature(max(temperature, prior.categorical_min_temp))
+            self._policy.set_gumbel_temperature(gumbel_temperature(prior, epoch))
         return super().train_on_batch(batch, epoch, validate)
 
     def compute_losses(self, batch: Batch) -> dict[str, Any]:
@@ -256,7 +255,7 @@ class BC_RNN(BC):
         if mask is None:
             self._memory = None
         elif self._memory is not None:
-            self._memory.step.masked_fill_(mask, 0)
+            self._memory.step.masked_fill_(mask.to(self.device), 0)
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
         """Returns actions ``[B, A]`` for the next step of each episode.

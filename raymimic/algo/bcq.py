@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.algo import Algo, Batch, ObsDict, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.losses import categorical_loss, project_onto_atoms, td_target
 from raymimic.config.config import Config
@@ -24,7 +24,7 @@ from raymimic.models.policy_nets import (
 from raymimic.models.vae_nets import VAEActor, gumbel_temperature, vae_args_from_config
 from raymimic.models.value_nets import DistributionalActionValueNetwork
 from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.utils.tensor_utils import repeat_rows
 
 
 @register_algo_factory_func("bcq")
@@ -68,7 +68,7 @@ class Candidates(NamedTuple):
     goal: ObsDict | None
 
 
-class BCQ(CriticAlgo, PolicyAlgo):
+class BCQ(CriticAlgo):
     """BCQ (the paper's algorithm 1), its generative model G a conditional VAE.
 
     Each step trains G on the data; regresses the critics to a target that maximises over actions
@@ -187,7 +187,7 @@ class BCQ(CriticAlgo, PolicyAlgo):
             n: number of candidates.
             actor: ``actor`` or ``actor_target``.
         """
-        obs, goal = map_tensor([dict(obs_dict), goal_dict], lambda x: x.repeat_interleave(n, dim=0))
+        obs, goal = repeat_rows((dict(obs_dict), goal_dict), n)
         actions = self._sample(obs_dict, goal_dict, n)
         return Candidates(obs, self._perturb(actor, obs, actions, goal), goal)
 

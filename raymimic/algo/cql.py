@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.algo import Algo, Batch, ObsDict, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.losses import conservative_gap, regression_loss, td_target
 from raymimic.config.config import Config
@@ -21,7 +21,7 @@ from raymimic.models.distributions import rsample_with_log_prob
 from raymimic.models.obs_nets import obs_encoder_args_from_config
 from raymimic.models.policy_nets import GaussianActorNetwork, stochastic_actor_from_config
 from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.utils.tensor_utils import repeat_rows
 
 
 @register_algo_factory_func("cql")
@@ -30,7 +30,7 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
     return CQL, {}
 
 
-class CQL(CriticAlgo, PolicyAlgo):
+class CQL(CriticAlgo):
     """Conservative Q-learning, the variant CQL(H).
 
     Each step updates the actor, then every critic, then the targets. Two weights may be dual
@@ -219,16 +219,6 @@ class CQL(CriticAlgo, PolicyAlgo):
     ) -> Tensor:
         """Returns Q(s, a) ``[n, B, M]`` of M actions ``[B, M, A]`` in each state."""
         num = actions.shape[1]
-        obs, goal = map_tensor([obs_dict, goal_dict], lambda x: x.repeat_interleave(num, dim=0))
+        obs, goal = repeat_rows((obs_dict, goal_dict), num)
         values = self.ensemble_values(name, obs, actions.flatten(0, 1), goal)
         return values.view(len(values), -1, num)
-
-    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns the policy's actions ``[B, A]``, in evaluation by default its mean."""
-        action: Tensor = self.nets["actor"](obs_dict, goal_dict)
-        return action
-
-    def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns Q(s, π(s)) ``[B, 1]`` of the first critic."""
-        actions = self.get_action(obs_dict, goal_dict)
-        return self.get_state_action_value(obs_dict, actions, goal_dict)

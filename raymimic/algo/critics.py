@@ -7,17 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.algo import losses
-from raymimic.algo.algo import Batch, ObsDict, ValueAlgo
+from raymimic.algo.algo import Batch, ObsDict, PolicyAlgo, ValueAlgo
 from raymimic.models.obs_nets import obs_encoder_args_from_config
 from raymimic.models.value_nets import ActionValueEnsemble, ActionValueNetwork
 from raymimic.utils import torch_utils
 
 
-class CriticAlgo(ValueAlgo):
+class CriticAlgo(PolicyAlgo, ValueAlgo):
     """An algorithm that learns Q(s, a) by an ensemble of critics and their slow targets.
 
     ``nets["critic"]`` and ``nets["critic_target"]`` hold ``critic.ensemble.n`` networks each. Every
-    member has an optimizer of its own; one backward pass serves all.
+    member has an optimizer of its own; one backward pass serves all. By default what acts is
+    ``nets["actor"]``.
     """
 
     def _create_critics(self) -> None:
@@ -111,6 +112,16 @@ class CriticAlgo(ValueAlgo):
             target=self.nets[f"{name}_target"],
             tau=self.algo_config.target_tau,
         )
+
+    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Returns the actor's actions ``[B, A]``."""
+        action: Tensor = self.nets["actor"](obs_dict, goal_dict)
+        return action
+
+    def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
+        """Returns Q(s, π(s)) ``[B, 1]`` of the first critic."""
+        actions = self.get_action(obs_dict, goal_dict)
+        return self.get_state_action_value(obs_dict, actions, goal_dict)
 
     def get_state_action_value(
         self, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None = None

@@ -184,14 +184,11 @@ class DiffusionPolicy(PolicyAlgo):
                     "set train.action_config.<key>.normalization to 'min_max'"
                 )
 
-        def cast(x: Tensor) -> Tensor:
-            # To the device first: images travel as bytes.
-            return x.to(self.device).to(self.dtype)
-
+        observed = horizon.observation_horizon
         return {
-            "obs": {k: cast(x[:, : horizon.observation_horizon]) for k, x in batch["obs"].items()},
-            "goal_obs": map_tensor(batch.get("goal_obs"), cast),
-            "actions": cast(actions),
+            "obs": {k: self._cast(x[:, :observed]) for k, x in batch["obs"].items()},
+            "goal_obs": map_tensor(batch.get("goal_obs"), self._cast),
+            "actions": self._cast(actions),
         }
 
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
@@ -238,14 +235,11 @@ class DiffusionPolicy(PolicyAlgo):
         predicted: Tensor = nets["policy"]["noise_pred_net"](noisy, step, cond)  # type: ignore[index]
         return predicted
 
-    @torch.no_grad()
     def _update_ema(self) -> None:
-        """Moves the average towards the weights; it copies buffers."""
+        """Moves the average towards the weights."""
         if self.ema is not None:
             decay = ema_decay(self.ema_step, self.algo_config.ema.power)
             torch_utils.soft_update(self.nets, self.ema, tau=1.0 - decay)
-            for average, buffer in zip(self.ema.buffers(), self.nets.buffers(), strict=True):
-                average.copy_(buffer)
             self.ema_step += 1
 
     # ----------------------------------------------------------------------- acting

@@ -25,7 +25,7 @@ from raymimic.errors import ConfigError
 from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups, obs_encoder_args_from_config
 from raymimic.models.vae_nets import VAE, gumbel_temperature, vae_args_from_config
 from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.utils.tensor_utils import map_tensor, repeat_rows
 
 
 @register_algo_factory_func("gl")
@@ -240,7 +240,7 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
         subgoals = self.sample_subgoals(obs_dict, goal_dict, num_samples)
         values = self.value_net.get_state_value(
             {k: x.flatten(0, 1) for k, x in subgoals.items()},
-            map_tensor(goal_dict, lambda x: x.repeat_interleave(num_samples, dim=0)),
+            repeat_rows(goal_dict, num_samples),
         )
         best = values.view(-1, num_samples).argmax(dim=1)
         rows = torch.arange(len(best), device=best.device)

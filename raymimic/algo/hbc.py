@@ -135,7 +135,7 @@ class HBC(HierarchicalAlgo):
         }
         if self.algo_config.actor_use_random_subgoals:
             size, length = current["actions"].shape[:2]
-            step = torch.randint(0, length, (size,)).to(current["actions"].device)
+            step = torch.randint(0, length, (size,), device=current["actions"].device)
             row = torch.arange(size, device=step.device)
             next_obs = current["next_obs"]
             subgoals = {k: self._cast(next_obs[k][row, step]) for k in self.subgoal_shapes}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.algo import Algo, Batch, ObsDict, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.losses import advantage_weights, expectile_loss, regression_loss, td_target
 from raymimic.config.config import Config
@@ -29,7 +29,7 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
     return IQL, {}
 
 
-class IQL(CriticAlgo, PolicyAlgo):
+class IQL(CriticAlgo):
     """Implicit Q-learning.
 
     V is an upper expectile of Q over the data's actions, Q is regressed to the backup of V, and the
@@ -120,11 +120,6 @@ class IQL(CriticAlgo, PolicyAlgo):
         log = super().log_info({"loss": info["loss"]})
         log |= {key: value.detach().mean() for key, value in info.items() if key != "loss"}
         return log
-
-    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns the policy's actions ``[B, A]``."""
-        action: Tensor = self.nets["actor"](obs_dict, goal_dict)
-        return action
 
     def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
         """Returns V(s) ``[B, 1]``."""

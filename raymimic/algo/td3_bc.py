@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.algo import Algo, Batch, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.losses import td_target
 from raymimic.config.config import Config
@@ -25,7 +25,7 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
     return TD3_BC, {}
 
 
-class TD3_BC(CriticAlgo, PolicyAlgo):
+class TD3_BC(CriticAlgo):
     """TD3+BC.
 
     Each step regresses every critic to the TD target; every ``actor.update_freq`` steps the
@@ -106,13 +106,3 @@ class TD3_BC(CriticAlgo, PolicyAlgo):
         lam = self.algo_config.alpha / self.dist_mean(q.abs())
         loss: Tensor = F.mse_loss(action, batch["actions"]) - lam * q.mean()
         return loss
-
-    def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns the actor's actions ``[B, A]``."""
-        action: Tensor = self.nets["actor"](obs_dict, goal_dict)
-        return action
-
-    def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns Q(s, π(s)) ``[B, 1]`` of the first critic."""
-        actions = self.get_action(obs_dict, goal_dict)
-        return self.get_state_action_value(obs_dict, actions, goal_dict)

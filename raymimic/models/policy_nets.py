@@ -18,6 +18,7 @@ from raymimic.models.obs_nets import (
     obs_and_goal_groups,
 )
 from raymimic.utils.obs_utils import ObsShapes
+from raymimic.utils.tensor_utils import repeat_rows
 
 
 def gaussian_args_from_config(gaussian_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +158,7 @@ class StochasticActorNetwork(MIMO_MLP):
         """Samples actions ``[B * num_samples, A]``; those of one state are neighbours."""
         outputs = super().forward(obs=obs_dict, goal=goal_dict)
         if num_samples > 1:
-            outputs = {k: x.repeat_interleave(num_samples, dim=0) for k, x in outputs.items()}
+            outputs = repeat_rows(outputs, num_samples)
         return self.head(outputs, low_noise=self.low_noise_eval and not self.training).sample()
 
 

@@ -17,7 +17,7 @@ from raymimic.errors import ConfigError
 from raymimic.models import vae_losses
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
 from raymimic.utils.obs_utils import ObsShapes
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.utils.tensor_utils import repeat_rows
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -544,10 +544,7 @@ class VAE(nn.Module):
     ) -> dict[str, Tensor]:
         """Samples x ``{key: [B * num_samples, *shape]}``; those of one s are neighbours."""
         z = self.sample_prior(conditions, goals, num_samples)
-        conditions, goals = map_tensor(
-            [dict(conditions), goals], lambda x: x.repeat_interleave(num_samples, dim=0)
-        )
-        return self.decode(conditions, goals, z)
+        return self.decode(*repeat_rows((dict(conditions), goals), num_samples), z)
 
     def forward(
         self,
@@ -660,11 +657,7 @@ class VAEActor(nn.Module):
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> Tensor:
         """Samples actions ``[B * num_samples, A]``; those of one state are neighbours."""
-        z = self._vae.sample_prior(obs_dict, goal_dict, num_samples)
-        obs, goal = map_tensor(
-            [dict(obs_dict), goal_dict], lambda x: x.repeat_interleave(num_samples, dim=0)
-        )
-        return self.decode(obs, goal, z)
+        return self._vae.sample(obs_dict, goal_dict, num_samples)["action"]
 
     def set_gumbel_temperature(self, temperature: float) -> None:
         """Sets the temperature at which a categorical posterior is sampled."""

@@ -23,3 +23,13 @@ def map_tensor(x: Any, func: Callable[[Tensor], Any]) -> Any:
     if isinstance(x, list | tuple):
         return type(x)(map_tensor(v, func) for v in x)
     return x
+
+
+def repeat_rows(x: Any, n: int) -> Any:
+    """Repeats each row of tensors ``[B, ...]`` n times, side by side: ``[B * n, ...]``.
+
+    Args:
+        x: tensors in any nesting, see :func:`map_tensor`.
+        n: how often.
+    """
+    return map_tensor(x, lambda rows: rows.repeat_interleave(n, dim=0))

@@ -71,7 +71,7 @@ def test_actor_sees_normalised_subgoals(monkeypatch):
     torch.testing.assert_close(goal["far"], (raw["next_obs"]["far"][:, 2] - 1) / 2)
 
     algo = make(hbc_config(algo__actor_use_random_subgoals=True))
-    monkeypatch.setattr(torch, "randint", lambda low, high, size: torch.full(size, high - 1))
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, **_: torch.full(size, high - 1))
     goal = actor_goal(algo, processed(algo, raw, stats), monkeypatch)
     torch.testing.assert_close(goal["far"], (raw["next_obs"]["far"][:, T - 1] - 1) / 2)
 
