@@ -80,7 +80,7 @@ def test_actor_is_trained_towards_the_state_that_was_reached():
 
 def test_random_subgoals_reach_the_actor_alone(monkeypatch):
     algo, raw = make(iris_config(algo__actor_use_random_subgoals=True)), raw_batch()
-    monkeypatch.setattr(torch, "randint", lambda low, high, size: torch.full(size, low))
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, **_: torch.full(size, low))
     batch = processed(algo, raw)
     goal = algo._actor_goal(batch)
     assert torch.equal(goal["far"], raw["next_obs"]["far"][:, 0])
