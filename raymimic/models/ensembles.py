@@ -15,14 +15,16 @@ from raymimic.models.obs_nets import MIMO_MLP, ObsDict, ObservationDecoder
 _BATCHED_UP_TO = 2**20
 
 
-def rows_worth_batching(nets: Sequence[MIMO_MLP]) -> int:
-    """Returns the largest batch for which :func:`forward_batched` beats a loop on CPU.
+def can_be_batched(nets: Sequence[MIMO_MLP]) -> bool:
+    """Tells whether :func:`forward_batched` applies: several networks that see the same features.
 
-    0 where it does not apply: a single network, or encoders that learn, so that members see
-    different features. (On a GPU, whose time goes into launching products, it always pays.)
+    Encoders that learn would give each its own.
     """
-    if len(nets) == 1 or any(True for _ in nets[0].nets["encoder"].parameters()):
-        return 0
+    return len(nets) > 1 and not any(True for _ in nets[0].nets["encoder"].parameters())
+
+
+def rows_worth_batching(nets: Sequence[MIMO_MLP]) -> int:
+    """Returns the largest batch for which :func:`forward_batched` beats a loop on CPU."""
     return _BATCHED_UP_TO // max(p.numel() for p in nets[0].parameters())
 
 
@@ -33,7 +35,7 @@ def forward_batched(nets: Sequence[MIMO_MLP], **groups: ObsDict | None) -> dict[
     for each layer. Weights are stacked on the way: parameters and optimizers stay each member's.
 
     Args:
-        nets: networks of one shape, see :func:`rows_worth_batching`.
+        nets: networks of one shape, see :func:`can_be_batched`.
         **groups: as :class:`~raymimic.models.obs_nets.MIMO_MLP` takes them.
 
     Returns:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.models.distributions import DiscreteValueDistribution
-from raymimic.models.ensembles import forward_batched, rows_worth_batching
+from raymimic.models.ensembles import can_be_batched, forward_batched, rows_worth_batching
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
 from raymimic.utils.obs_utils import ObsShapes
 
@@ -94,7 +94,7 @@ class ActionValueEnsemble(nn.ModuleList):
     def __init__(self, critics: Iterable[nn.Module]) -> None:
         super().__init__(critics)
         plain = all(type(critic) is ActionValueNetwork for critic in self)
-        self._rows = rows_worth_batching(self._members) if plain else 0
+        self._batched = plain and can_be_batched(self._members)
 
     @property
     def _members(self) -> Sequence[ActionValueNetwork]:
@@ -102,7 +102,8 @@ class ActionValueEnsemble(nn.ModuleList):
 
     def forward(self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None) -> Tensor:
         """Maps ``{key: [B, *shape]}`` and actions ``[B, A]`` to values ``[n, B, 1]``."""
-        if self._rows and (acts.is_cuda or len(acts) <= self._rows):
+        # A GPU's time goes into launching products, the fewer the better.
+        if self._batched and (acts.is_cuda or len(acts) <= rows_worth_batching(self._members)):
             inputs = {**obs_dict, "action": acts}
             values = forward_batched(self._members, obs=inputs, goal=goal_dict)["value"]
             return self._members[0].bounded(values)

@@ -10,7 +10,7 @@ from raymimic.algo import algo_factory
 from raymimic.algo.critics import CriticAlgo
 from raymimic.config import config_factory
 from raymimic.models import ensembles
-from raymimic.models.ensembles import forward_batched, rows_worth_batching
+from raymimic.models.ensembles import can_be_batched, forward_batched, rows_worth_batching
 from raymimic.models.obs_nets import MIMO_MLP
 from raymimic.models.value_nets import ActionValueEnsemble, ActionValueNetwork
 from raymimic.utils.obs_utils import ObsShapes
@@ -80,9 +80,16 @@ def test_batched_pass_keeps_the_shapes_of_outputs():
 
 def test_batching_is_for_small_products_of_networks_whose_encoders_learn_nothing():
     critics = make_critics(2, (64, 64))
+    assert can_be_batched(critics)
     assert rows_worth_batching(critics) == 256
-    assert rows_worth_batching(make_critics(1, (64, 64))) == 0
+    assert not can_be_batched(make_critics(1, (64, 64)))
     critics[0].nets["encoder"].nets["obs"].register_parameter("w", nn.Parameter(torch.zeros(1)))
+    assert not can_be_batched(critics)
+
+
+def test_large_layers_can_be_batched_but_not_on_a_cpu():
+    critics = make_critics(2, (1024, 1025))
+    assert can_be_batched(critics)
     assert rows_worth_batching(critics) == 0
 
 
