@@ -221,7 +221,10 @@ def _play(
                 goals.set(row, envs[episode.env].get_goal())
             started[row], row_seeds[row] = True, seed
         if started.any():
-            policy.start_episode(started, row_seeds)
+            # Idle rows too: else they would go on asking for plans in a rhythm of their own, and a
+            # plan for one row costs as much as for all.
+            idle_rows = [row not in running for row in range(width)]
+            policy.start_episode(started | idle_rows, row_seeds)
 
         actions = policy(rows.arrays, goal=goals.arrays if use_goals else None, batched_ob=True)
 

@@ -163,14 +163,34 @@ def test_every_forward_pass_is_as_wide_and_runs_on_one_thread():
     assert torch.get_num_threads() == threads
 
 
-def test_each_start_is_announced_by_its_row():
+def test_each_start_is_announced_by_its_row_and_idle_rows_start_along():
     policy = TinyPolicy(obs_dim=2)
-    seeds = [3, 20, 21, 6]
-    run_episodes(policy, timed(), seeds, 100, num_envs=2)
-    started = [np.flatnonzero(mask).tolist() for mask in policy.masks[1:]]
+    run_episodes(policy, timed(), [4, 5, 6, 8], 100, num_envs=2)  # lengths 6, 2, 3, 5
     assert policy.masks[0] is None
-    assert sorted(row for rows in started for row in rows) == sorted(s % WIDTH for s in seeds)
-    assert started[0] == [3, 20 % WIDTH]
+    kept = [np.flatnonzero(~mask).tolist() for mask in policy.masks[1:]]
+    assert kept == [[], [4], [4]]  # 4 and 5 start, then 6 and 8 while 4 is under way
+
+
+class Planner:
+    """Makes a plan of four steps for whom it has none, and counts how often."""
+
+    def __init__(self):
+        self.left = torch.zeros(WIDTH, dtype=torch.int64)
+        self.plans = 0
+
+    def start_episode(self, mask=None, seeds=None):
+        self.left[slice(None) if mask is None else torch.as_tensor(mask)] = 0
+
+    def __call__(self, ob, goal=None, batched_ob=False):
+        self.plans += bool((self.left == 0).any())
+        self.left = torch.where(self.left == 0, 4, self.left) - 1
+        return np.zeros((WIDTH, 3))
+
+
+def test_idle_rows_ask_for_no_plans_of_their_own():
+    planner = Planner()
+    run_episodes(planner, timed(), [0, 4], 100, num_envs=1)  # of 2 and of 6 steps
+    assert planner.plans == 1 + 2
 
 
 def test_episodes_that_share_a_row_take_turns():
