@@ -21,6 +21,8 @@ DEMOS, STEPS = 6, 20
 LAYERS = {
     "td3_bc": ["algo.actor.layer_dims=[8,8]", "algo.critic.layer_dims=[8,8]"],
     "bc": ["algo.actor_layer_dims=[8,8]"],
+    "diffusion_policy": ["algo.unet.down_dims=[8,16]", "algo.unet.diffusion_step_embed_dim=8"],
+    "gl": ['observation.modalities.subgoal.low_dim=["flat"]'],
 }
 SETTINGS = [
     'observation.modalities.obs.low_dim=["flat"]',

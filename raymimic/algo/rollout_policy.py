@@ -17,6 +17,12 @@ from raymimic.utils.noise import EpisodeNoise
 from raymimic.utils.obs_utils import ObsShapes
 
 Stats = Mapping[str, Mapping[str, Any]]
+Actor = PolicyAlgo | HierarchicalAlgo
+
+
+def can_act(algo: type[Algo]) -> bool:
+    """Whether an algorithm is a policy; those that only plan or value are not."""
+    return issubclass(algo, Actor)
 
 
 class RolloutPolicy:
@@ -48,7 +54,7 @@ class RolloutPolicy:
         obs_normalization_stats: Stats | None = None,
         action_normalization_stats: Stats | None = None,
     ) -> None:
-        if not isinstance(policy, PolicyAlgo | HierarchicalAlgo):
+        if not isinstance(policy, Actor):
             raise ConfigError(f"{type(policy).__name__} is no policy: it has no get_action")
         self.policy = policy
         self.obs_normalization_stats = obs_normalization_stats

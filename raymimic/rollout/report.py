@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raymimic.algo import algo_class
+from raymimic.algo.rollout_policy import can_act
 from raymimic.config import BaseConfig
 from raymimic.envs.env_base import check_env
 from raymimic.envs.seeds import final_seeds
-from raymimic.errors import EnvError, OutputError
+from raymimic.errors import CheckpointError, EnvError, OutputError
 from raymimic.rollout.episodes import Episode
 from raymimic.rollout.evaluation import EvalJob, EvalResult
 from raymimic.rollout.local import LocalEvaluator
@@ -67,7 +69,7 @@ def evaluate_checkpoint(
         imports: modules of the user's own.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
+        CheckpointError: the checkpoint cannot be read, or is not one of a policy.
         EnvError: it names no environment, or one that cannot be made.
         OutputError: the video cannot be written.
     """
@@ -75,6 +77,11 @@ def evaluate_checkpoint(
         raise OutputError(f"--video '{video}': videos are mp4 files; end the name in .mp4")
     ckpt = maybe_dict_from_checkpoint(ckpt_path=checkpoint)
     config, _ = config_from_checkpoint(ckpt_dict=ckpt)
+    if not can_act(algo_class(config.algo_name, config)):
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' is one of {config.algo_name}, which plans, but does not "
+            "act: evaluate one of a policy"
+        )
     env_meta = dict(ckpt.get("env_metadata") or {})
     if env is not None:
         env_meta["env_name"] = env

@@ -425,10 +425,10 @@ def _environments(config: BaseConfig, data: "DataInfo") -> dict[str, dict[str, A
 
 
 def _acts(config: BaseConfig) -> bool:
-    """Whether the algorithm is a policy; goal learning is not."""
-    from raymimic.algo import HierarchicalAlgo, PolicyAlgo, algo_class
+    from raymimic.algo import algo_class
+    from raymimic.algo.rollout_policy import can_act
 
-    return issubclass(algo_class(config.algo_name, config), PolicyAlgo | HierarchicalAlgo)
+    return can_act(algo_class(config.algo_name, config))
 
 
 def _check_resume(config: BaseConfig, run: RunFolder, digest: str) -> None:

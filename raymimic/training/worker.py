@@ -166,9 +166,9 @@ class _Worker:
         if ckpt is None or last is None:
             path = self.config.experiment.ckpt_path
             if path is not None:
-                self._deserialize(maybe_dict_from_checkpoint(ckpt_path=path)["model"], path)
+                self._deserialize(maybe_dict_from_checkpoint(ckpt_path=path), path)
             return
-        self._deserialize(ckpt["model"], self.store.path(last), load_optimizers=True)
+        self._deserialize(ckpt, self.store.path(last), load_optimizers=True)
         ours = ckpt["raymimic"]
         self.algo.load_training_state(ours["training_state"])
         self.epoch, self.step = ckpt["variable_state"]["epoch"], ours["step"]
@@ -189,16 +189,26 @@ class _Worker:
         workers, threads = self.sync.world_size, torch.get_num_threads()
         return f"{workers} worker(s), {threads} thread(s) each, on {self.algo.device.type}"
 
-    def _deserialize(self, model: dict[str, Any], path: str, load_optimizers: bool = False) -> None:
+    def _deserialize(self, ckpt: dict[str, Any], path: str, load_optimizers: bool = False) -> None:
         try:
-            self.algo.deserialize(model, load_optimizers=load_optimizers)
+            self.algo.deserialize(ckpt["model"], load_optimizers=load_optimizers)
         except (CheckpointError, KeyError, ValueError) as error:
-            raise CheckpointError(f"cannot start from '{path}': {str(error)[:300]}") from error
+            reason, name = str(error)[:300], ckpt["algo_name"]
+            if name != self.config.algo_name:
+                reason = f"it is one of {name}, and its networks are not {self.config.algo_name}'s"
+            raise CheckpointError(f"cannot start from '{path}': {reason}") from error
+
+    def _try_a_batch(self) -> None:
+        """Lets the algorithm see a batch, so that its complaints come before the run begins."""
+        if self.epoch < self.config.train.num_epochs:
+            batch, _, _ = next(self.data.train.epoch(self.epoch + 1))
+            self.algo.process_batch_for_training(batch)
 
     # -- the loop --
 
     def run(self) -> None:
         """Trains to the last epoch."""
+        self._try_a_batch()
         if self.rank == 0:
             pending = {e.epoch: self.store.path(e) for e in self.store.pending}
             outcomes = list(self.store.outcomes)

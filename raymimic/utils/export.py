@@ -58,9 +58,9 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
     from raymimic.algo import algo_class, algo_factory
 
     name = config.algo_name
-    lacks = algo_class(name, config).robomimic_lacks(config)
-    if name not in ROBOMIMIC_ALGOS:
-        lacks = f"the algorithm '{name}'"
+    lacks: str | None = f"the algorithm '{name}'"
+    if name in ROBOMIMIC_ALGOS:
+        lacks = algo_class(name, config).robomimic_lacks(config)
     if lacks is not None:
         raise CheckpointError(f"robomimic has not got {lacks}")
     shapes = ckpt["shape_metadata"]

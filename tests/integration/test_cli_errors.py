@@ -122,6 +122,13 @@ def test_batch_larger_than_the_data(refused, hopper):
     refused(train_args(hopper, "train.batch_size=121"), "train.batch_size", "121", "120")
 
 
+def test_actions_out_of_reach_of_diffusion(refused, tmp_path):
+    path = write_hopper(tmp_path / "mine.hdf5")
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/actions"][:] *= 5
+    refused(train_args(path, algo="diffusion_policy"), "[-1, 1]", "normalization", "'min_max'")
+
+
 # -- config --
 
 
@@ -156,7 +163,7 @@ def test_no_dataset(refused):
 
 @pytest.mark.parametrize("command", [["train", "--algo", "td3_cb"], ["config", "td3_cb"]])
 def test_unknown_algorithm(refused, command):
-    refused(command, "'td3_cb'", "bc, td3_bc")
+    refused(command, "'td3_cb'", "known are bc, bcq, ", "td3_bc;")
 
 
 @pytest.mark.parametrize("setting", ["algo.alpha", "=5", "algo.alpha:5"])
@@ -267,6 +274,18 @@ def test_checkpoint_with_code(refused, hopper, checkpoint, tmp_path, write):
 def test_checkpoint_of_other_sizes(refused, hopper, checkpoint):
     settings = ["algo.actor.layer_dims=[9,8]", f"experiment.ckpt_path={checkpoint}"]
     refused(train_args(hopper, *settings), str(checkpoint), "does not fit", "size mismatch")
+
+
+def test_checkpoint_of_another_algorithm(refused, hopper, checkpoint):
+    args = train_args(hopper, f"experiment.ckpt_path={checkpoint}", algo="bc")
+    refused(args, str(checkpoint), "it is one of td3_bc, and its networks are not bc's")
+
+
+def test_checkpoint_that_does_not_act(cli, hopper):
+    ran = cli(*train_args(hopper, algo="gl"), "--json")
+    assert ran.status == 0, ran.err
+    path = ran.result["last_checkpoint"]
+    assert_refused(cli("evaluate", path), path, "one of gl, which plans, but does not act")
 
 
 # -- resuming --
