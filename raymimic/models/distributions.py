@@ -5,7 +5,7 @@ the device.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, overload
 
@@ -202,8 +202,8 @@ class GaussianHead:
     fixed_std: bool = False
     std_activation: str | None = "softplus"
     init_std: float = 0.3
-    mean_limits: tuple[float, float] = (-9.0, 9.0)
-    std_limits: tuple[float, float] = (0.007, 7.5)
+    mean_limits: Sequence[float] = (-9.0, 9.0)
+    std_limits: Sequence[float] = (0.007, 7.5)
     use_tanh: bool = False
 
     def __post_init__(self) -> None:

@@ -171,17 +171,12 @@ class GaussianActorNetwork(StochasticActorNetwork):
         obs_shapes: see :class:`ActorNetwork`.
         ac_dim: see :class:`ActorNetwork`.
         mlp_layer_dims: see :class:`ActorNetwork`.
-        fixed_std: see :class:`~raymimic.models.distributions.GaussianHead`.
-        std_activation: likewise.
         init_last_fc_weight: the last layers start uniform within plus and minus this; None: as
             torch initialises them.
-        init_std: see :class:`~raymimic.models.distributions.GaussianHead`.
-        mean_limits: likewise.
-        std_limits: likewise.
         low_noise_eval: see :class:`StochasticActorNetwork`.
-        use_tanh: see :class:`~raymimic.models.distributions.GaussianHead`.
         goal_shapes: see :class:`ActorNetwork`.
         encoder_kwargs: see :class:`ActorNetwork`.
+        **head_args: further arguments of :class:`~raymimic.models.distributions.GaussianHead`.
     """
 
     def __init__(
@@ -189,26 +184,13 @@ class GaussianActorNetwork(StochasticActorNetwork):
         obs_shapes: Mapping[str, Sequence[int]],
         ac_dim: int,
         mlp_layer_dims: Sequence[int],
-        fixed_std: bool = False,
-        std_activation: str | None = "softplus",
         init_last_fc_weight: float | None = None,
-        init_std: float = 0.3,
-        mean_limits: Sequence[float] = (-9.0, 9.0),
-        std_limits: Sequence[float] = (0.007, 7.5),
         low_noise_eval: bool = True,
-        use_tanh: bool = False,
         goal_shapes: Mapping[str, Sequence[int]] | None = None,
         encoder_kwargs: EncoderKwargs | None = None,
+        **head_args: Any,
     ) -> None:
-        head = GaussianHead(
-            ac_dim=ac_dim,
-            fixed_std=fixed_std,
-            std_activation=std_activation,
-            init_std=init_std,
-            mean_limits=(mean_limits[0], mean_limits[1]),
-            std_limits=(std_limits[0], std_limits[1]),
-            use_tanh=use_tanh,
-        )
+        head = GaussianHead(ac_dim, **head_args)
         super().__init__(
             head, obs_shapes, mlp_layer_dims, low_noise_eval, goal_shapes, encoder_kwargs
         )
@@ -232,13 +214,10 @@ class GMMActorNetwork(StochasticActorNetwork):
         obs_shapes: see :class:`ActorNetwork`.
         ac_dim: see :class:`ActorNetwork`.
         mlp_layer_dims: see :class:`ActorNetwork`.
-        num_modes: see :class:`~raymimic.models.distributions.GMMHead`.
-        min_std: likewise.
-        std_activation: likewise.
         low_noise_eval: see :class:`StochasticActorNetwork`.
-        use_tanh: see :class:`~raymimic.models.distributions.GMMHead`.
         goal_shapes: see :class:`ActorNetwork`.
         encoder_kwargs: see :class:`ActorNetwork`.
+        **head_args: further arguments of :class:`~raymimic.models.distributions.GMMHead`.
     """
 
     def __init__(
@@ -246,15 +225,12 @@ class GMMActorNetwork(StochasticActorNetwork):
         obs_shapes: Mapping[str, Sequence[int]],
         ac_dim: int,
         mlp_layer_dims: Sequence[int],
-        num_modes: int = 5,
-        min_std: float = 0.01,
-        std_activation: str = "softplus",
         low_noise_eval: bool = True,
-        use_tanh: bool = False,
         goal_shapes: Mapping[str, Sequence[int]] | None = None,
         encoder_kwargs: EncoderKwargs | None = None,
+        **head_args: Any,
     ) -> None:
-        head = GMMHead(ac_dim, num_modes, min_std, std_activation, use_tanh)
+        head = GMMHead(ac_dim, **head_args)
         super().__init__(
             head, obs_shapes, mlp_layer_dims, low_noise_eval, goal_shapes, encoder_kwargs
         )
@@ -290,12 +266,8 @@ class RNNActorNetwork(RNN_MIMO_MLP):
         obs_shapes: see :class:`ActorNetwork`.
         ac_dim: see :class:`ActorNetwork`.
         mlp_layer_dims: sizes of the hidden layers after the RNN; there may be none.
-        rnn_hidden_dim: size of the hidden state.
-        rnn_num_layers: number of recurrent layers.
-        rnn_type: ``"LSTM"`` or ``"GRU"``.
-        rnn_kwargs: see :class:`~raymimic.models.base_nets.RNN_Base`.
         goal_shapes: see :class:`ActorNetwork`.
-        encoder_kwargs: see :class:`ActorNetwork`.
+        **rnn_args: further arguments of :class:`~raymimic.models.obs_nets.RNN_MIMO_MLP`.
     """
 
     def __init__(
@@ -303,23 +275,15 @@ class RNNActorNetwork(RNN_MIMO_MLP):
         obs_shapes: Mapping[str, Sequence[int]],
         ac_dim: int,
         mlp_layer_dims: Sequence[int],
-        rnn_hidden_dim: int,
-        rnn_num_layers: int,
-        rnn_type: str = "LSTM",
-        rnn_kwargs: Mapping[str, Any] | None = None,
         goal_shapes: Mapping[str, Sequence[int]] | None = None,
-        encoder_kwargs: EncoderKwargs | None = None,
+        **rnn_args: Any,
     ) -> None:
         self.ac_dim = ac_dim
         super().__init__(
             input_obs_group_shapes=obs_and_goal_groups(obs_shapes, goal_shapes),
             output_shapes=self._output_shapes(),
             mlp_layer_dims=mlp_layer_dims,
-            rnn_hidden_dim=rnn_hidden_dim,
-            rnn_num_layers=rnn_num_layers,
-            rnn_type=rnn_type,
-            rnn_kwargs=rnn_kwargs,
-            encoder_kwargs=encoder_kwargs,
+            **rnn_args,
         )
 
     def _output_shapes(self) -> Mapping[str, Sequence[int]]:
@@ -394,17 +358,12 @@ class RNNGMMActorNetwork(RNNActorNetwork):
         obs_shapes: see :class:`RNNActorNetwork`.
         ac_dim: likewise.
         mlp_layer_dims: likewise.
-        rnn_hidden_dim: likewise.
-        rnn_num_layers: likewise.
-        rnn_type: likewise.
-        rnn_kwargs: likewise.
-        num_modes: see :class:`GMMActorNetwork`.
+        num_modes: see :class:`~raymimic.models.distributions.GMMHead`.
         min_std: likewise.
         std_activation: likewise.
-        low_noise_eval: likewise.
-        use_tanh: likewise.
-        goal_shapes: likewise.
-        encoder_kwargs: likewise.
+        low_noise_eval: see :class:`StochasticActorNetwork`.
+        use_tanh: see :class:`~raymimic.models.distributions.GMMHead`.
+        **args: further arguments of :class:`RNNActorNetwork`.
     """
 
     def __init__(
@@ -412,31 +371,16 @@ class RNNGMMActorNetwork(RNNActorNetwork):
         obs_shapes: Mapping[str, Sequence[int]],
         ac_dim: int,
         mlp_layer_dims: Sequence[int],
-        rnn_hidden_dim: int,
-        rnn_num_layers: int,
-        rnn_type: str = "LSTM",
-        rnn_kwargs: Mapping[str, Any] | None = None,
         num_modes: int = 5,
         min_std: float = 0.01,
         std_activation: str = "softplus",
         low_noise_eval: bool = True,
         use_tanh: bool = False,
-        goal_shapes: Mapping[str, Sequence[int]] | None = None,
-        encoder_kwargs: EncoderKwargs | None = None,
+        **args: Any,
     ) -> None:
         self.head = GMMHead(ac_dim, num_modes, min_std, std_activation, use_tanh)
         self.low_noise_eval = low_noise_eval
-        super().__init__(
-            obs_shapes=obs_shapes,
-            ac_dim=ac_dim,
-            mlp_layer_dims=mlp_layer_dims,
-            rnn_hidden_dim=rnn_hidden_dim,
-            rnn_num_layers=rnn_num_layers,
-            rnn_type=rnn_type,
-            rnn_kwargs=rnn_kwargs,
-            goal_shapes=goal_shapes,
-            encoder_kwargs=encoder_kwargs,
-        )
+        super().__init__(obs_shapes, ac_dim, mlp_layer_dims, **args)
 
     def _output_shapes(self) -> Mapping[str, Sequence[int]]:
         return self.head.output_shapes

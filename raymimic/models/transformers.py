@@ -344,52 +344,22 @@ class TransformerActorNetwork(MIMO_Transformer):
     Args:
         obs_shapes: shapes of the observation keys.
         ac_dim: number of action dimensions.
-        transformer_embed_dim: see :class:`MIMO_Transformer`, for all that start like this.
-        transformer_num_layers: likewise.
-        transformer_num_heads: likewise.
-        transformer_context_length: likewise.
-        transformer_emb_dropout: likewise.
-        transformer_attn_dropout: likewise.
-        transformer_block_output_dropout: likewise.
-        transformer_sinusoidal_embedding: likewise.
-        transformer_activation: likewise.
-        transformer_nn_parameter_for_timesteps: likewise.
         goal_shapes: shapes of the goal's keys; None or empty: no goal.
-        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+        **transformer_args: further arguments of :class:`MIMO_Transformer`.
     """
 
     def __init__(
         self,
         obs_shapes: Mapping[str, Sequence[int]],
         ac_dim: int,
-        transformer_embed_dim: int,
-        transformer_num_layers: int,
-        transformer_num_heads: int,
-        transformer_context_length: int,
-        transformer_emb_dropout: float = 0.1,
-        transformer_attn_dropout: float = 0.1,
-        transformer_block_output_dropout: float = 0.1,
-        transformer_sinusoidal_embedding: bool = False,
-        transformer_activation: str = "gelu",
-        transformer_nn_parameter_for_timesteps: bool = False,
         goal_shapes: Mapping[str, Sequence[int]] | None = None,
-        encoder_kwargs: EncoderKwargs | None = None,
+        **transformer_args: Any,
     ) -> None:
         self.ac_dim = ac_dim
         super().__init__(
             input_obs_group_shapes=obs_and_goal_groups(obs_shapes, goal_shapes),
             output_shapes=self._output_shapes(),
-            transformer_embed_dim=transformer_embed_dim,
-            transformer_num_layers=transformer_num_layers,
-            transformer_num_heads=transformer_num_heads,
-            transformer_context_length=transformer_context_length,
-            transformer_emb_dropout=transformer_emb_dropout,
-            transformer_attn_dropout=transformer_attn_dropout,
-            transformer_block_output_dropout=transformer_block_output_dropout,
-            transformer_sinusoidal_embedding=transformer_sinusoidal_embedding,
-            transformer_activation=transformer_activation,
-            transformer_nn_parameter_for_timesteps=transformer_nn_parameter_for_timesteps,
-            encoder_kwargs=encoder_kwargs,
+            **transformer_args,
         )
 
     def _output_shapes(self) -> Mapping[str, Sequence[int]]:
@@ -407,65 +377,28 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
     Args:
         obs_shapes: see :class:`TransformerActorNetwork`.
         ac_dim: likewise.
-        transformer_embed_dim: likewise.
-        transformer_num_layers: likewise.
-        transformer_num_heads: likewise.
-        transformer_context_length: likewise.
-        transformer_emb_dropout: likewise.
-        transformer_attn_dropout: likewise.
-        transformer_block_output_dropout: likewise.
-        transformer_sinusoidal_embedding: likewise.
-        transformer_activation: likewise.
-        transformer_nn_parameter_for_timesteps: likewise.
         num_modes: see :class:`~raymimic.models.distributions.GMMHead`.
         min_std: likewise.
         std_activation: likewise.
         low_noise_eval: act by (nearly) the mean of a mode in evaluation mode.
         use_tanh: see :class:`~raymimic.models.distributions.GMMHead`.
-        goal_shapes: see :class:`TransformerActorNetwork`.
-        encoder_kwargs: likewise.
+        **args: further arguments of :class:`TransformerActorNetwork`.
     """
 
     def __init__(
         self,
         obs_shapes: Mapping[str, Sequence[int]],
         ac_dim: int,
-        transformer_embed_dim: int,
-        transformer_num_layers: int,
-        transformer_num_heads: int,
-        transformer_context_length: int,
-        transformer_emb_dropout: float = 0.1,
-        transformer_attn_dropout: float = 0.1,
-        transformer_block_output_dropout: float = 0.1,
-        transformer_sinusoidal_embedding: bool = False,
-        transformer_activation: str = "gelu",
-        transformer_nn_parameter_for_timesteps: bool = False,
         num_modes: int = 5,
         min_std: float = 0.01,
         std_activation: str = "softplus",
         low_noise_eval: bool = True,
         use_tanh: bool = False,
-        goal_shapes: Mapping[str, Sequence[int]] | None = None,
-        encoder_kwargs: EncoderKwargs | None = None,
+        **args: Any,
     ) -> None:
         self.head = GMMHead(ac_dim, num_modes, min_std, std_activation, use_tanh)
         self.low_noise_eval = low_noise_eval
-        super().__init__(
-            obs_shapes=obs_shapes,
-            ac_dim=ac_dim,
-            transformer_embed_dim=transformer_embed_dim,
-            transformer_num_layers=transformer_num_layers,
-            transformer_num_heads=transformer_num_heads,
-            transformer_context_length=transformer_context_length,
-            transformer_emb_dropout=transformer_emb_dropout,
-            transformer_attn_dropout=transformer_attn_dropout,
-            transformer_block_output_dropout=transformer_block_output_dropout,
-            transformer_sinusoidal_embedding=transformer_sinusoidal_embedding,
-            transformer_activation=transformer_activation,
-            transformer_nn_parameter_for_timesteps=transformer_nn_parameter_for_timesteps,
-            goal_shapes=goal_shapes,
-            encoder_kwargs=encoder_kwargs,
-        )
+        super().__init__(obs_shapes, ac_dim, **args)
 
     def _output_shapes(self) -> Mapping[str, Sequence[int]]:
         return self.head.output_shapes

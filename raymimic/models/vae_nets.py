@@ -544,7 +544,8 @@ class VAE(nn.Module):
     ) -> dict[str, Tensor]:
         """Samples x ``{key: [B * num_samples, *shape]}``; those of one s are neighbours."""
         z = self.sample_prior(conditions, goals, num_samples)
-        return self.decode(*repeat_rows((dict(conditions), goals), num_samples), z)
+        conditions, goals = repeat_rows((dict(conditions), goals), num_samples)
+        return self.decode(conditions, goals, z)
 
     def forward(
         self,
