@@ -9,15 +9,12 @@ from torch import Tensor
 
 from raymimic.config import GLConfig
 from raymimic.errors import ConfigError
-from raymimic.models.vae_nets import (
-    VAE,
+from raymimic.models.vae_nets import VAE, VAEActor, gumbel_temperature, vae_args_from_config
+from raymimic.models.vae_priors import (
     CategoricalPrior,
     GaussianPrior,
     GMMPrior,
     StandardNormalPrior,
-    VAEActor,
-    gumbel_temperature,
-    vae_args_from_config,
 )
 from raymimic.utils.noise import EpisodeNoise
 from raymimic.utils.obs_utils import ObsShapes
