@@ -128,8 +128,13 @@ class RolloutPolicy:
             The action as the environment takes it, ``[A]`` or ``[B, A]``, float32 (or float64).
 
         Raises:
-            EnvError: if an observation that the policy needs is missing.
+            EnvError: if an observation or the goal that the policy needs is missing.
         """
+        if goal is None and self.policy.goal_shapes:
+            raise EnvError(
+                f"the policy pursues goals ({', '.join(self.policy.goal_shapes)}) and is given "
+                "none: pass goal=env.get_goal()"
+            )
         obs = self._prepare(ob, self.policy.obs_shapes, batched_ob)
         goals = None if goal is None else self._prepare(goal, self.policy.goal_shapes, batched_ob)
         obs = self._stacked(obs)

@@ -122,3 +122,17 @@ def test_rotations_that_would_need_conversion_are_refused():
     algo = make_algo(action_config=keys)
     with pytest.raises(ConfigError, match="rot_6d"):
         RolloutPolicy(algo, None, {"actions": {"offset": [[0.0] * 6], "scale": [[1.0] * 6]}})
+
+
+def test_a_policy_with_goals_asks_for_one():
+    torch.manual_seed(0)
+    config = config_factory("bc")
+    config.observation.modalities.obs.low_dim = ["flat"]
+    config.observation.modalities.goal.low_dim = ["goal"]
+    algo = algo_factory("bc", config, {"flat": [OBS_DIM], "goal": [2]}, ACTION_DIM, "cpu")
+    policy, obs = RolloutPolicy(algo), {"flat": RNG.normal(size=OBS_DIM)}
+    policy.start_episode()
+    with pytest.raises(EnvError, match=r"pursues goals \(goal\) and is given none"):
+        policy(obs)
+    near, far = (policy(obs, goal={"goal": np.full(2, x)}) for x in (0.0, 5.0))
+    assert np.abs(near - far).max() > 0.01
