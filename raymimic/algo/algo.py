@@ -589,6 +589,19 @@ class Algo:
             mask: ``[B]`` bool, those of a batch of episodes that start anew; None: all.
         """
 
+    @staticmethod
+    def _check_episodes(remembered: int, given: int) -> None:
+        """Makes sure that what is remembered is of the episodes that are to be acted in.
+
+        Raises:
+            RuntimeError: if there are more or fewer episodes than at the step before.
+        """
+        if remembered != given:
+            raise RuntimeError(
+                f"{given} observations for {remembered} episodes: call reset() before a batch of "
+                "other episodes"
+            )
+
     def _noise_only(self, mask: Tensor) -> AbstractContextManager[None]:
         """Marks draws of which only some episodes of a batch have need.
 

@@ -286,11 +286,7 @@ class BC_RNN(BC):
                 state=self._policy.get_rnn_init_state(size, self.device),
                 obs={k: obs_dict[k] for k in self.obs_shapes},
             )
-        if len(self._memory.step) != size:
-            raise RuntimeError(
-                f"{size} observations for {len(self._memory.step)} episodes: call reset() before "
-                "a batch of other episodes"
-            )
+        self._check_episodes(len(self._memory.step), size)
         return self._memory
 
 

@@ -258,6 +258,9 @@ class DiffusionPolicy(PolicyAlgo):
             obs_dict: the steps that the environment stacks, ``{key: [B, To, *shape]}``, or
                 ``{key: [B, *shape]}`` where there is one.
             goal_dict: ``{key: [B, *shape]}``, if there is a goal.
+
+        Raises:
+            RuntimeError: if there are more or fewer episodes than at the step before.
         """
         obs = {
             k: obs_dict[k] if obs_dict[k].dim() > len(shape) + 1 else obs_dict[k][:, None]
@@ -265,11 +268,12 @@ class DiffusionPolicy(PolicyAlgo):
         }
         rows = len(next(iter(obs.values())))
         queue = self._queue
-        if queue is None or len(queue.left) != rows:
+        if queue is None:
             size = (rows, self.algo_config.horizon.action_horizon, self.ac_dim)
             actions = torch.zeros(size, device=self.device, dtype=self.dtype)
             left = torch.zeros(rows, device=self.device, dtype=torch.long)
             queue = self._queue = ActionQueue(actions, left)
+        self._check_episodes(len(queue.left), rows)
         empty = queue.left == 0
         if empty.any():
             with self._noise_only(empty):

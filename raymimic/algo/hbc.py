@@ -227,11 +227,7 @@ class HBC(HierarchicalAlgo):
     def _followed_plan(self, obs_dict: ObsDict, goal_dict: ObsDict | None) -> _Plan:
         size = len(next(iter(obs_dict.values())))
         age = torch.zeros(size, dtype=torch.int64) if self._plan is None else self._plan.age
-        if len(age) != size:
-            raise RuntimeError(
-                f"{size} observations for {len(age)} episodes: call reset() before a batch of "
-                "other episodes"
-            )
+        self._check_episodes(len(age), size)
         due = age % self.algo_config.subgoal_update_interval == 0
         if not due.any():
             assert self._plan is not None

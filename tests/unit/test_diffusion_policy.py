@@ -357,6 +357,15 @@ class TestQueue:
         assert act() == [5.0] * 3
         assert len(calls) == 5
 
+    def test_a_queue_is_of_the_episodes_it_was_made_for(self):
+        algo = make()
+        counting(algo)
+        algo.get_action({"flat": torch.zeros(3, 2, 3)})
+        with pytest.raises(RuntimeError, match="2 observations for 3 episodes: call reset"):
+            algo.get_action({"flat": torch.zeros(2, 2, 3)})
+        algo.reset()
+        assert algo.get_action({"flat": torch.zeros(2, 2, 3)}).shape == (2, 2)
+
     def test_a_row_does_not_depend_on_what_happens_in_others(self):
         """Its noise included, with seeds; the order of episodes in the other row varies."""
         rng = np.random.default_rng(0)
