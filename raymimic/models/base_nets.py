@@ -105,11 +105,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[..., input_dim]`` to ``[..., output_dim]``."""
-        layers = [*self._model, None]
-        for layer, following in pairwise(layers):
+        activated = False  # the linear layer before has applied the ReLU
+        for layer, following in pairwise([*self._model, None]):
             if isinstance(layer, Linear):
-                x = layer(x, relu=type(following) is nn.ReLU)
-            elif type(layer) is not nn.ReLU:  # which the linear layer before has applied
+                activated = type(following) is nn.ReLU
+                x = layer(x, relu=activated)
+            elif activated:
+                activated = False
+            else:
                 x = layer(x)
         return x
 

@@ -60,6 +60,12 @@ def test_linear_takes_other_dtypes_and_more_dimensions():
     assert layer.double()(x[:, 0].double()).dtype == torch.float64
 
 
+def test_activations_follow_layers_that_a_user_put_in():
+    mlp = MLP(2, 2, layer_dims=(2,))
+    mlp._model[0], mlp._model[2] = nn.Identity(), nn.Identity()
+    assert mlp(torch.tensor([[-1.0, 3.0]])).tolist() == [[0.0, 3.0]]
+
+
 def test_mlp_layers():
     mlp = MLP(3, 2, layer_dims=(4, 5), output_activation=nn.Tanh)
     assert {k: tuple(x.shape) for k, x in mlp.state_dict().items()} == {
