@@ -84,7 +84,13 @@ def load_dict_from_checkpoint(ckpt_path: str) -> dict[str, Any]:
             f"'{path}' is a torch file but no checkpoint of raymimic or robomimic: "
             f"it has no '{lacking[0]}'"
         )
-    return upgrade_checkpoint(ckpt)
+    try:
+        return upgrade_checkpoint(ckpt)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the config or the statistics in '{path}' are not as raymimic or robomimic (0.2 or "
+            f"later) write them: {error!r}"
+        ) from error
 
 
 def maybe_dict_from_checkpoint(

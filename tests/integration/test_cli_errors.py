@@ -257,6 +257,12 @@ def test_checkpoint_of_something_else(refused, tmp_path):
     refused(["evaluate", "other.pth"], "'other.pth'", "no checkpoint of raymimic or robomimic")
 
 
+@pytest.mark.parametrize("config", ["{", "[]", "{}", 5])
+def test_checkpoint_with_another_config(refused, checkpoint, tmp_path, config):
+    torch.save({**torch.load(checkpoint, weights_only=True), "config": config}, "other.pth")
+    refused(["evaluate", "other.pth"], "the config or the statistics in 'other.pth'")
+
+
 @pytest.mark.parametrize("write", [with_payload, pickled_payload, old_format_payload])
 def test_checkpoint_with_code(refused, hopper, checkpoint, tmp_path, write):
     path, mark = tmp_path / "evil.pth", tmp_path / "executed"
