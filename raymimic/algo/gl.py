@@ -192,20 +192,6 @@ class GL_VAE(GL):
         subgoals = self._vae.sample(obs_dict, goal_dict, num_samples)
         return {k: x.view(-1, num_samples, *x.shape[1:]) for k, x in subgoals.items()}
 
-    def training_state(self) -> dict[str, Any]:
-        """Adds the temperature, which outlives the planner's training where it ends first."""
-        state = super().training_state()
-        if self.algo_config.vae.prior.use_categorical:
-            state["gumbel_temperature"] = self._vae.get_gumbel_temperature()
-        return state
-
-    def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Loads what :meth:`training_state` returned."""
-        rest = dict(state)
-        if "gumbel_temperature" in rest:
-            self._vae.set_gumbel_temperature(rest.pop("gumbel_temperature"))
-        super().load_training_state(rest)
-
 
 class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
     """Chooses, of several subgoals that a planner samples, the one of highest value.
