@@ -6,12 +6,13 @@ from raymimic.config.base_config import BaseConfig
 class CQLConfig(BaseConfig):
     """Conservative Q-learning, on top of soft actor-critic.
 
-    Keys and defaults as in ``robomimic/config/cql_config.py``.
+    Keys and defaults as in ``robomimic/config/cql_config.py``, which has no ``infinite_horizon``.
     """
 
     __slots__ = ()
 
     ALGO_NAME = "cql"
+    OWN_KEYS = (*BaseConfig.OWN_KEYS, "algo.infinite_horizon")
 
     def train_config(self) -> None:
         """Takes large batches."""
@@ -32,6 +33,7 @@ class CQLConfig(BaseConfig):
 
         self.algo.discount = 0.99  # of rewards, per environment step
         self.algo.n_step = 1  # rewards summed before the bootstrap value
+        self.algo.infinite_horizon = False  # scale terminal rewards by 1 / (1 - discount)
         self.algo.target_tau = 0.005  # share of the network that moves into its target
 
         self.algo.actor.bc_start_steps = 0  # first gradient steps, in which the actor imitates

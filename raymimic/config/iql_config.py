@@ -6,12 +6,14 @@ from raymimic.config.base_config import BaseConfig
 class IQLConfig(BaseConfig):
     """Implicit Q-learning.
 
-    Keys and defaults as in ``robomimic/config/iql_config.py``.
+    Keys and defaults as in ``robomimic/config/iql_config.py``, which has no ``n_step`` and no
+    ``infinite_horizon``.
     """
 
     __slots__ = ()
 
     ALGO_NAME = "iql"
+    OWN_KEYS = (*BaseConfig.OWN_KEYS, "algo.n_step", "algo.infinite_horizon")
 
     def algo_config(self) -> None:
         """Fills ``algo``."""
@@ -31,6 +33,8 @@ class IQLConfig(BaseConfig):
         self.algo.optim_params.actor.regularization.L2 = 0.00  # weight decay
 
         self.algo.discount = 0.99  # of rewards, per environment step
+        self.algo.n_step = 1  # rewards summed before the bootstrap value
+        self.algo.infinite_horizon = False  # scale terminal rewards by 1 / (1 - discount)
         self.algo.target_tau = 0.01  # share of the network that moves into its target
 
         self.algo.actor.net.type = "gaussian"  # the policy's distribution, or "gmm"

@@ -210,3 +210,23 @@ def test_both_policies_act_and_imitate(net):
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ConfigError, match=r"'flow': it must be gaussian or gmm"):
         make_algo(actor__net__type="flow")
+
+
+def test_returns_of_two_steps_and_terminal_rewards_for_ever():
+    algo = make_algo(n_step=2, infinite_horizon=True, discount=0.9)
+    g = torch.Generator().manual_seed(2)
+    raw = {
+        "obs": {"flat": torch.randn(2, 2, OBS, generator=g)},
+        "next_obs": {"flat": torch.randn(2, 2, OBS, generator=g)},
+        "actions": torch.zeros(2, 2, ACTIONS),
+        "rewards": torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        "dones": torch.tensor([[0.0, 0.0], [0.0, 1.0]]),
+    }
+    batch = algo.process_batch_for_training(raw)
+    log = step(algo, batch, validate=True)
+
+    last = {"flat": raw["next_obs"]["flat"][:1, 1].double()}
+    bootstrap = 0.9**2 * algo.get_state_value(last).item()
+    targets = torch.tensor([[1.0 + 0.9 * 2.0 + bootstrap], [(3.0 + 0.9 * 4.0) / (1 - 0.9**2)]])
+    q = algo.get_state_action_value(batch["obs"], batch["actions"])
+    assert log["critic/critic1_loss"] == pytest.approx(F.mse_loss(q, targets.double()).item())
