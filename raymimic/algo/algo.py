@@ -156,7 +156,7 @@ class Algo:
         subgoal_shapes: likewise of a planner's subgoals.
         dtype: the floating-point type of networks and batches, ``config.train.dtype``.
         needs: what the dataset must hold besides observations and actions, of ``"next_obs"``,
-            ``"rewards"``, ``"dones"``.
+            ``"rewards"``, ``"dones"``; ``"bounded_actions"``: actions in [-1, 1], normalised ones.
         metric_reductions: how a metric of ``log_info`` is reduced over steps and ranks where
             that is not the mean over samples.
         episode_noise: in rollouts with seeds, what gives each episode of the batch random numbers

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +131,8 @@ class DiffusionPolicy(PolicyAlgo):
         ema_step: number of gradient steps that the average has seen.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"bounded_actions"})
+
     def _create_networks(self) -> None:
         encoder = ObservationGroupEncoder(
             obs_and_goal_groups(self.obs_shapes, self.goal_shapes),
@@ -146,7 +148,6 @@ class DiffusionPolicy(PolicyAlgo):
             self.ema = deepcopy(self.nets).to(device=self.device, dtype=self.dtype)
             self.ema.requires_grad_(False).eval()
         self._queue: ActionQueue | None = None
-        self._actions_checked = False
 
     def _noise_net(self, obs_dim: int) -> nn.Module:
         """Makes what predicts the noise, given the size of one observed step's features."""
@@ -165,8 +166,7 @@ class DiffusionPolicy(PolicyAlgo):
             ``obs`` ``{key: [B, To, *shape]}``, ``actions`` ``[B, Tp, A]``, ``goal_obs``.
 
         Raises:
-            ConfigError: if the sequences are shorter than the prediction horizon, or actions of
-                the first batch lie outside [-1, 1].
+            ConfigError: if the sequences are shorter than the prediction horizon.
         """
         horizon = self.algo_config.horizon
         actions = batch["actions"][:, : horizon.prediction_horizon]
@@ -175,15 +175,6 @@ class DiffusionPolicy(PolicyAlgo):
                 f"algo.horizon.prediction_horizon={horizon.prediction_horizon} needs sequences as "
                 f"long: raise train.seq_length (a sample has {actions.shape[1]} actions)"
             )
-        if not self._actions_checked:  # once, as it reads from the device
-            self._actions_checked = True
-            largest = float(actions.abs().max())
-            if largest > 1.0 + 1e-4:
-                raise ConfigError(
-                    f"Diffusion Policy predicts actions in [-1, 1], the data has {largest:.4g}: "
-                    "set train.action_config.<key>.normalization to 'min_max'"
-                )
-
         observed = horizon.observation_horizon
         return {
             "obs": {k: self._cast(x[:, :observed]) for k, x in batch["obs"].items()},

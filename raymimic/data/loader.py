@@ -14,6 +14,7 @@ from torch import Tensor
 from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.data.sampler import Batches, EpochSampler, Sampler, ValidationSampler
 from raymimic.data.schema import (
+    BOUNDED_ACTIONS,
     NEXT_OBS,
     ColumnRequest,
     DemoSource,
@@ -27,6 +28,7 @@ from raymimic.data.stats import (
     Moments,
     Stats,
     action_normalization_stats,
+    greatest_magnitude,
     moments,
     normalize_actions,
     obs_normalization_stats,
@@ -269,7 +271,7 @@ def inspect_data(config: BaseConfig, algo_needs: frozenset[str]) -> DataInfo:
 
     Args:
         config: sections ``train``, ``experiment`` and ``observation`` are read.
-        algo_needs: what the algorithm cannot do without, of ``next_obs``, ``rewards``, ``dones``.
+        algo_needs: ``Algo.needs`` of the algorithm.
 
     Raises:
         DatasetError: see :mod:`raymimic.data.schema`.
@@ -319,7 +321,7 @@ def make_loaders(
     Args:
         config: sections ``train``, ``experiment``, ``observation`` and ``ray.data_placement`` are
             read.
-        algo_needs: what the algorithm cannot do without, of ``next_obs``, ``rewards``, ``dones``.
+        algo_needs: ``Algo.needs`` of the algorithm.
         device: where batches go.
         rank: this worker, in ``[0, world_size)``.
         world_size: number of workers.
@@ -345,7 +347,7 @@ def make_loaders(
         return DemoStore.read(layout, dtype, (rank, world_size) if shard else None)
 
     train_store = read(info.train)
-    obs_stats, action_stats = _statistics(config, train_store)
+    obs_stats, action_stats = _statistics(config, train_store, BOUNDED_ACTIONS in algo_needs)
 
     def serve(store: DemoStore, sampler_for: Callable[[SequenceDataset], Sampler]) -> Loader:
         widths = store.layout.columns["actions"].widths
@@ -394,7 +396,9 @@ def _train_sampler(config: BaseConfig, dataset: SequenceDataset) -> EpochSampler
     )
 
 
-def _statistics(config: BaseConfig, store: DemoStore) -> tuple[Stats | None, Stats]:
+def _statistics(
+    config: BaseConfig, store: DemoStore, bounded_actions: bool
+) -> tuple[Stats | None, Stats]:
     """Statistics over all training demos, which a shard reads once more, piece by piece."""
     layout = store.layout
     dtype = numpy_dtype(store.columns["actions"].dtype)
@@ -405,9 +409,16 @@ def _statistics(config: BaseConfig, store: DemoStore) -> tuple[Stats | None, Sta
 
     actions = layout.columns["actions"]
     widths = dict(zip(actions.parts, actions.widths, strict=True))
-    action_stats = action_normalization_stats(
-        of("actions").split(widths), config.train.action_config
-    )
+    found_actions = of("actions").split(widths)
+    action_stats = action_normalization_stats(found_actions, config.train.action_config)
+    if bounded_actions:
+        for key, entry in action_stats.items():
+            reach = greatest_magnitude(found_actions[key], entry)
+            if reach > 1.0 + 1e-4:
+                raise ConfigError(
+                    f"{config.algo_name} learns actions in [-1, 1], but '{key}' reaches "
+                    f"{reach:.4g}: set train.action_config['{key}'].normalization to 'min_max'"
+                )
     if not config.train.hdf5_normalize_obs:
         return None, action_stats
     modalities = _modalities(config)
@@ -478,7 +489,7 @@ def _request(config: BaseConfig, algo_needs: frozenset[str]) -> ColumnRequest:
         action_keys=tuple(train.action_keys),
         dataset_keys=tuple(train.dataset_keys),
         load_next_obs=bool(train.hdf5_load_next_obs),
-        needs=algo_needs | goal,
+        needs=(algo_needs - {BOUNDED_ACTIONS}) | goal,
     )
 
 

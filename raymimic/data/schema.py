@@ -30,6 +30,8 @@ from raymimic.errors import DatasetError, did_you_mean
 logger = logging.getLogger(__name__)
 
 NEXT_OBS = "next_obs"
+# What an algorithm needs that is no column: actions in [-1, 1] after normalisation.
+BOUNDED_ACTIONS = "bounded_actions"
 """Name of the group, and of the need, of the observations after each step."""
 
 _METADATA_CACHE_BYTES = 1 << 18

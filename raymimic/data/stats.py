@@ -185,6 +185,17 @@ def _entry(
     return {"offset": offset[None].astype(np.float32), "scale": scale[None].astype(np.float32)}
 
 
+def greatest_magnitude(found: Moments, entry: Mapping[str, NDArray[Any]]) -> float:
+    """Returns the greatest absolute value that normalised rows have.
+
+    Args:
+        found: moments of the rows.
+        entry: their ``offset`` and ``scale`` ``[1, ...]``.
+    """
+    bounds = (np.stack([found.low, found.high]) - entry["offset"]) / entry["scale"]
+    return float(np.abs(bounds).max())
+
+
 def normalize_actions(actions: Tensor, stats: Stats, widths: Sequence[int]) -> None:
     """Normalises actions where they lie.
 

@@ -137,5 +137,5 @@ def evaluate(job: EvalJob, num_envs: int, imports: Sequence[str] = ()) -> EvalRe
             film=film,
         )
         if film:
-            videos += [Video(env, seed, encode_mp4(film.frames[seed])) for seed in film.seeds]
+            videos += [Video(env, seed, encode_mp4(film.frames[seed])) for seed in film.frames]
     return EvalResult(job, episodes, time.perf_counter() - started, videos, no_video)

@@ -216,12 +216,6 @@ class TestTraining:
         with pytest.raises(ConfigError, match=r"prediction_horizon=8 .* has 7 actions"):
             make().process_batch_for_training(raw)
 
-    def test_complains_about_actions_that_are_not_normalised(self):
-        raw = raw_batch()
-        raw["actions"][2, 3, 1] = 1.5
-        with pytest.raises(ConfigError, match=r"the data has 1.5: .*'min_max'"):
-            make().process_batch_for_training(raw)
-
     def test_horizon_must_fit_the_levels(self):
         with pytest.raises(ConfigError, match=r"prediction_horizon=6 must be a multiple of 4"):
             make(make_config(horizon__prediction_horizon=6, unet__down_dims=[4, 4, 4]))
