@@ -5,7 +5,7 @@ without optimizers, from before 0.5, are :meth:`raymimic.algo.Algo.deserialize`'
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -17,7 +17,8 @@ def upgrade_checkpoint(ckpt: Mapping[str, Any]) -> dict[str, Any]:
     """
     upgraded = dict(ckpt)
     config = json.loads(ckpt["config"])
-    if _name_held_out_demos(config):
+    moved = [_move_into_core(encoder) for encoder in _encoders(config.get("observation", {}))]
+    if _name_held_out_demos(config) or any(moved):
         upgraded["config"] = json.dumps(config, indent=4)
     stats = ckpt.get("obs_normalization_stats")
     if stats is not None:
@@ -41,6 +42,28 @@ def _name_held_out_demos(config: dict[str, Any]) -> bool:
     train["hdf5_filter_key"] = f"{prefix}train"
     train["hdf5_validation_filter_key"] = f"{prefix}valid"
     return True
+
+
+def _encoders(section: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields how each modality is encoded, of all parts of an algorithm."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from value.values() if key == "encoder" else _encoders(value)
+
+
+def _move_into_core(encoder: dict[str, Any]) -> bool:
+    """Puts settings of 0.2's templates where they belong; whether there are any.
+
+    They stand beside ``core_class`` there, and mean arguments of it.
+    """
+    found = {
+        key: encoder.pop(key)
+        for key in ("feature_dimension", "pool_class", "pool_kwargs")
+        if key in encoder
+    }
+    if encoder.get("core_class") is not None:
+        encoder["core_kwargs"] = {**found, **encoder.get("core_kwargs", {})}
+    return bool(found)
 
 
 def _offset_and_scale(entry: Mapping[str, Any]) -> dict[str, Any]:

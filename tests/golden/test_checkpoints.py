@@ -145,6 +145,19 @@ def actions(ckpt: dict[str, Any], name: str) -> list[Any]:
         return [policy(obs) for obs in episode(name)]
 
 
+@pytest.mark.parametrize(
+    "path", sorted((DATA / "checkpoints" / "old").glob("*.pth")), ids=lambda path: path.stem
+)
+def test_checkpoints_that_older_versions_wrote_act_as_there(path: Path) -> None:
+    """Of their templates with small layers, after three steps on the golden dataset."""
+    policy, _ = policy_from_checkpoint(ckpt_path=str(path))
+    with centred_rng():
+        policy.start_episode()
+        for step in json.loads(path.with_suffix(".json").read_text())["steps"]:
+            obs = {k: np.array(x) for k, x in step["obs"].items()}
+            np.testing.assert_allclose(policy(obs), step["action"], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("version", ["0.2", "0.3", "0.4"])
 @pytest.mark.parametrize("name", [*CHECKPOINTS, *MADE])
 def test_checkpoints_of_older_versions_act_as_todays(
