@@ -1,0 +1,1 @@
+"""Sweeps: many trainings over hyperparameters and seeds, compared fairly."""
