@@ -1,0 +1,230 @@
+"""From scores to numbers that can be compared: settings, budgets, hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raymimic.rollout.stats import interquartile_mean
+
+Floats = npt.NDArray[np.float64]
+
+# Numbers with more distinct values than this are compared by their quarters.
+_MOST_GROUPS = 4
+# A group of fewer settings says nothing of the spread within it.
+_LEAST_PER_GROUP = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A setting's score and how far to trust it.
+
+    Attributes:
+        mean: over seeds.
+        iqm: interquartile mean of the episodes of all seeds, or of the seeds' scores where the
+            episodes are not known.
+        low: lower end of the mean's 95% interval.
+        high: its upper end.
+    """
+
+    mean: float
+    iqm: float
+    low: float
+    high: float
+
+
+def estimate(
+    scores: Sequence[float],
+    episodes: Sequence[Sequence[float]] = (),
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Sums up the trainings of one setting.
+
+    The interval is a percentile bootstrap in two levels: seeds are drawn with replacement, and
+    within each drawn seed its own episodes, which are the strata (Agarwal et al. 2021,
+    arXiv:2108.13264, where tasks are). With one seed it tells of episodes alone. With n seeds
+    it holds (n - 1) / n of their variance, as every bootstrap does, so of two or three
+    it is a lower bound of the doubt.
+
+    Args:
+        scores: ``[S]``, one for each seed, S at least 1.
+        episodes: for each seed the scores of its episodes; where none are given, or a seed
+            lacks them, seeds alone are drawn.
+        resamples: bootstrap samples.
+        seed: of their draws.
+    """
+    values = np.asarray(scores, np.float64)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(values), size=(resamples, len(values)))
+    if len(episodes) == len(values) and all(len(of_seed) for of_seed in episodes):
+        pool = np.concatenate([np.asarray(of_seed, np.float64) for of_seed in episodes])
+        means = np.empty((resamples, len(values)))
+        for index, of_seed in enumerate(episodes):
+            data = np.asarray(of_seed, np.float64)
+            # A seed may be drawn several times; each time it brings other episodes.
+            places = np.nonzero(drawn == index)
+            picks = rng.integers(len(data), size=(len(places[0]), len(data)))
+            # A score need not be the mean of its episodes (a rate, a median): these add spread.
+            means[places] = values[index] + data[picks].mean(axis=1) - data.mean()
+    else:
+        pool, means = values, values[drawn]
+    low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
+    return Estimate(float(values.mean()), interquartile_mean(pool), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class OnlineBudget:
+    """Expected online performance by the number of settings tried.
+
+    Attributes:
+        expected: ``[N]``, of 1, 2, ... N settings.
+        deviation: ``[N]``, the standard deviation.
+    """
+
+    expected: list[float]
+    deviation: list[float]
+
+
+def expected_online_performance(scores: Sequence[float], mode: str = "max") -> OnlineBudget:
+    """Score that is to be expected of the best among n settings drawn at random.
+
+    Of N scores in rising order, the i-th is the greatest of n draws with replacement with
+    probability (i / N)^n - ((i - 1) / N)^n (Dodge et al. 2019, arXiv:1909.03004, equation 5;
+    Kurenkov and Kolesnikov 2022, arXiv:2110.04156, for policies that are tried online).
+
+    Args:
+        scores: ``[N]``, each setting's mean over seeds, N at least 1.
+        mode: "max", or "min" where less is better.
+    """
+    sign = 1.0 if mode == "max" else -1.0
+    values = np.sort(sign * np.asarray(scores, np.float64))
+    count = len(values)
+    budget = np.arange(1, count + 1)[:, None]
+    below = np.arange(count + 1) / count
+    weights = np.diff(below[None, :] ** budget, axis=1)
+    expected = weights @ values
+    spread = (weights * (values[None, :] - expected[:, None]) ** 2).sum(axis=1)
+    return OnlineBudget((sign * expected).tolist(), np.sqrt(spread).tolist())
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much one hyperparameter alone says of the score.
+
+    Attributes:
+        path: of the hyperparameter.
+        share: of the variance of the scores' ranks, between 0 and 1; ``None`` where the settings
+            are too few to tell.
+        p_value: how often shuffled scores show at least this share.
+        trend: Spearman's correlation of a number with the score; ``None`` for anything else.
+    """
+
+    path: str
+    share: float | None
+    p_value: float | None
+    trend: float | None
+
+
+def importances(
+    settings: Sequence[Mapping[str, Any]],
+    scores: Sequence[float],
+    shuffles: int = 2000,
+    seed: int = 0,
+) -> list[Importance]:
+    """Each hyperparameter's main effect, the greatest first.
+
+    Settings are grouped by the hyperparameter's value (numbers of more than four values by
+    quantiles), and the share is Kelley's epsilon squared of a one-way analysis of variance on
+    ranks: (SS_between - (k - 1) MS_within) / SS_total, which is 0 on average where nothing is
+    there (Kelley 1935; on ranks it is Kruskal and Wallis's test). Ranks, since one diverged
+    training would otherwise be all of the variance. Interactions have no bar, unlike in fANOVA
+    (Hutter et al. 2014): a model of their kind, fitted to a dozen settings, invents them.
+
+    Args:
+        settings: value by config path; a path that a setting lacks is a value of its own.
+        scores: each setting's mean over seeds.
+        shuffles: permutations for the p-value.
+        seed: of those.
+    """
+    paths = list(dict.fromkeys(path for setting in settings for path in setting))
+    rng = np.random.default_rng(seed)
+    found = []
+    for path in paths:
+        column = [setting.get(path) for setting in settings]
+        if len({_key(value) for value in column}) < 2:
+            continue
+        groups = _groups(column)
+        trend = None
+        if all(is_number(value) for value in column):
+            trend = _correlation(np.asarray(column, np.float64), np.asarray(scores, np.float64))
+        if groups is None:
+            found.append(Importance(path, None, None, trend))
+            continue
+        share = _epsilon_squared(groups, ranks(scores))
+        shuffled = np.array(
+            [_epsilon_squared(groups, rng.permutation(ranks(scores))) for _ in range(shuffles)]
+        )
+        # One more for the order that was met, so that no p-value is 0 (Phipson and Smyth 2010).
+        p_value = (1 + int((shuffled >= share - 1e-12).sum())) / (1 + shuffles)
+        found.append(Importance(path, max(0.0, share), p_value, trend))
+    return sorted(found, key=lambda one: -1.0 if one.share is None else one.share, reverse=True)
+
+
+def ranks(values: Sequence[float] | Floats) -> Floats:
+    """Ranks from 1 up; equal values share the mean of theirs."""
+    data = np.asarray(values, np.float64)
+    _, inverse, counts = np.unique(data, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2.0)[inverse], np.float64)
+
+
+def is_number(value: object) -> bool:
+    """Whether a hyperparameter's value lies on a scale."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _groups(column: Sequence[Any]) -> npt.NDArray[np.intp] | None:
+    """Number of each setting's group; ``None`` where groups would be too small to compare."""
+    keys = [_key(value) for value in column]
+    distinct = list(dict.fromkeys(keys))
+    numbers = all(is_number(value) for value in column)
+    if numbers and len(distinct) > _MOST_GROUPS:
+        count = min(_MOST_GROUPS, len(column) // _LEAST_PER_GROUP)
+        order = ranks([float(value) for value in column])
+        # Equal values have equal ranks, so they stay together.
+        raw = np.minimum((order - 0.5) * count / len(column), count - 1).astype(np.intp)
+        groups = np.unique(raw, return_inverse=True)[1]
+    else:
+        groups = np.array([distinct.index(key) for key in keys], np.intp)
+    number = int(groups.max()) + 1
+    if number < 2 or len(column) < _LEAST_PER_GROUP * number:
+        return None
+    return groups
+
+
+def _epsilon_squared(groups: npt.NDArray[np.intp], values: Floats) -> float:
+    total = float(((values - values.mean()) ** 2).sum())
+    if total == 0.0:
+        return 0.0
+    sizes = np.bincount(groups)
+    means = np.bincount(groups, weights=values) / sizes
+    between = float((sizes * (means - values.mean()) ** 2).sum())
+    within = (total - between) / (len(values) - len(sizes))
+    return (between - (len(sizes) - 1) * within) / total
+
+
+def _correlation(first: Floats, second: Floats) -> float | None:
+    a, b = ranks(first), ranks(second)
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else None
+
+
+def _key(value: Any) -> Hashable:
+    """A value that can be compared, also where it is a list (layer sizes); 1 is not True."""
+    return float(value) if is_number(value) else repr(value)
