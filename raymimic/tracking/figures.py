@@ -45,10 +45,7 @@ def learning_curve(
     """
     losses = _loss_names(history)
     loss_rows = math.ceil(len(losses) / 2)
-    figure = Figure(figsize=(10, 5 + 2.6 * loss_rows), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, fontsize=14, color=INK)
+    figure = new_figure(10, 5 + 2.6 * loss_rows, title)
     grid = figure.add_gridspec(1 + loss_rows, 2, height_ratios=[5] + [2.6] * loss_rows)
     _draw_returns(figure.add_subplot(grid[0, :]), history, references or {})
     for index, name in enumerate(losses):
@@ -58,7 +55,30 @@ def learning_curve(
     last = max((int(entry["epoch"]) for entry in history), default=0)
     for axes in figure.axes:
         axes.set_xlim(0, last + 0.5)
+    save_figure(figure, out_png)
 
+
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """An empty picture of 150 pixels an inch.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        title: put over the picture.
+    """
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=14, color=INK)
+    return figure
+
+
+def save_figure(figure: Figure, out_png: Path) -> None:
+    """Writes a picture in one step, so that nobody sees half of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     out_png.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_png.with_name(out_png.name + ".tmp")
     figure.savefig(temporary, format="png")
@@ -137,7 +157,7 @@ def _draw_returns(
         axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", color=INK)
         axes.set_yticks([])
     axes.set_ylabel("return of an episode", fontsize=11, color=INK)
-    _tidy(axes)
+    _by_epoch(axes)
 
 
 def _draw_loss(axes: Axes, history: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -151,12 +171,17 @@ def _draw_loss(axes: Axes, history: Sequence[Mapping[str, Any]], name: str) -> N
     if drawn == 2:
         axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     axes.set_title(name, fontsize=10, color=INK, loc="left")
-    _tidy(axes)
+    _by_epoch(axes)
 
 
-def _tidy(axes: Axes) -> None:
+def _by_epoch(axes: Axes) -> None:
     axes.set_xlabel("epoch", fontsize=10, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    tidy(axes)
+
+
+def tidy(axes: Axes) -> None:
+    """Gives axes the look that all pictures share: a light grid, no box."""
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=9)
