@@ -519,7 +519,7 @@ def sample(space: Space, n: int, seed: int) -> list[Setting]:
     while len(settings) < n:
         for point in points:
             for _ in range(_TRIES):
-                setting = _draw(space, point, rng)
+                setting = draw(space, rng, point)
                 key = canonical(setting)
                 if key not in settings:
                     settings[key] = setting
@@ -532,7 +532,14 @@ def sample(space: Space, n: int, seed: int) -> list[Setting]:
     return list(settings.values())
 
 
-def _draw(space: Space, point: Setting, rng: np.random.Generator) -> Setting:
+def draw(space: Space, rng: np.random.Generator, point: Mapping[str, Any] | None = None) -> Setting:
+    """Draws one setting.
+
+    Args:
+        space: what varies.
+        rng: draws.
+        point: values of the grids in the space.
+    """
     indices: dict[str, int] = {}
 
     def choose(path: str, dimension: Dimension) -> Any:
@@ -542,7 +549,7 @@ def _draw(space: Space, point: Setting, rng: np.random.Generator) -> Setting:
             indices[dimension.group] = int(rng.integers(len(dimension.ends)))
         return dimension.ends[indices[dimension.group]]
 
-    return _chosen(space, point, choose)
+    return _chosen(space, point or {}, choose)
 
 
 def to_optuna(space: Space, trial: Any) -> Setting:
@@ -563,7 +570,9 @@ def to_optuna(space: Space, trial: Any) -> Setting:
     return _chosen(space, {}, choose)
 
 
-def _chosen(space: Space, given: Setting, choose: Callable[[str, Dimension], Any]) -> Setting:
+def _chosen(
+    space: Space, given: Mapping[str, Any], choose: Callable[[str, Dimension], Any]
+) -> Setting:
     setting = dict(given)
     for path in _ordered(space):
         if not isinstance(space[path], Grid) and is_active(space[path], setting):
