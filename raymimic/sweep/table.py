@@ -94,27 +94,6 @@ def table(
     ]
 
 
-def labels(paths: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Short names of config paths: as many of their last parts as tell them apart.
-
-    Args:
-        paths: all that appear together.
-        given: names for some of them that a user chose.
-    """
-    given = given or {}
-    every = list(dict.fromkeys(paths))
-    short = {path: given[path] for path in every if path in given}
-    for path in every:
-        parts = path.split(".")
-        for count in range(1, len(parts) + 1):
-            name = ".".join(parts[-count:])
-            alike = [p for p in every if p == name or p.endswith(f".{name}")]
-            if len(alike) == 1 or count == len(parts):
-                short.setdefault(path, name)
-                break
-    return short
-
-
 def varied_paths(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """Config paths of all settings, in the order of their appearance."""
     return list(dict.fromkeys(path for setting in settings for path in setting))
@@ -129,7 +108,7 @@ def text(value: Any) -> str:
 
 def describe(setting: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """A setting for people: ``alpha 2.5, target_tau 0.005``."""
-    return ", ".join(f"{names[path]} {text(value)}" for path, value in setting.items())
+    return ", ".join(f"{names.get(path, path)} {text(value)}" for path, value in setting.items())
 
 
 def number(score: float | None) -> str:
@@ -141,18 +120,17 @@ def number(score: float | None) -> str:
 
 
 def table_lines(
-    rows: Sequence[SettingRow], limit: int | None = None, names: Mapping[str, str] | None = None
+    rows: Sequence[SettingRow], names: Mapping[str, str], limit: int | None = None
 ) -> list[str]:
     """The table for a terminal.
 
     Args:
         rows: see :func:`table`.
+        names: short ones for config paths.
         limit: shows only so many, and says how many more there are.
-        names: for columns instead of the ends of their paths, see :func:`labels`.
     """
     paths = varied_paths(row.setting for row in rows)
-    short = labels(paths, names)
-    head = ["#", *(short[path] for path in paths)]
+    head = ["#", *(names.get(path, path) for path in paths)]
     head += ["mean", "95% interval", "IQM", "last", "seeds", "trials"]
     shown = rows if limit is None else rows[:limit]
     cells = [head]
