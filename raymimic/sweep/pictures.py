@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
@@ -86,13 +87,13 @@ def learning_curves(
                 [low for low, _ in ends],
                 [high for _, high in ends],
                 color=colour,
-                alpha=0.15,
+                alpha=0.12,
                 linewidth=0,
                 zorder=2,
             )
     handles, texts = axes.get_legend_handles_labels()
     bands = any(len(row.seeds) > 1 for row in scored)
-    axes.legend(
+    legend = axes.legend(
         handles[::-1],
         texts[::-1],
         title="best settings first; bands: 95% interval over seeds" if bands else None,
@@ -105,6 +106,7 @@ def learning_curves(
         fontsize=9,
         labelcolor=INK,
     )
+    legend.get_title().set_color(INK)
     axes.set_xlabel("gradient steps", fontsize=10, color=INK)
     axes.set_ylabel(_of(metric), fontsize=11, color=INK)
     tidy(axes)
@@ -155,7 +157,7 @@ def heat_map(
     else:
         _draw_points(axes, points, colours, mode)
     axes.set_xlabel(names.get(across, across), fontsize=11, color=INK)
-    axes.set_ylabel(names.get(up, up), fontsize=11, color=INK)
+    axes.set_ylabel(names.get(up, up), fontsize=11, color=INK, labelpad=8)
     _colour_bar(figure, axes, colours, metric)
     save_figure(figure, out_png)
 
@@ -201,6 +203,7 @@ def parallel_coordinates(
             alpha=1.0 if best else 0.75,
             zorder=3 + best,
             solid_capstyle="round",
+            path_effects=[withStroke(linewidth=5.0, foreground=INK)] if best else None,
         )
     for place, column in enumerate(columns):
         axes.axvline(place, color="#888888", linewidth=1, zorder=2)
@@ -258,7 +261,7 @@ def importance_bars(
             axes.barh(place, one.share, height=0.6, color=COLOURS[0] if sure else GREY)
         notes = ["too few settings to tell" if one.p_value is None else f"p = {one.p_value:.2g}"]
         if one.trend is not None:
-            notes.append(f"trend {one.trend:+.2f}")
+            notes.append(f"correlation {one.trend:+.2f}")
         axes.text(
             1.02, place, ", ".join(notes), transform=beside, va="center", fontsize=9, color=INK
         )
@@ -312,7 +315,7 @@ def budget_curve(
         # No draw is better than the best.
         ends = np.clip([expected - deviation, expected + deviation], min(scores), max(scores))
         axes.fill_between(tried, ends[0], ends[1], color=colour, alpha=0.13, linewidth=0)
-    axes.legend(
+    legend = axes.legend(
         title="bands: standard deviation over draws",
         title_fontsize=9,
         alignment="left",
@@ -321,9 +324,11 @@ def budget_curve(
         fontsize=10,
         labelcolor=INK,
     )
+    legend.get_title().set_color(INK)
     axes.set_xlabel("settings tried online, drawn at random", fontsize=10, color=INK)
     axes.set_ylabel(f"expected best {_of(metric)}", fontsize=11, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(left=0.5)
     tidy(axes)
     save_figure(figure, out_png)
 

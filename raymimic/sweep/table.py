@@ -116,7 +116,7 @@ def number(score: float | None) -> str:
     if score is None or not math.isfinite(score):
         return "-"
     size = abs(score)
-    return f"{score:.0f}" if size >= 1000 else f"{score:.1f}" if size >= 10 else f"{score:.3g}"
+    return f"{score:.0f}" if size >= 100 else f"{score:.1f}" if size >= 10 else f"{score:.3g}"
 
 
 def table_lines(
