@@ -1,0 +1,336 @@
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from raymimic.config.base_config import config_from_file
+from raymimic.errors import OutputError, TrainingError
+from raymimic.sweep import pictures
+from raymimic.sweep.report import report_lines, write_report
+from raymimic.sweep.result import FinalScore, TrialResult
+from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.table import number, table, table_csv, table_lines
+from raymimic.tracking.figures import COLOURS
+
+ALPHA, TAU = "algo.alpha", "algo.target_tau"
+NAMES = {ALPHA: "alpha", TAU: "tau"}
+METRIC = "Rollout/Return/Walker2d-v5"
+
+
+def trial(setting_id: str, alpha: float, seed: int, *scores: float, **more: Any) -> TrialResult:
+    finite = [score for score in scores if math.isfinite(score)]
+    values: dict[str, Any] = {
+        "trial_id": f"{setting_id}_seed{seed}",
+        "setting_id": setting_id,
+        "setting": {ALPHA: alpha, TAU: 0.005},
+        "seed": seed,
+        "status": "finished",
+        "curve": [(100 * (i + 1), score) for i, score in enumerate(scores)],
+        "best": max(finite) if finite else None,
+        "last": scores[-1] if scores else None,
+        "best_checkpoint": f"/runs/{setting_id}/{seed}.pth" if finite else None,
+        "run_dir": f"/runs/{setting_id}",
+        "episodes": 10 * len(scores),
+    }
+    return TrialResult(**values | more)
+
+
+def pixels_of(path: Path, colour: str) -> int:
+    image = (imread(path)[..., :3] * 255).round().astype(int)
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(image - wanted).max(axis=-1) <= 2).sum())
+
+
+# -- results --
+
+
+def test_a_result_survives_json() -> None:
+    result = trial("a", 2.5, 1, 10.0, 30.0, 20.0, episode_scores=[29.0, 31.0])
+    assert TrialResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_a_diverged_score_becomes_null_and_comes_back_as_no_number() -> None:
+    result = trial("a", 2.5, 1, 10.0, math.nan)
+    line = json.dumps(result.to_dict(), allow_nan=False)
+    back = TrialResult.from_dict(json.loads(line))
+    assert back.curve[0] == (100, 10.0)
+    assert math.isnan(back.curve[1][1])
+    assert (back.best, back.last) == (10.0, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"colour": 1}, "'colour'"), ({"status": "lost"}, "'lost'"), ({"seed": None}, "'seed'")],
+)
+def test_a_damaged_result_is_refused_with_its_name(change: dict[str, Any], named: str) -> None:
+    values = trial("a", 2.5, 1, 10.0).to_dict() | change
+    if change == {"seed": None}:
+        del values["seed"]
+    with pytest.raises(OutputError, match=named) as caught:
+        TrialResult.from_dict(values)
+    assert "a_seed1" in str(caught.value)
+
+
+# -- the table --
+
+
+def test_settings_are_ranked_by_their_mean_not_by_a_lucky_seed() -> None:
+    rows = table(
+        [
+            trial("lucky", 1.0, 1, 900.0),
+            trial("lucky", 1.0, 2, 100.0),
+            trial("steady", 2.5, 2, 560.0, 500.0),
+            trial("steady", 2.5, 1, 600.0, 580.0),
+        ]
+    )
+    assert [(row.rank, row.setting_id) for row in rows] == [(1, "steady"), (2, "lucky")]
+    steady = rows[0]
+    assert steady.score is not None
+    assert (steady.score.mean, steady.score.low, steady.score.high) == (580.0, 560.0, 600.0)
+    assert steady.last == 540.0
+    assert steady.by_seed == {1: 600.0, 2: 560.0}
+    assert steady.last_by_seed == {1: 580.0, 2: 500.0}
+    assert steady.episodes == 40
+    assert steady.best_checkpoint == "/runs/steady/1.pth"
+    assert steady.trials == {"finished": 2}
+
+
+def test_less_is_better_in_mode_min() -> None:
+    results = [trial("a", 1.0, 1, 5.0), trial("a", 1.0, 2, 4.0), trial("b", 2.0, 1, 3.0)]
+    rows = table(results, "min")
+    assert [row.setting_id for row in rows] == ["b", "a"]
+    assert rows[1].best_checkpoint == "/runs/a/2.pth"
+
+
+def test_a_setting_that_lost_a_seed_ranks_after_the_whole_ones() -> None:
+    results = [
+        trial("survivor", 1.0, 1, 900.0),
+        trial("survivor", 1.0, 2, status="failed", error="out of memory"),
+        trial("unstarted", 2.0, 1, 800.0),
+        trial("whole", 3.0, 1, 10.0),
+        trial("whole", 3.0, 2, 20.0),
+        trial("empty", 4.0, 1, status="running"),
+    ]
+    rows = table(results, seeds=(1, 2))
+    assert [(row.setting_id, row.complete) for row in rows] == [
+        ("whole", True),
+        ("survivor", False),
+        ("unstarted", False),
+        ("empty", False),
+    ]
+    assert rows[1].trials == {"finished": 1, "failed": 1}
+    assert rows[3].rank is None
+    assert rows[3].score is None
+
+
+def test_a_last_checkpoint_that_diverged_gives_no_flattering_mean() -> None:
+    (row,) = table([trial("a", 1.0, 1, 500.0, 400.0), trial("a", 1.0, 2, 500.0, math.nan)])
+    assert row.score is not None
+    assert row.score.mean == 500.0
+    assert row.last is None
+    assert row.last_by_seed == {1: 400.0}
+
+
+def test_the_table_for_a_terminal() -> None:
+    rows = table([trial("a", 2.5, 1, 1234.5), trial("b", 10.0, 1, status="running")])
+    assert table_lines(rows, NAMES) == [
+        "#  alpha    tau  mean  95% interval   IQM  last  seeds  trials",
+        "1    2.5  0.005  1234  [1234, 1234]  1234  1234      1  1 finished",
+        "-     10  0.005     -             -     -     -      0  1 running",
+    ]
+    assert table_lines(rows, NAMES, limit=1)[-1] == "and 1 settings more"
+
+
+def test_numbers_keep_the_digits_that_mean_something() -> None:
+    assert [number(v) for v in (1234.56, 99.96, 12.34, 0.98765, None, math.nan)] == [
+        *("1235", "100.0", "12.3", "0.988"),
+        *("-", "-"),
+    ]
+
+
+def test_csv_has_whole_paths_and_a_column_for_each_seed() -> None:
+    rows = table([trial("a", 2.5, 3, 1.0, 0.1 + 0.2), trial("a", 2.5, 7, 2.0)])
+    (line,) = csv.DictReader(table_csv(rows).splitlines())
+    assert line[ALPHA] == "2.5"
+    assert (line["mean"], line["complete"]) == ("1.5", "true")
+    assert (line["best_seed_3"], line["best_seed_7"]) == ("1.0", "2.0")
+    assert float(line["last_seed_3"]) == 0.1 + 0.2
+
+
+# -- the report --
+
+
+@pytest.fixture
+def spec() -> SweepSpec:
+    return SweepSpec.from_dict(
+        {
+            "name": "alpha_tau",
+            "algo": "td3_bc",
+            "dataset": "/data/walker.hdf5",
+            "space": {ALPHA: {"grid": [1.0, 2.5, 5.0]}, TAU: {"grid": [0.005, 0.02]}},
+            "seeds": [1, 2],
+            "metric": METRIC,
+        }
+    )
+
+
+def grid_results(spec: SweepSpec) -> list[TrialResult]:
+    """The best is alpha 2.5 with tau 0.02; alpha matters, tau hardly does."""
+    results = []
+    for one in spec.trials():
+        top = 1000 - 300 * abs(one.setting[ALPHA] - 2.5) + 1000 * one.setting[TAU] + one.seed
+        results.append(
+            replace(
+                trial(one.setting_id, 0.0, one.seed, top / 2, top, top - 50),
+                setting=one.setting,
+                episode_scores=[top - 5, top + 5],
+            )
+        )
+    return results
+
+
+def test_the_report_holds_all_and_its_config_trains(spec: SweepSpec, tmp_path: Path) -> None:
+    results = grid_results(spec)
+    winner = results[3].setting_id
+    assert results[3].setting == {ALPHA: 2.5, TAU: 0.02}
+    final: FinalScore = {
+        "setting_id": winner,
+        "mean": 912.3,
+        "low": 880.0,
+        "high": 950.0,
+        "episodes": 50,
+        "by_seed": {"1": 910.0, "2": 914.6},
+    }
+    report = write_report(spec, results, tmp_path / "sweep", final)
+
+    assert report.best_setting_id == winner
+    assert report.table[0]["mean"] == pytest.approx(1021.5)
+    assert report.table[0]["last"] == pytest.approx(971.5)
+    assert report.episodes == 12 * 30
+    assert report.headline == (
+        f"best: alpha 2.5, target_tau 0.02: {METRIC} 912 [880, 950] "
+        "in 50 episodes that the search never saw"
+    )
+    assert {file.name for file in report.files} == {
+        *("table.csv", "table.json", "best_config.json", "learning_curves.png"),
+        *("online_budget.png", "heat_map.png", "parallel_coordinates.png", "importance.png"),
+    }
+    assert all(file.stat().st_size > 0 for file in report.files)
+
+    outcome = json.loads((tmp_path / "sweep" / "table.json").read_text())
+    assert outcome["final"] == final
+    assert outcome["settings"] == report.table
+    means = [row["mean"] for row in report.table]
+    budget = outcome["expected_online_performance"]["best"]
+    assert budget["expected"][0] == pytest.approx(np.mean(means))
+    assert budget["expected"][-1] < means[0]
+    assert [one["path"] for one in outcome["importance"]] == [ALPHA, TAU]
+    assert outcome["importance"][0]["share"] > 0.8
+    assert outcome["notes"] == ["2 seeds each: the intervals are narrower than they should be"]
+
+    config = config_from_file(str(tmp_path / "sweep" / "best_config.json"))
+    assert (config.algo.alpha, config.algo.target_tau, config.train.seed) == (2.5, 0.02, 1)
+
+    lines = report_lines(spec, report)
+    assert lines[-1] == report.headline
+    assert "the search consumed 360 evaluation episodes" in lines
+
+
+def test_without_new_episodes_the_headline_says_that_it_flatters(
+    spec: SweepSpec, tmp_path: Path
+) -> None:
+    report = write_report(spec, grid_results(spec)[:1], tmp_path)
+    assert "flattered" in report.headline
+    # One setting is neither compared nor drawn with others.
+    assert [f.name for f in report.files if f.suffix == ".png"] == ["learning_curves.png"]
+    notes = json.loads((tmp_path / "table.json").read_text())["notes"]
+    assert notes[0].startswith("1 of 1 settings lack trials")
+
+
+def test_no_score_at_all_is_said(spec: SweepSpec, tmp_path: Path) -> None:
+    failed = [replace(r, best=None, last=None, curve=[]) for r in grid_results(spec)]
+    with pytest.raises(TrainingError, match="no trial of sweep 'alpha_tau' has a score"):
+        write_report(spec, failed, tmp_path)
+
+
+# -- pictures --
+
+
+def test_curves_have_bands_where_there_are_seeds(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    results = [trial("a", 1.0, 1, 100.0, 300.0), trial("a", 1.0, 2, 200.0, 500.0)]
+    pictures.learning_curves(table(results[:1]), results[:1], NAMES, METRIC, one)
+    pictures.learning_curves(table(results), results, NAMES, METRIC, two)
+    assert imread(two).shape == (900, 1500, 4)
+    band = "#E0EDF5"  # 12% of the blue on white
+    assert pixels_of(one, band) < 300
+    assert pixels_of(two, band) > 20_000
+    assert pixels_of(two, COLOURS[0]) > 2000
+    assert pixels_of(two, pictures.GREY) < 1000  # edges of letters alone
+
+
+def test_curves_beyond_the_best_five_are_grey(tmp_path: Path) -> None:
+    results = [trial(f"s{i}", float(i), 1, 10.0 * i, 100.0 * i) for i in range(8)]
+    pictures.learning_curves(table(results), results, NAMES, METRIC, tmp_path / "many.png")
+    assert all(pixels_of(tmp_path / "many.png", colour) > 1000 for colour in COLOURS[:5])
+    assert pixels_of(tmp_path / "many.png", pictures.GREY) > 2000
+
+
+def test_a_grid_is_drawn_as_cells_and_random_settings_as_points(tmp_path: Path) -> None:
+    grid = [
+        replace(trial(f"s{a}{t}", 0.0, 1, 100.0 * a + t), setting={ALPHA: a, TAU: t})
+        for a in (1.0, 2.0)
+        for t in (0.1, 0.2)
+    ]
+    scattered = [
+        replace(trial(f"s{i}", 0.0, 1, float(i)), setting={ALPHA: 1.0 + i, TAU: 0.1 + i / 10})
+        for i in range(4)
+    ]
+    cells, points = tmp_path / "cells.png", tmp_path / "points.png"
+    pictures.heat_map(table(grid), ALPHA, TAU, NAMES, METRIC, "max", cells)
+    pictures.heat_map(table(scattered), ALPHA, TAU, NAMES, METRIC, "max", points)
+    bright, dark = "#FDE725", "#440154"
+    # Two cells at each end of the scale, of which one has exactly its colour; points are small.
+    assert pixels_of(cells, bright) > 150_000
+    assert pixels_of(cells, dark) > 150_000
+    assert 500 < pixels_of(points, bright) < 20_000
+    assert pixels_of(points, COLOURS[1]) > 200  # the ring round the best
+    assert pixels_of(cells, COLOURS[1]) == 0
+
+
+def test_what_is_good_is_bright_in_both_modes(tmp_path: Path) -> None:
+    results = [trial("good", 1.0, 1, 1.0), trial("bad", 9.0, 1, 5.0)]
+    picture = tmp_path / "min.png"
+    pictures.parallel_coordinates(
+        table(results, "min"), [ALPHA], NAMES, METRIC, "min", picture, "title"
+    )
+    image = (imread(picture)[..., :3] * 255).round().astype(int)
+    lines = image[:, : image.shape[1] * 3 // 4]
+    bright = np.abs(lines - [0xFD, 0xE7, 0x25]).max(axis=-1) <= 2
+    heights = np.nonzero(bright)[0] / len(image)
+    # The best comes from the low value on the left and ends at the top on the right.
+    assert heights.min() < 0.2
+    assert heights.max() > 0.75
+
+
+def test_settings_with_words_lists_and_gaps_are_drawn(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [
+        {"algo.kind": "gmm", "algo.size": [300, 400], "algo.modes": 5, "train.shuffle": True},
+        {"algo.kind": "vae", "algo.size": [1024], "train.shuffle": False},
+        {"algo.kind": "gmm", "algo.size": [1024], "algo.modes": 10, "train.shuffle": True},
+    ]
+    results = [
+        replace(trial(f"s{i}", 0.0, 1, float(i)), setting=setting)
+        for i, setting in enumerate(settings)
+    ]
+    picture = tmp_path / "words.png"
+    pictures.parallel_coordinates(
+        table(results), ["algo.kind", "algo.size", "algo.modes"], {}, METRIC, "max", picture
+    )
+    assert pixels_of(picture, "#FDE725") > 1000
