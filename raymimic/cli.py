@@ -17,6 +17,7 @@ from raymimic.errors import ConfigError, RaymimicError
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
+    from raymimic.sweep.spec import SweepSpec
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -161,6 +162,41 @@ _DEBUG: dict[str, Any] = {
 }
 
 
+def _tune(args: argparse.Namespace) -> None:
+    from raymimic.config.base_config import import_modules
+
+    import_modules(args.imports)
+    spec = _sweep(args)
+    if args.dry_run:
+        from raymimic.sweep.plan import plan_lines
+
+        for line in plan_lines(spec):
+            print(line)
+        return
+    from raymimic.sweep.tuner import run
+
+    result = run(spec, resume=args.resume, max_concurrent=args.max_concurrent)
+    if args.json:
+        print(json.dumps(_finite(result.to_dict())), flush=True)
+
+
+def _sweep(args: argparse.Namespace) -> "SweepSpec":
+    """The sweep that the arguments describe."""
+    from raymimic.config.base_config import parse_set
+    from raymimic.sweep.spec import SweepSpec
+
+    changes = [parse_set(assignment) for assignment in args.set]
+    if args.dataset is not None:
+        changes.append(("dataset", args.dataset))
+    if (args.sweep is None) == (args.configs is None):
+        raise ConfigError("what shall be tuned? give a sweep's YAML file, or --configs FOLDER")
+    if args.configs is not None:
+        from raymimic.sweep.spec import configs_in
+
+        return configs_in(args.configs, changes)
+    return SweepSpec.from_file(args.sweep, changes)
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from raymimic.config.base_config import import_modules
     from raymimic.rollout.report import evaluate_checkpoint, report_lines
@@ -301,6 +337,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_train_arguments(train)
     train.set_defaults(command=_train)
+
+    tune = commands.add_parser(
+        "tune",
+        parents=[common, imports],
+        help="sweep over settings and seeds, and compare them",
+        description="Train many settings with several seeds each on Ray Tune, and compare them.",
+    )
+    tune.add_argument("sweep", nargs="?", metavar="SWEEP.yaml", help="what to try: a sweep file")
+    tune.add_argument(
+        "--configs", metavar="FOLDER", help="try each JSON config of a folder, as robomimic writes"
+    )
+    tune.add_argument("--dataset", metavar="FILE.hdf5", help="training data, path or URI")
+    tune.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the sweep or of its config, such as budget.trials=8",
+    )
+    tune.add_argument(
+        "--resume", action="store_true", help="go on with the newest sweep of this name"
+    )
+    tune.add_argument(
+        "--max-concurrent", type=_positive, metavar="N", help="trials at a time, at most"
+    )
+    tune.add_argument(
+        "--dry-run", action="store_true", help="show the trials and what they cost, train nothing"
+    )
+    tune.add_argument(
+        "--json", action="store_true", help="end with one line of JSON that says what came out"
+    )
+    tune.set_defaults(command=_tune)
 
     evaluate = commands.add_parser(
         "evaluate", parents=[common, imports], help="play episodes with a checkpoint's policy"

@@ -61,8 +61,12 @@ class RolloutPool:
         imports: Sequence[str] = (),
     ) -> None:
         actor_class: Any = ray.remote(_Actor)
+        # Not within the placement group of a sweep's trial, which reserves its own process only.
         actor_class = actor_class.options(
-            num_cpus=cpus_per_actor, max_restarts=-1, max_task_retries=RETRIES
+            num_cpus=cpus_per_actor,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+            scheduling_strategy="DEFAULT",
         )
         self._actors: list[Any] = [
             actor_class.remote(envs_per_actor, tuple(imports)) for _ in range(num_actors)

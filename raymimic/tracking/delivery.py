@@ -105,7 +105,8 @@ def run(spool_dir: Path, run_dir: Path, owner: int | None, patience_s: float) ->
                 return EXIT_BUSY
             time.sleep(POLL_S)
 
-    from raymimic.tracking.mlflow_run import Delivery  # imports MLflow, for seconds
+    # Imports MLflow, for seconds.
+    from raymimic.tracking.mlflow_run import Delivery, ParentMissingError
 
     reader = JournalReader(spool_dir)
     records = reader.read()
@@ -148,7 +149,8 @@ def run(spool_dir: Path, run_dir: Path, owner: int | None, patience_s: float) ->
                 f"MLflow at {server} cannot be reached ({one_line(error)}); what it misses is "
                 f"kept in {spool_dir} and delivered when it answers"
             )
-            report.say("WARNING", "outage", _without_password(down, server))
+            if not isinstance(error, ParentMissingError):  # its own delivery says why
+                report.say("WARNING", "outage", _without_password(down, server))
             if gone_since is not None and time.monotonic() - gone_since >= patience_s:
                 return EXIT_UNDELIVERED
             time.sleep(min(2.0 ** (failures - 1), MAX_BACKOFF_S))

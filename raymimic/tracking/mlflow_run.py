@@ -33,6 +33,10 @@ from raymimic.tracking.journal import RUN_FILE, Cursor, Record, one_line, read_j
 JOURNAL_TAG = "raymimic.journal"
 
 
+class ParentMissingError(Exception):
+    """A run waits for the run that it is a part of."""
+
+
 def valid_name(name: str) -> str:
     """The nearest name that MLflow accepts for a metric, parameter or tag.
 
@@ -176,6 +180,11 @@ class Delivery:
         if found:  # created by an attempt whose answer never came
             return found[0]
         tags = {valid_name(k): v[:MAX_TAG_VAL_LENGTH] for k, v in self._start["tags"].items()}
+        if self._start.get("parent") is not None:
+            parent = read_json(Path(self._start["parent"]) / RUN_FILE).get("run_id")
+            if parent is None:
+                raise ParentMissingError("the run that it is a part of is not recorded yet")
+            tags["mlflow.parentRunId"] = parent
         with contextlib.suppress(KeyError, OSError):  # a container may know no user
             tags.setdefault("mlflow.user", getpass.getuser())
         return self.client.create_run(

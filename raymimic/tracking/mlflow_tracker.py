@@ -182,6 +182,7 @@ class MLflowTracker:
         tags: the user's tags; they win over the run's own.
         finish_deadline_s: how long :meth:`finish` waits for MLflow [s]; ``None``: 20, or 60
             for a SQLite file.
+        parent: folder of the run that this one is a part of.
 
     Raises:
         ConfigError: MLflow could not open the tracking URI.
@@ -194,6 +195,7 @@ class MLflowTracker:
         run_name: str | None = None,
         tags: Mapping[str, str] | None = None,
         finish_deadline_s: float | None = None,
+        parent: Path | None = None,
     ) -> None:
         resolve_tracking_uri(tracking_uri, Path())
         self._tracking_uri = tracking_uri
@@ -201,6 +203,7 @@ class MLflowTracker:
         self._run_name = run_name
         self._tags = {key: str(value) for key, value in (tags or {}).items()}
         self._finish_deadline_s = finish_deadline_s
+        self._parent = parent
         self._journal: JournalWriter | None = None
         self._delivery: subprocess.Popen[str] | None = None
 
@@ -232,6 +235,7 @@ class MLflowTracker:
             artifact_location=_artifact_location(self._resolved_uri, run_dir),
             experiment=self._experiment,
             run_name=self._run_name,
+            parent=None if self._parent is None else str(self._parent.resolve()),
             params=dict(flatten(config)),
             tags={key: str(value) for key, value in {**tags, **self._tags}.items()},
             host=socket.gethostname(),

@@ -30,12 +30,14 @@ class Outcome:
         metrics: all numbers to log, by full metric name.
         returns: mean return by environment.
         success_rates: success rate in 0..1 by environment.
+        episodes: return of every episode by environment.
     """
 
     epoch: int
     metrics: dict[str, float]
     returns: dict[str, float]
     success_rates: dict[str, float]
+    episodes: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass

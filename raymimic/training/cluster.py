@@ -190,20 +190,9 @@ def plan(config: BaseConfig) -> Resources:
     Raises:
         ClusterError: the workers can never be placed.
     """
-    settings = config.ray
-    live = _live()
-    possible = _declared_to_gcs() or _declared_in_file() or _undeclared(live) or live
-    gpus = settings.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if config.train.cuda and (live.has("GPU") or possible.has("GPU")) else 0
-    wanted = Resources(
-        settings.num_workers,
-        settings.cpus_per_worker,
-        float(gpus),
-        settings.rollout_actors if config.experiment.rollout.enabled else 0,
-        settings.cpus_per_actor,
-    )
-    _check_placeable(wanted, live, possible, settings.placement_timeout_s)
+    live, possible = _capacities()
+    wanted = _wanted(config, live, possible)
+    _check_placeable(wanted, live, possible, config.ray.placement_timeout_s)
     factor = _fitting_factor(wanted, possible)
     if factor == 1:
         return wanted
@@ -211,6 +200,66 @@ def plan(config: BaseConfig) -> Resources:
         wanted,
         cpus_per_worker=_round_down(wanted.cpus_per_worker * factor),
         cpus_per_actor=_round_down(wanted.cpus_per_actor * factor),
+    )
+
+
+def at_once(config: BaseConfig) -> tuple[Resources, float]:
+    """How many trainings like this one the connected cluster holds side by side.
+
+    As many may run at a time without any waiting for what another one holds. A training without
+    workers of its own (`ray.num_workers` 0) is one process that evaluates too.
+
+    Returns:
+        what each reserves, and their number, at least 1; infinite when no limit is known.
+
+    Raises:
+        ClusterError: the cluster can never place even one.
+    """
+    live, possible = _capacities()
+    wanted = _wanted(config, live, possible)
+    if wanted.num_workers == 0:
+        wanted = replace(wanted, num_workers=1, num_actors=0)
+    room = max(live.room(wanted.worker_bundle), possible.room(wanted.worker_bundle))
+    if room < wanted.num_workers:
+        needs = " and ".join(f"{v:g} {k}" for k, v in wanted.worker_bundle.items())
+        raise ClusterError(
+            f"the cluster can never place a trial of {wanted.num_workers} workers of {needs} each, "
+            f"as it has room for {int(room)}; lower 'resources', or enlarge the cluster"
+        )
+    if wanted.num_actors == 0 or room == math.inf:
+        return wanted, room // wanted.num_workers
+    count = 1
+    while room >= (count + 1) * wanted.num_workers and (
+        _fitting_factor(_times(wanted, count + 1), possible) == 1
+    ):
+        count += 1
+    return wanted, count
+
+
+def _times(wanted: Resources, count: int) -> Resources:
+    return replace(
+        wanted, num_workers=wanted.num_workers * count, num_actors=wanted.num_actors * count
+    )
+
+
+def _capacities() -> tuple[Capacity, Capacity]:
+    """The nodes that there are, and those that there may be."""
+    live = _live()
+    return live, _declared_to_gcs() or _declared_in_file() or _undeclared(live) or live
+
+
+def _wanted(config: BaseConfig, live: Capacity, possible: Capacity) -> Resources:
+    """What a run asks for, whether or not it fits."""
+    settings = config.ray
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        gpus = 1 if config.train.cuda and (live.has("GPU") or possible.has("GPU")) else 0
+    return Resources(
+        settings.num_workers,
+        settings.cpus_per_worker,
+        float(gpus),
+        settings.rollout_actors if config.experiment.rollout.enabled else 0,
+        settings.cpus_per_actor,
     )
 
 

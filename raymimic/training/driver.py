@@ -214,12 +214,13 @@ class Driver:
         metrics: dict[str, float] = {}
         returns: dict[str, float] = {}
         rates: dict[str, float] = {}
+        played = {env: [e.episode_return for e in eps] for env, eps in result.episodes.items()}
         for env, episodes in result.episodes.items():
             summary = summarize(episodes)
             metrics |= {f"Rollout/{name}/{env}": value for name, value in summary.items()}
             returns[env], rates[env] = summary["Return"], summary["Success_Rate"]
         metrics["Timing/rollout_s"] = time.monotonic() - self._submitted[result.job.epoch]
-        return Outcome(result.job.epoch, metrics, returns, rates)
+        return Outcome(result.job.epoch, metrics, returns, rates, played)
 
     def _record_outcome(self, outcome: Outcome) -> None:
         if outcome.epoch in self._outcomes:

@@ -79,25 +79,33 @@ class RunFolder:
         name, stamp = uri.rstrip("/").rsplit("/", 2)[-2:]
         return cls(uri.rstrip("/"), Path(config.train.output_dir).absolute() / name / stamp)
 
-    def prepare(self) -> None:
-        """Makes the subfolders, and fetches back the MLflow run's id if only the storage has it."""
+    def prepare(self, patience_s: float = 0.0) -> None:
+        """Makes the subfolders, and fetches back the MLflow run's id if only the storage has it.
+
+        Args:
+            patience_s: how long to wait for another process that trains this run [s].
+
+        Raises:
+            ConfigError: another process still trains it.
+            OutputError: the folder cannot be written.
+        """
         try:
             for sub in ("models", "videos", "logs"):
                 if sub != "models" or not storage.is_uri(self.uri):
                     (self.local / sub).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(self.local, error) from error
-        self._lock()
+        self._lock(patience_s)
         remote = storage.join(self.uri, "mlflow_run.json")
         here = self.local / "mlflow_run.json"
         if storage.is_uri(self.uri) and not here.exists() and storage.exists(remote):
             here.write_bytes(storage.read_bytes(remote))
 
-    def _lock(self) -> None:
+    def _lock(self, patience_s: float) -> None:
         """Makes sure that nobody else trains this run; the lock goes with this process."""
         try:
             self._locked = (self.local / "logs" / ".lock").open("w")
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._locked, patience_s)
         except BlockingIOError as error:
             raise ConfigError(
                 f"the run '{self.uri}' is being trained by another process; wait for it or end it"
@@ -145,6 +153,27 @@ class RunFolder:
             except (OSError, OutputError) as error:
                 logger.warning("cannot copy '%s' to '%s': %s", path, self.uri, error)
                 return
+
+
+def lock(file: IO[str], patience_s: float = 0.0) -> None:
+    """Locks a file for this process; closing the file, or dying, unlocks it.
+
+    Args:
+        file: open for writing.
+        patience_s: how long to wait for another process that holds it [s].
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
 
 
 def run_base(config: BaseConfig) -> str:

@@ -89,19 +89,7 @@ def train(
     Raises:
         RaymimicError: what the user can cure, in one sentence.
     """
-    config = _own_config(config)
-    for warning in warnings_for(config):
-        logger.warning(warning)
-    import_modules(config.train.imports)
-    data = _inspect_data(config)
-    envs = _environments(config, data)
-    if config.experiment.rollout.enabled and not envs:
-        logger.warning(
-            "nothing is evaluated: the data name no environment (env_args) to evaluate in; "
-            "experiment.env names one"
-            if _acts(config)
-            else f"nothing is evaluated: {config.algo_name} plans, but does not act"
-        )
+    config, data, envs = prepare(config)
     trackers = _trackers(config)
     if resume is None:
         run = RunFolder.create(config)
@@ -109,6 +97,43 @@ def train(
         run = RunFolder.at(resume, config)
         _check_resume(config, run, data.digest)
         run.prepare()
+    result = _train(config, run, envs, data, trackers, new=resume is None, quiet=quiet)
+    return replace(result, mlflow_command=_mlflow_command(config, run))
+
+
+def train_at(config: BaseConfig, run_dir: str, tracker: Tracker, patience_s: float) -> TrainResult:
+    """Trains as a part of something larger, in a folder of its choice, for a tracker of its own.
+
+    Goes on from the last checkpoint where the folder holds one. The config may differ from that
+    checkpoint's: whoever calls this knows why.
+
+    Args:
+        config: the whole config; what it says of MLflow and TensorBoard does not count.
+        run_dir: folder or URI of the run.
+        tracker: who hears everything; what it raises beside `SystemExit`, which ends the training,
+            becomes a warning.
+        patience_s: how long to wait for another process to leave the folder [s].
+
+    Raises:
+        RaymimicError: what the user can cure, in one sentence.
+    """
+    config, data, envs = prepare(config)
+    run = RunFolder.at(run_dir, config)
+    run.prepare(patience_s)
+    return _train(config, run, envs, data, [tracker], new=False, quiet=True)
+
+
+def _train(
+    config: BaseConfig,
+    run: RunFolder,
+    envs: dict[str, dict[str, Any]],
+    data: "DataInfo",
+    trackers: list[Tracker],
+    *,
+    new: bool,
+    quiet: bool,
+) -> TrainResult:
+    """Trains in a folder that is prepared; lets go of it in the end."""
     log_file = run.local / "logs" / "log.txt"
     progress = ProgressReporter(
         config.train.num_epochs,
@@ -116,23 +141,19 @@ def train(
         quiet=quiet,
     )
     begin = time.monotonic()
-    progress.line(f"{'resuming' if resume else 'results go to'} {run.uri}")
+    progress.line(f"{'results go to' if new else 'resuming'} {run.uri}")
     training = None
     try:
         with _tracked(trackers) as tracker:
             training = _Training(config, run, envs, data, tracker, progress)
             result = training.run()
-        result = replace(
-            result,
-            mlflow_run_id=read_json(run.local / RUN_FILE).get("run_id"),
-            mlflow_command=_mlflow_command(config, run),
-        )
+        result = replace(result, mlflow_run_id=read_json(run.local / RUN_FILE).get("run_id"))
         progress.line(f"finished in {duration(time.monotonic() - begin)}; results are in {run.uri}")
     except TrainingError:
         raise  # its story is in the folder
     except RaymimicError:
         # Some mistakes show only where the workers are placed or have read the data.
-        if resume is None and not (training and training.begun):
+        if new and not (training and training.begun):
             progress.close()
             run.discard()
         raise
@@ -163,7 +184,7 @@ class _Training:
             algo_name=config.algo_name,
             config=json.dumps(config.to_dict()),
             run_dir=run.uri,
-            sys_path=_user_sys_path(),
+            sys_path=user_sys_path(),
             evaluates=bool(envs),
             env_metadata=data.env_metas[0].env_meta if data.env_metas else {},
             dataset_digest=data.digest,
@@ -380,6 +401,37 @@ def _torch_trainer(
 # -- before a training --
 
 
+def prepare(
+    config: BaseConfig | Mapping[str, Any] | str | Path,
+) -> tuple[BaseConfig, "DataInfo", dict[str, dict[str, Any]]]:
+    """Finds whatever mistake can be found before a training.
+
+    Args:
+        config: a config, its dictionary, or the path of its JSON file.
+
+    Returns:
+        a config of the caller's own, what is in the data, and the environments to evaluate in, by
+        the name that their metrics carry.
+
+    Raises:
+        RaymimicError: what the user can cure, in one sentence.
+    """
+    config = _own_config(config)
+    for warning in warnings_for(config):
+        logger.warning(warning)
+    import_modules(config.train.imports)
+    data = _inspect_data(config)
+    envs = _environments(config, data)
+    if config.experiment.rollout.enabled and not envs:
+        logger.warning(
+            "nothing is evaluated: the data name no environment (env_args) to evaluate in; "
+            "experiment.env names one"
+            if _acts(config)
+            else f"nothing is evaluated: {config.algo_name} plans, but does not act"
+        )
+    return config, data, envs
+
+
 def _own_config(config: BaseConfig | Mapping[str, Any] | str | Path) -> BaseConfig:
     """A config of our own, which names data by absolute paths."""
     if isinstance(config, str | Path):
@@ -467,7 +519,7 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
-def _user_sys_path() -> tuple[str, ...]:
+def user_sys_path() -> tuple[str, ...]:
     """The driver's folders for modules of the user's own, absolute."""
     installed = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix)}
     paths = (Path(p or ".").resolve() for p in sys.path)

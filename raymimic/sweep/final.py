@@ -1,0 +1,61 @@
+"""The winner's score on episodes that the search never saw: the number to quote.
+
+The score by which a setting won is the best of many noisy ones, and so too good. Here the best
+checkpoint of each of its seeds plays new episodes, whose seeds no evaluation of any training has
+(`raymimic.envs.seeds.final_seeds`).
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from raymimic.rollout.report import evaluate_checkpoint
+from raymimic.sweep.result import FinalScore, TrialResult
+from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.stats import estimate
+
+if TYPE_CHECKING:
+    from raymimic.config import BaseConfig
+
+
+def evaluate_winner(
+    spec: SweepSpec, config: "BaseConfig", results: Iterable[TrialResult], setting_id: str
+) -> FinalScore:
+    """Plays new episodes with the best checkpoint of each seed of a setting.
+
+    All checkpoints play the same episodes.
+
+    Args:
+        spec: the sweep.
+        config: of any of its trials.
+        results: of all trials.
+        setting_id: the winner.
+
+    Raises:
+        RaymimicError: a checkpoint cannot be read or played.
+    """
+    played: dict[str, list[float]] = {}
+    _, _, env = spec.metric.removeprefix("Rollout/").partition("/")
+    for result in results:
+        if result.setting_id == setting_id and result.best_checkpoint is not None:
+            report = evaluate_checkpoint(
+                result.best_checkpoint,
+                episodes=spec.final_episodes,
+                num_actors=config.ray.rollout_actors,
+                seed=spec.search_seed,
+                env=env or None,
+                imports=config.train.imports,
+            )
+            success = spec.metric.startswith("Rollout/Success_Rate")
+            played[str(result.seed)] = [
+                float(e.success) if success else e.episode_return for e in report.episodes
+            ]
+    by_seed = {seed: sum(scores) / len(scores) for seed, scores in played.items()}
+    score = estimate(list(by_seed.values()), list(played.values()))
+    return FinalScore(
+        setting_id=setting_id,
+        mean=score.mean,
+        low=score.low,
+        high=score.high,
+        episodes=sum(map(len, played.values())),
+        by_seed=by_seed,
+    )

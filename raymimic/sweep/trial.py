@@ -1,0 +1,185 @@
+"""One trial of a sweep, as the process runs it that Ray Tune has placed.
+
+A trial with one worker trains in that process itself; one with more starts Ray Train from there.
+Either way it is an ordinary training (`raymimic.training.trainer.train_at`), in a folder that
+follows from the trial alone. So whatever ends it, whoever starts it again goes on from its last
+checkpoint.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raymimic.errors import RaymimicError
+from raymimic.tracking.tracker import Status
+from raymimic.utils import storage
+
+if TYPE_CHECKING:
+    from raymimic.config import BaseConfig
+    from raymimic.sweep.spec import SweepSpec, Trial
+
+# Names in what a trial tells Ray Tune; schedulers count time in gradient steps.
+STEP = "gradient_steps"
+SCORE = "score"
+# And in what Ray Tune tells a trial.
+ENTRY = "entry"
+
+_ENDED = "ended.json"
+# For the process of a trial that was killed to let go of the trial's folder.
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended by itself; one that was stopped from outside leaves none.
+
+    Attributes:
+        error: why it failed for good, in one sentence; `None` when it finished.
+    """
+
+    error: str | None
+
+    @classmethod
+    def of(cls, run_dir: str) -> "Ended | None":
+        """How the trial of a folder ended, if it did."""
+        try:
+            return cls(json.loads(storage.read_bytes(storage.join(run_dir, _ENDED)))["error"])
+        except FileNotFoundError:
+            return None
+
+    def write(self, run_dir: str) -> None:
+        """Leaves it in the trial's folder."""
+        content = json.dumps({"error": self.error}).encode()
+        storage.write_bytes(storage.join(run_dir, _ENDED), content)
+
+
+def trial_config(spec: "SweepSpec", trial: "Trial") -> "BaseConfig":
+    """The config that a trial trains with.
+
+    It is the setting's own (`SweepSpec.config_for`) but for where it runs and what it keeps:
+    records go to the sweep's driver, the checkpoint with the best score is kept, no film is made.
+    """
+    config = spec.config_for(trial)
+    resources = spec.resources
+    with config.values_unlocked():
+        config.experiment.name = trial.trial_id
+        config.experiment.logging.log_tb = False
+        config.experiment.render_video = False
+        config.mlflow.enabled = False
+        save = config.experiment.save
+        save.enabled, save.every_n_seconds, save.every_n_epochs, save.epochs = True, None, None, []
+        save.on_best_validation = spec.metric.startswith("Valid/")
+        save.on_best_rollout_return = spec.metric.startswith("Rollout/Return")
+        save.on_best_rollout_success_rate = spec.metric.startswith("Rollout/Success_Rate")
+        config.ray.num_workers = 0 if resources.workers == 1 else resources.workers
+        config.ray.cpus_per_worker = resources.cpus_per_worker
+        config.ray.gpus_per_worker = resources.gpus_per_worker
+        if config.ray.threads_per_worker is None:
+            config.ray.threads_per_worker = max(1, int(resources.cpus_per_worker))
+    return config
+
+
+def run_trial(
+    config: dict[str, Any], spec: dict[str, Any], folder: str, sys_path: tuple[str, ...]
+) -> None:
+    """Trains one trial; Ray Tune calls it in the trial's process.
+
+    Args:
+        config: its `entry` holds `trial`, the trial as plain values, and `replay`, the scores of a
+            trial that needs no more training, of which a scheduler shall hear again, or `None`.
+        spec: the sweep as plain values.
+        folder: folder of all trials.
+        sys_path: the driver's extra module folders, for a user's modules.
+    """
+    from ray import tune
+
+    from raymimic.sweep.spec import SweepSpec, Trial
+    from raymimic.training.trainer import train_at
+
+    entry = config[ENTRY]
+    if entry["replay"] is not None:
+        for step, score in entry["replay"]:
+            tune.report({STEP: step, SCORE: score})
+        return
+    sys.path[:0] = [p for p in sys_path if p not in sys.path]
+    sweep = SweepSpec.from_dict(spec)
+    trial = Trial(**entry["trial"])
+    run_dir = storage.join(folder, trial.trial_id)
+    storage.remove(storage.join(run_dir, _ENDED))
+    try:
+        settings = trial_config(sweep, trial)
+        reports = Reports(sweep.metric, settings.experiment.rollout.n, tune.report)
+        train_at(settings, run_dir, reports, _PATIENCE_S)
+    except RaymimicError as error:
+        Ended(str(error)).write(run_dir)  # a restart would only meet it again
+    else:
+        Ended(None).write(run_dir)
+
+
+def score_of(metric: str, metrics: Mapping[str, float]) -> float | None:
+    """A sweep's metric among those of an epoch; `None` where it is not among them.
+
+    Args:
+        metric: a whole name, or one that lacks the environment: then the mean over these.
+        metrics: by full name.
+    """
+    if metric in metrics:
+        return float(metrics[metric])
+    values = [value for name, value in metrics.items() if name.startswith(f"{metric}/")]
+    return float(sum(values) / len(values)) if values else None
+
+
+class Reports:
+    """Tells Ray Tune what a training tells its tracker, whenever that has a score.
+
+    A score is reported with the gradient step of the checkpoint that was evaluated, however late
+    the evaluation comes, and with all epochs since the last report.
+
+    Args:
+        metric: what the score is.
+        rollouts: episodes of an evaluation in each environment.
+        report: `ray.tune.report`.
+    """
+
+    def __init__(
+        self, metric: str, rollouts: int, report: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._metric, self._rollouts, self._report = metric, rollouts, report
+        self._epochs: list[tuple[int, int, dict[str, float]]] = []
+        self._episodes = 0
+
+    def start(
+        self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str | None:
+        """See :meth:`~raymimic.tracking.tracker.Tracker.start`."""
+        return None
+
+    def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """See :meth:`~raymimic.tracking.tracker.Tracker.log_epoch`."""
+        self._epochs.append((epoch, step, dict(metrics)))
+        environments = sum(name.startswith("Rollout/Return/") for name in metrics)
+        self._episodes += self._rollouts * environments
+        score = score_of(self._metric, metrics)
+        if score is not None:
+            self._report(
+                {
+                    STEP: step,
+                    SCORE: score,
+                    "epoch": epoch,
+                    "epochs": self._epochs,
+                    "episodes": self._episodes,
+                }
+            )
+            self._epochs = []
+
+    def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
+        """Does nothing: files lie in the trial's folder."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Does nothing: the sweep's driver knows the trial."""
+
+    def finish(self, status: Status) -> None:
+        """Does nothing: Ray Tune sees the trial end."""

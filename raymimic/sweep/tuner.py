@@ -1,0 +1,234 @@
+"""The driver of a sweep: Ray Tune runs the trials, this keeps what they say.
+
+Ray Tune decides which trial runs where, starts it again when its process is lost, and stops or
+perturbs it as the scheduler says. Its own records are not used: what it would restore after a kill
+is older than what lies in the trials' folders and in `results.jsonl`. A resumed sweep is a new
+experiment of Ray Tune over the trials that have not ended, each of which goes on from its last
+checkpoint; schedulers hear the scores of the others again.
+"""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raymimic.errors import ConfigError, TrainingError
+from raymimic.sweep.board import Board
+from raymimic.sweep.final import evaluate_winner
+from raymimic.sweep.folder import SweepFolder
+from raymimic.sweep.mlflow_sweep import SweepRecords
+from raymimic.sweep.report import report_lines, write_report
+from raymimic.sweep.result import FinalScore, TrialResult
+from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.trial import ENTRY, SCORE, STEP, run_trial, trial_config
+from raymimic.training.cluster import at_once, ray_session
+from raymimic.training.progress import duration
+from raymimic.training.trainer import prepare, user_sys_path
+
+if TYPE_CHECKING:
+    from raymimic.config import BaseConfig
+
+# Restarts of a trial whose process was lost, before the trial counts as failed.
+MAX_FAILURES = 3
+# Ray Tune's own records and messages, which say nothing that ours do not.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep leaves behind.
+
+    Attributes:
+        sweep_dir: its folder.
+        mlflow_parent_run_id: the parent run's id on the tracking server, if that has given one.
+        best_config: path of the winner's config, which `raymimic train` accepts.
+        table: one row a setting, the best first.
+        final: the winner's score on new episodes, if it was evaluated.
+    """
+
+    sweep_dir: str
+    mlflow_parent_run_id: str | None
+    best_config: str | None
+    table: list[dict[str, Any]]
+    final: FinalScore | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return asdict(self)
+
+
+def run(
+    sweep: SweepSpec | Mapping[str, Any] | str | Path,
+    *,
+    resume: bool = False,
+    max_concurrent: int | None = None,
+    quiet: bool = False,
+) -> SweepResult:
+    """Runs a sweep: trains every trial, reports on them, evaluates the winner on new episodes.
+
+    Args:
+        sweep: what to do, its dictionary, or the path of its YAML file.
+        resume: go on with the newest sweep of that name.
+        max_concurrent: trials at a time; as many as the cluster holds unless given here or there.
+        quiet: print nothing.
+
+    Returns:
+        where the results lie, and the table.
+
+    Raises:
+        RaymimicError: what the user can cure, in one sentence.
+    """
+    spec = _own_spec(sweep, max_concurrent)
+    spec.check_data()
+    example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
+    config, _, _ = prepare(trial_config(spec, example))
+    records = SweepRecords(spec, config)
+    folder = SweepFolder.find(spec, config) if resume else SweepFolder.create(spec, config)
+    try:
+        return _run(spec, config, folder, records, quiet)
+    finally:
+        folder.release()
+
+
+def _run(
+    spec: SweepSpec, config: "BaseConfig", folder: SweepFolder, records: SweepRecords, quiet: bool
+) -> SweepResult:
+    begin = time.monotonic()
+    board = Board(spec, folder, records, quiet)
+    board.say(f"sweep {spec.name}: results go to {folder.path}")
+    with records.of(folder.path):
+        with ray_session(config):
+            _tune(spec, config, folder, board)
+            results = list(board.results.values())
+            _check_scores(results, folder.path)
+            report = write_report(spec, results, folder.path, None)
+            final = None
+            if spec.final_episodes:
+                board.say(f"evaluating the best setting on {spec.final_episodes} new episodes")
+                final = evaluate_winner(spec, config, results, report.best_setting_id)
+                report = write_report(spec, results, folder.path, final)
+        records.report(report, final, board.episodes)
+    board.finish(report_lines(spec, report))
+    board.say(f"sweep finished in {duration(time.monotonic() - begin)}; see {folder.path}")
+    return SweepResult(
+        sweep_dir=str(folder.path),
+        mlflow_parent_run_id=records.run_id,
+        best_config=next((str(f) for f in report.files if f.name == "best_config.json"), None),
+        table=report.table,
+        final=final,
+    )
+
+
+def _check_scores(results: list[TrialResult], folder: Path) -> None:
+    if any(result.best is not None for result in results):
+        return
+    errors = sorted({result.error for result in results if result.error})
+    raise TrainingError(
+        f"no trial of '{folder}' has a score" + (f": {'; '.join(errors[:2])}" if errors else "")
+    )
+
+
+def _own_spec(
+    sweep: SweepSpec | Mapping[str, Any] | str | Path, max_concurrent: int | None
+) -> SweepSpec:
+    if isinstance(sweep, str | Path):
+        spec = SweepSpec.from_file(sweep)
+    elif isinstance(sweep, SweepSpec):
+        spec = sweep
+    else:
+        spec = SweepSpec.from_dict(dict(sweep))
+    return spec if max_concurrent is None else replace(spec, max_concurrent=max_concurrent)
+
+
+# -- Ray Tune --
+
+
+def _tune(spec: SweepSpec, config: "BaseConfig", folder: SweepFolder, board: Board) -> None:
+    """Runs the trials that have not ended."""
+    from ray import tune
+    from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+
+    reserved, room = at_once(config)
+    most = min(room, spec.max_concurrent or math.inf)
+    alone = spec.resources.workers == 1
+    # A trial with workers of its own only waits for them; Ray Tune wants it to reserve something.
+    bundle = reserved.worker_bundle if alone else {"memory": 1.0}
+    resources = replace(spec.resources, gpus_per_worker=reserved.gpus_per_worker)
+    os.environ.update(_ENVIRONMENT)
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            run_trial,
+            spec=replace(spec, resources=resources).to_dict(),
+            folder=folder.trials,
+            sys_path=user_sys_path(),
+        ),
+        tune.PlacementGroupFactory([bundle]),
+    )
+    search: dict[str, Any] = {}
+    space: dict[str, Any] = {}
+    if spec.search == "optuna":
+        from raymimic.sweep.optuna_search import OptunaSettings
+
+        search["search_alg"] = OptunaSettings(spec, folder.path / "optuna.log", board.results.get)
+        search["num_samples"] = spec.num_trials
+    else:
+        entries = board.entries(spec.trials(), again=spec.scheduler in ("asha", "median"))
+        if all(entry["replay"] is not None for entry in entries):
+            return
+        space[ENTRY] = tune.grid_search(entries)
+    tuner = Tuner(
+        trainable,
+        param_space=space,
+        tune_config=TuneConfig(
+            metric=SCORE,
+            mode=spec.mode,
+            scheduler=_scheduler(spec),
+            max_concurrent_trials=None if most == math.inf else int(most),
+            **search,
+        ),
+        run_config=RunConfig(
+            name=f"ray_tune_{time.time_ns()}",
+            storage_path=str(folder.path / "logs"),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[board],
+            stop=board.budget,
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _scheduler(spec: SweepSpec) -> Any:
+    """Who stops trials early; time is gradient steps."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
+
+    options = spec.scheduler_options
+    match spec.scheduler:
+        case "none":
+            return FIFOScheduler()  # type: ignore[no-untyped-call]
+        case "asha":
+            return ASHAScheduler(
+                time_attr=STEP,
+                # A trial that reaches the last rung has ended by itself.
+                max_t=max(spec.total_steps or options["grace_steps"], options["grace_steps"]) + 1,
+                grace_period=options["grace_steps"],
+                reduction_factor=options["reduction_factor"],
+            )
+        case "median":
+            return MedianStoppingRule(
+                time_attr=STEP,
+                grace_period=options["grace_steps"],
+                min_samples_required=options["min_samples"],
+            )
+        case _:
+            raise ConfigError("scheduler 'pbt' is not there yet; use none, asha or median")
