@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from raymimic.config.base_config import BaseConfig, config_factory
+from raymimic.config.checks import problems
 from raymimic.config.limits import range_problems, type_problems
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.sweep.space import Grid, canonical, draw, grid_settings
@@ -147,6 +148,11 @@ def check_combinations(spec: "SweepSpec") -> None:
             f"'seeds' lists {len(spec.seeds)}, but scheduler {spec.scheduler} {reason}: give one "
             "seed, or scheduler none"
         )
+    if spec.resources.gpus_per_worker and not spec.base_config["train"]["cuda"]:
+        raise ConfigError(
+            f"'resources.gpus_per_worker' is {spec.resources.gpus_per_worker}, but 'train.cuda' is "
+            "false: set the one to null or the other to true"
+        )
     if spec.search == "optuna":
         _check_optuna(spec)
     elif spec.search == "grid":
@@ -254,10 +260,13 @@ def check_settings(spec: "SweepSpec") -> None:
     settings = spec.settings or [draw(spec.space, rng) for _ in range(32)]
     if spec.settings and len({canonical(setting) for setting in settings}) < len(settings):
         raise ConfigError("'space' holds one setting twice: remove it from the lists")
+    mistakes = problems(config_factory(spec.algo, spec.base_config))
     for setting in settings:
         try:
             config = spec.config_for(spec.trial(setting, spec.seeds[0]))
         except ConfigError as error:
+            if str(error) in mistakes:
+                raise  # it is not the setting's
             written = ", ".join(f"{path}={value!r}" for path, value in setting.items())
             raise ConfigError(f"with {written}: {error}") from error
         _check_score(spec.metric, config)
