@@ -141,9 +141,12 @@ def report_lines(spec: SweepSpec, report: Report) -> list[str]:
 def _headline(spec: SweepSpec, best: SettingRow, final: FinalScore | None) -> str:
     what = f"best: {describe(best.setting, spec.labels) or best.setting_id}"
     if final is not None:
+        # New episodes are scored by what they return, whichever statistic the search looked at.
+        score = "success rate" if spec.metric.startswith("Rollout/Success_Rate") else "return"
         return (
-            f"{what}: {spec.metric} {number(final['mean'])} [{number(final['low'])}, "
-            f"{number(final['high'])}] in {final['episodes']} episodes that the search never saw"
+            f"{what}: {score} {number(final['mean'])} [{number(final['low'])}, "
+            f"{number(final['high'])}] in {final['episodes']} episodes that the search never saw "
+            f"(seeds of training: {', '.join(final['by_seed'])})"
         )
     assert best.score is not None
     return (
@@ -173,6 +176,8 @@ def _notes(spec: SweepSpec, rows: Sequence[SettingRow]) -> list[str]:
             "later settings follow from the scores of earlier ones, so the expected online "
             "performance, which supposes random draws, is that of this search and too high"
         )
+    if spec.scheduler == "pbt":
+        notes.append("a setting is what its trial began with; perturbations changed it on the way")
     if spec.scheduler in ("asha", "median"):
         notes.append("the last checkpoint of a stopped trial is an early one")
     return notes

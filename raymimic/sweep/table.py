@@ -196,7 +196,10 @@ def _row(trials: Sequence[TrialResult], mode: str, seeds: set[int], resamples: i
         score = estimate(list(by_seed.values()), episodes, resamples)
         choose = max if mode == "max" else min
         checkpoint = choose(scored, key=lambda trial: by_seed[trial.seed]).best_checkpoint
-    ended = all(trial.status in ("finished", "stopped") for trial in trials)
+    # What the budget stopped has an error; what the scheduler stopped was given up for its score.
+    ended = all(
+        t.status == "finished" or (t.status == "stopped" and t.error is None) for t in trials
+    )
     return SettingRow(
         rank=None,
         setting_id=trials[0].setting_id,

@@ -129,6 +129,13 @@ def test_a_setting_that_lost_a_seed_ranks_after_the_whole_ones() -> None:
     assert rows[3].score is None
 
 
+def test_what_the_budget_stopped_is_not_whole_what_the_scheduler_stopped_is() -> None:
+    budget = trial("a", 1.0, 1, 9.0, status="stopped", error="the sweep's 2 hours were over")
+    scheduler = trial("b", 2.0, 1, 8.0, status="stopped")
+    rows = table([budget, scheduler])
+    assert [(row.setting_id, row.complete) for row in rows] == [("b", True), ("a", False)]
+
+
 def test_a_last_checkpoint_that_diverged_gives_no_flattering_mean() -> None:
     (row,) = table([trial("a", 1.0, 1, 500.0, 400.0), trial("a", 1.0, 2, 500.0, math.nan)])
     assert row.score is not None
@@ -214,8 +221,8 @@ def test_the_report_holds_all_and_its_config_trains(spec: SweepSpec, tmp_path: P
     assert report.table[0]["last"] == pytest.approx(971.5)
     assert report.episodes == 12 * 30
     assert report.headline == (
-        f"best: alpha 2.5, target_tau 0.02: {METRIC} 912 [880, 950] "
-        "in 50 episodes that the search never saw"
+        "best: alpha 2.5, target_tau 0.02: return 912 [880, 950] "
+        "in 50 episodes that the search never saw (seeds of training: 1, 2)"
     )
     assert {file.name for file in report.files} == {
         *("table.csv", "table.json", "best_config.json", "learning_curves.png"),
