@@ -13,6 +13,9 @@ from typing import Any
 from raymimic.sweep.result import TrialResult
 from raymimic.sweep.stats import Estimate, estimate
 
+# Letters of a value that a table or a picture has room for.
+_LONGEST = 28
+
 
 @dataclass(frozen=True)
 class SettingRow:
@@ -100,10 +103,11 @@ def varied_paths(settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def text(value: Any) -> str:
-    """A hyperparameter's value for people: 0.005, 1e-05, relu, [256, 256]."""
+    """A hyperparameter's value for people: 0.005, 1e-05, relu, [256, 256], the end of a path."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else str(value)
+    words = "" if value is None else str(value)
+    return words if len(words) <= _LONGEST else f"…{words[-_LONGEST:]}"
 
 
 def describe(setting: Mapping[str, Any], names: Mapping[str, str]) -> str:
