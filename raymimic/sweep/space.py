@@ -127,11 +127,6 @@ class Choice(Dimension):
             return value
         return min(self.options, key=lambda option: abs(option - value))
 
-    def name_of(self, value: Any) -> str:  # noqa: D102
-        if self.value_names:
-            return self.value_names[self.options.index(value)]
-        return super().name_of(value)
-
     def arguments(self) -> Any:  # noqa: D102
         return list(self.options)
 
@@ -578,6 +573,22 @@ def _chosen(
         if not isinstance(space[path], Grid) and is_active(space[path], setting):
             setting[path] = choose(path, space[path])
     return _in_order(space, setting)
+
+
+def value_name(space: Space, path: str, setting: Mapping[str, Any]) -> str:
+    """What stands for a path's value in names of trials."""
+    dimension = space[path]
+    if not isinstance(dimension, Choice) or not dimension.value_names:
+        return dimension.name_of(setting[path])
+    # In a group a value may come again with another partner, under another name.
+    members = [p for p in setting if p == path or _same_group(space[p], dimension)]
+    places = range(len(dimension.options))
+    index = next(i for i in places if all(space[p].ends[i] == setting[p] for p in members))
+    return dimension.value_names[index]
+
+
+def _same_group(one: Dimension, other: Dimension) -> bool:
+    return one.group is not None and one.group == other.group
 
 
 def clip(space: Space, setting: Mapping[str, Any]) -> Setting:

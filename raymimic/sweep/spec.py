@@ -32,6 +32,7 @@ from raymimic.sweep.space import (
     draw,
     grid_settings,
     sample,
+    value_name,
 )
 from raymimic.sweep.sweep_file import fields_of, read_yaml
 
@@ -281,10 +282,9 @@ class SweepSpec:
     def name_of(self, setting: Mapping[str, Any]) -> str:
         """A setting in words, fit for a folder's name: ``alpha_2.5_target_tau_0.005``."""
         parts = []
-        for path, value in setting.items():
-            dimension = self.space[path]
-            if not dimension.hidden:
-                parts += [self.labels[path], dimension.name_of(value)]
+        for path in setting:
+            if not self.space[path].hidden:
+                parts += [self.labels[path], value_name(self.space, path, setting)]
         name = "_".join(part for part in parts if part)
         return re.sub(r"[^\w.+-]+", "-", name)[:120] or setting_id(setting)
 
