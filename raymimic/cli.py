@@ -191,7 +191,7 @@ def _sweep(args: argparse.Namespace) -> "SweepSpec":
     if (args.sweep is None) == (args.configs is None):
         raise ConfigError("what shall be tuned? give a sweep's YAML file, or --configs FOLDER")
     if args.configs is not None:
-        from raymimic.sweep.spec import configs_in
+        from raymimic.sweep.config_folder import configs_in
 
         return configs_in(args.configs, changes)
     return SweepSpec.from_file(args.sweep, changes)

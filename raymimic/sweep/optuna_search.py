@@ -42,15 +42,15 @@ class OptunaSettings(Searcher):
         self._spec, self._result_of = spec, result_of
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = JournalStorage(JournalFileBackend(str(study)))
-        self._study = optuna.create_study(
+        self.study = optuna.create_study(
             study_name=spec.name,
             storage=storage,
             direction="maximize" if spec.mode == "max" else "minimize",
             load_if_exists=True,
         )
-        known = self._study.get_trials(deepcopy=False)
+        known = self.study.get_trials(deepcopy=False)
         # A session that draws as the one before would only suggest the same again.
-        self._study.sampler = optuna.samplers.TPESampler(seed=spec.search_seed + len(known))
+        self.study.sampler = optuna.samplers.TPESampler(seed=spec.search_seed + len(known))
         self._left = spec.num_settings
         self._asked: dict[str, int] = {}  # a setting's number in the study
         self._queue: list[Trial] = []
@@ -88,12 +88,12 @@ class OptunaSettings(Searcher):
         """Does nothing: see :meth:`save`."""
 
     def _ask(self) -> None:
-        asked = self._study.ask()
+        asked = self.study.ask()
         setting = to_optuna(self._spec.space, asked)
         name = setting_id(setting)
-        tried = {t.user_attrs.get(_SETTING) for t in self._study.get_trials(deepcopy=False)}
+        tried = {t.user_attrs.get(_SETTING) for t in self.study.get_trials(deepcopy=False)}
         if name in tried:
-            self._study.tell(asked, state=TrialState.FAIL)
+            self.study.tell(asked, state=TrialState.FAIL)
             return
         asked.set_user_attr("setting", setting)
         asked.set_user_attr(_SETTING, name)
@@ -124,6 +124,6 @@ class OptunaSettings(Searcher):
         ]
         scores = [r.best for r in results if r is not None and r.best is not None]
         if len(scores) < len(results):  # a mean over fewer seeds could not be compared
-            self._study.tell(number, state=TrialState.FAIL)
+            self.study.tell(number, state=TrialState.FAIL)
         else:
-            self._study.tell(number, sum(scores) / len(scores))
+            self.study.tell(number, sum(scores) / len(scores))

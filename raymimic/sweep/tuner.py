@@ -89,6 +89,11 @@ def run(
         RaymimicError: what the user can cure, in one sentence.
     """
     spec = _own_spec(sweep, max_concurrent)
+    if spec.scheduler == "pbt":
+        raise ConfigError(
+            "scheduler 'pbt' cannot run yet: use none, asha or median, with which settings stay as "
+            "they are while they train"
+        )
     spec.check_data()
     example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
     config, _, _ = prepare(trial_config(spec, example))
@@ -231,4 +236,4 @@ def _scheduler(spec: SweepSpec) -> Any:
                 min_samples_required=options["min_samples"],
             )
         case _:
-            raise ConfigError("scheduler 'pbt' is not there yet; use none, asha or median")
+            raise ValueError(f"scheduler {spec.scheduler}")

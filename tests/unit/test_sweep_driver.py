@@ -1,0 +1,282 @@
+"""What the driver of a sweep keeps, tells and asks for, without Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import write_hopper
+
+from raymimic.errors import ConfigError
+from raymimic.sweep.board import Board
+from raymimic.sweep.folder import RESULTS, SweepFolder
+from raymimic.sweep.mlflow_sweep import SweepRecords
+from raymimic.sweep.optuna_search import OptunaSettings
+from raymimic.sweep.result import TrialResult
+from raymimic.sweep.spec import SweepSpec, Trial
+from raymimic.sweep.trial import ENTRY, Ended, Reports, score_of, trial_config
+from raymimic.training.checkpoint import CheckpointStore
+
+RETURN = "Rollout/Return/Hopper-v5"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> SweepSpec:
+    return sweep(tmp_path)
+
+
+def sweep(tmp_path: Path, **changes: Any) -> SweepSpec:
+    data = tmp_path / "hopper.hdf5"
+    content = {
+        "name": "s",
+        "algo": "td3_bc",
+        "dataset": str(data if data.exists() else write_hopper(data)),
+        "set": {
+            "observation.modalities.obs.low_dim": ["flat"],
+            "train.output_dir": str(tmp_path / "out"),
+            "mlflow.enabled": False,
+        },
+        "space": {"algo.alpha": {"grid": [1.0, 2.0]}},
+        "seeds": [1, 2],
+    }
+    return SweepSpec.from_dict(content | changes)
+
+
+class RayTrial:
+    """As much of Ray Tune's trial as the board looks at."""
+
+    def __init__(self, trial: Trial, replay: Any = None) -> None:
+        entry = {"setting_id": trial.setting_id, "setting": trial.setting, "seed": trial.seed}
+        self.config = {ENTRY: {"trial": entry, "replay": replay}}
+
+    def get_error(self) -> Exception:
+        return RuntimeError("The actor died\nits node was lost")
+
+
+def report(step: int, score: float, epoch: int, episodes: int) -> dict[str, Any]:
+    metrics = {"gradient_steps": step, "score": score, "epoch": epoch, "episodes": episodes}
+    return metrics | {"epochs": [(epoch, step, {RETURN: score})]}
+
+
+def board_of(spec: SweepSpec, folder: SweepFolder) -> Board:
+    config = trial_config(spec, spec.trials()[0])
+    return Board(spec, folder, SweepRecords(spec, config), quiet=True)
+
+
+def folder_of(spec: SweepSpec) -> SweepFolder:
+    return SweepFolder.create(spec, trial_config(spec, spec.trials()[0]))
+
+
+# -- a trial --
+
+
+def test_a_score_counts_for_the_step_of_the_checkpoint_that_was_evaluated() -> None:
+    told: list[dict[str, Any]] = []
+    reports = Reports("Rollout/Return", rollouts=4, report=told.append)
+    reports.log_epoch(1, 100, {"Train/Loss": 3.0})
+    reports.log_epoch(2, 200, {"Train/Loss": 2.0})
+    reports.log_epoch(3, 300, {"Train/Loss": 1.0})  # trained while epoch 2 was being evaluated
+    reports.log_epoch(2, 200, {RETURN: 7.0, "Rollout/Return_Std/Hopper-v5": 9.0})
+    (only,) = told
+    assert (only["gradient_steps"], only["score"], only["epoch"]) == (200, 7.0, 2)
+    assert only["episodes"] == 4
+    assert [(epoch, step) for epoch, step, _ in only["epochs"]] == [
+        (1, 100),
+        (2, 200),
+        (3, 300),
+        (2, 200),
+    ]
+
+
+def test_a_metric_without_environment_is_the_mean_over_them() -> None:
+    metrics = {"Rollout/Return/a": 1.0, "Rollout/Return/b": 4.0, "Rollout/Return_Std/a": 50.0}
+    assert score_of("Rollout/Return", metrics) == 2.5
+    assert score_of("Rollout/Return/b", metrics) == 4.0
+    assert score_of("Rollout/Success_Rate", metrics) is None
+
+
+def test_a_trial_of_one_worker_needs_no_nested_trainer(tmp_path: Path) -> None:
+    spec = sweep(tmp_path)
+    alone = trial_config(spec, spec.trials()[0])
+    assert (alone.ray.num_workers, alone.algo.alpha, alone.train.seed) == (0, 1.0, 1)
+    pair = sweep(tmp_path, resources={"workers": 2})
+    assert trial_config(pair, pair.trials()[0]).ray.num_workers == 2
+
+
+# -- the folder --
+
+
+def test_two_sweeps_of_one_name_do_not_share_a_folder(spec: SweepSpec) -> None:
+    first, second = folder_of(spec), folder_of(spec)
+    assert first.path != second.path
+    assert first.path.parent == second.path.parent
+
+
+def test_a_sweep_that_runs_cannot_be_resumed(spec: SweepSpec) -> None:
+    folder = folder_of(spec)
+    config = trial_config(spec, spec.trials()[0])
+    with pytest.raises(ConfigError, match="being run by another process"):
+        SweepFolder.find(spec, config)
+    folder.release()
+    assert SweepFolder.find(spec, config).path == folder.path
+
+
+def test_another_sweep_is_not_resumed_under_its_name(tmp_path: Path, spec: SweepSpec) -> None:
+    folder_of(spec).release()
+    other = sweep(tmp_path, space={"algo.alpha": {"grid": [1.0, 3.0]}})
+    with pytest.raises(ConfigError, match="keeps its settings, but 'space' differs"):
+        SweepFolder.find(other, trial_config(other, other.trials()[0]))
+    longer = sweep(tmp_path, final_episodes=3, max_concurrent=1)
+    SweepFolder.find(longer, trial_config(longer, longer.trials()[0]))
+
+
+def test_half_a_line_of_a_killed_driver_does_no_harm(spec: SweepSpec) -> None:
+    folder = folder_of(spec)
+    board = board_of(spec, folder)
+    trial = spec.trials()[0]
+    board.on_trial_start(0, [], RayTrial(trial))
+    path = folder.path / RESULTS
+    path.write_bytes(path.read_bytes() + b'{"trial_id": "' + trial.trial_id.encode())
+    board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
+    assert folder.results()[trial.trial_id].curve == [(100, 5.0)]
+
+
+# -- the board --
+
+
+def test_what_a_restarted_trial_tells_again_counts_once(spec: SweepSpec) -> None:
+    folder = folder_of(spec)
+    trial = spec.trials()[0]
+    board = board_of(spec, folder)
+    board.on_trial_start(0, [], RayTrial(trial))
+    board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
+    board.on_trial_result(0, [], RayTrial(trial), report(200, 3.0, 2, 8))
+    again = board_of(spec, folder)  # another session
+    assert again.results[trial.trial_id].status == "running"
+    again.on_trial_start(0, [], RayTrial(trial))
+    for step, score, epoch in ((100, 5.0, 1), (200, 3.0, 2), (300, 4.0, 3)):
+        again.on_trial_result(0, [], RayTrial(trial), report(step, score, epoch, 4 * epoch))
+    result = again.results[trial.trial_id]
+    assert result.curve == [(100, 5.0), (200, 3.0), (300, 4.0)]
+    assert (result.best, result.last, result.episodes) == (5.0, 4.0, 12)
+    assert result.best_checkpoint == f"{result.run_dir}/models/model_epoch_1.pth"
+
+
+def test_trials_end_in_different_ways(spec: SweepSpec) -> None:
+    board = board_of(spec, folder_of(spec))
+    finished, failed, stopped, lost = spec.trials()
+    for trial in spec.trials():
+        board.on_trial_start(0, [], RayTrial(trial))
+        board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
+    for trial, ended in ((finished, Ended(None)), (failed, Ended("the loss is not a number"))):
+        Path(board.run_dir(trial)).mkdir(parents=True, exist_ok=True)
+        ended.write(board.run_dir(trial))
+    for trial in (finished, failed, stopped):
+        board.on_trial_complete(0, [], RayTrial(trial))
+    board.on_trial_error(0, [], RayTrial(lost))
+    found = {
+        t.trial_id: (r.status, r.error) for t in spec.trials() for r in [board.results[t.trial_id]]
+    }
+    assert list(found.values()) == [
+        ("finished", None),
+        ("failed", "the loss is not a number"),
+        ("stopped", None),
+        ("failed", "its node was lost"),
+    ]
+    # A resumed sweep tries those again that failed; a scheduler hears of the others.
+    entries = board.entries(spec.trials(), again=True)
+    assert [entry["replay"] for entry in entries] == [[(100, 5.0)], [(100, 5.0)], None, None]
+    assert [e["trial"]["seed"] for e in board.entries(spec.trials(), again=False)] == [1, 2]
+
+
+def test_a_budget_of_episodes_ends_the_sweep(tmp_path: Path) -> None:
+    spec = sweep(tmp_path, budget={"episodes": 8})
+    board = board_of(spec, folder_of(spec))
+    first, second, *_ = spec.trials()
+    for trial in (first, second):
+        assert not board.budget.stop_all()
+        board.on_trial_start(0, [], RayTrial(trial))
+        board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
+    assert board.budget.stop_all()
+    board.on_trial_complete(0, [], RayTrial(first))
+    result = board.results[first.trial_id]
+    assert (result.status, result.error) == (
+        "stopped",
+        "the sweep's 8 evaluation episodes were played",
+    )
+    assert not board.has_ended(first)
+
+
+def test_the_episodes_behind_the_best_score_are_kept(spec: SweepSpec) -> None:
+    board = board_of(spec, folder_of(spec))
+    trial = spec.trials()[0]
+    board.on_trial_start(0, [], RayTrial(trial))
+    board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 2))
+    models = Path(board.run_dir(trial)) / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    outcome = {"epoch": 1, "metrics": {}, "returns": {}, "success_rates": {}}
+    outcomes = [outcome | {"episodes": {"Hopper-v5": [4.0, 6.0]}}]
+    manifest = {"checkpoints": [], "outcomes": outcomes, "scores": {}}
+    (models / "checkpoints.json").write_text(json.dumps(manifest))
+    assert CheckpointStore(board.run_dir(trial), None).outcomes[0].epoch == 1
+    board.on_trial_complete(0, [], RayTrial(trial))
+    assert board.results[trial.trial_id].episode_scores == [4.0, 6.0]
+
+
+# -- Optuna --
+
+
+def optuna_sweep(tmp_path: Path) -> SweepSpec:
+    space = {"algo.alpha": {"loguniform": [0.5, 10]}}
+    return sweep(tmp_path, search="optuna", space=space, budget={"trials": 6})
+
+
+def result_of(trial: Trial, best: float | None) -> TrialResult:
+    return TrialResult(
+        trial_id=trial.trial_id,
+        setting_id=trial.setting_id,
+        setting=trial.setting,
+        seed=trial.seed,
+        status="finished" if best is not None else "failed",
+        curve=[],
+        best=best,
+        last=best,
+        best_checkpoint=None,
+        run_dir="",
+        episodes=0,
+    )
+
+
+def test_optuna_hears_the_mean_over_seeds(tmp_path: Path) -> None:
+    spec, known = optuna_sweep(tmp_path), dict[str, TrialResult]()
+    search = OptunaSettings(spec, tmp_path / "study.log", known.get)
+    trials = []
+    for number in range(6):
+        trial = Trial(**search.suggest(f"t{number}")[ENTRY]["trial"])
+        trials.append(trial)
+        score = None if number == 5 else float(number)
+        known[trial.trial_id] = result_of(trial, score)
+        search.on_trial_complete(f"t{number}")
+    assert [trial.seed for trial in trials] == [1, 2] * 3
+    assert len({trial.setting_id for trial in trials}) == 3
+    assert search.suggest("more") == "FINISHED"
+    # A setting of which a seed failed has no mean that could be compared.
+    assert [one.value for one in search.study.trials] == [0.5, 2.5, None]
+
+
+def test_a_resumed_search_goes_on_with_what_optuna_knew(tmp_path: Path) -> None:
+    spec, known = optuna_sweep(tmp_path), dict[str, TrialResult]()
+    first = OptunaSettings(spec, tmp_path / "study.log", known.get)
+    begun = []
+    for number in range(3):
+        begun.append(Trial(**first.suggest(f"t{number}")[ENTRY]["trial"]))
+    for number in range(2):
+        known[begun[number].trial_id] = result_of(begun[number], 1.0)
+        first.on_trial_complete(f"t{number}")
+    del first  # killed, while the second setting's first seed was training
+    second = OptunaSettings(spec, tmp_path / "study.log", known.get)
+    rest = [Trial(**second.suggest(f"u{n}")[ENTRY]["trial"]) for n in range(4)]
+    assert rest[0] == begun[2]
+    assert (rest[1].setting_id, rest[1].seed) == (begun[2].setting_id, 2)
+    assert rest[2].setting_id not in {trial.setting_id for trial in begun}
+    assert second.suggest("more") == "FINISHED"
