@@ -167,6 +167,9 @@ def _tune(args: argparse.Namespace) -> None:
 
     import_modules(args.imports)
     spec = _sweep(args)
+    # The trials' processes import them too.
+    train = spec.base_config["train"]
+    train["imports"] = sorted({*train["imports"], *args.imports})
     if args.dry_run:
         from raymimic.sweep.plan import plan_lines
 
