@@ -24,7 +24,7 @@ from raymimic.sweep.report import report_lines, write_report
 from raymimic.sweep.result import FinalScore, TrialResult
 from raymimic.sweep.spec import SweepSpec
 from raymimic.sweep.trial import ENTRY, SCORE, STEP, run_trial, trial_config
-from raymimic.training.cluster import at_once, ray_session
+from raymimic.training.cluster import Resources, at_once, ray_session
 from raymimic.training.progress import duration
 from raymimic.training.trainer import prepare, user_sys_path
 
@@ -50,7 +50,7 @@ class SweepResult:
 
     Attributes:
         sweep_dir: its folder.
-        mlflow_parent_run_id: the parent run's id on the tracking server, if that has given one.
+        mlflow_parent_run_id: the parent run's id on the tracking server, once that has given one.
         best_config: path of the winner's config, which `raymimic train` accepts.
         table: one row a setting, the best first.
         final: the winner's score on new episodes, if it was evaluated.
@@ -58,7 +58,7 @@ class SweepResult:
 
     sweep_dir: str
     mlflow_parent_run_id: str | None
-    best_config: str | None
+    best_config: str
     table: list[dict[str, Any]]
     final: FinalScore | None
 
@@ -98,37 +98,44 @@ def run(
     example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
     config, _, _ = prepare(trial_config(spec, example))
     records = SweepRecords(spec, config)
-    folder = SweepFolder.find(spec, config) if resume else SweepFolder.create(spec, config)
-    try:
-        return _run(spec, config, folder, records, quiet)
-    finally:
-        folder.release()
+    with ray_session(config):
+        placement = at_once(config)  # before there is a folder of a sweep that could never run
+        find = SweepFolder.find if resume else SweepFolder.create
+        folder = find(spec, config)
+        try:
+            return _run(spec, config, placement, folder, records, quiet)
+        finally:
+            folder.release()
 
 
 def _run(
-    spec: SweepSpec, config: "BaseConfig", folder: SweepFolder, records: SweepRecords, quiet: bool
+    spec: SweepSpec,
+    config: "BaseConfig",
+    placement: tuple[Resources, float],
+    folder: SweepFolder,
+    records: SweepRecords,
+    quiet: bool,
 ) -> SweepResult:
     begin = time.monotonic()
     board = Board(spec, folder, records, quiet)
     board.say(f"sweep {spec.name}: results go to {folder.path}")
     with records.of(folder.path):
-        with ray_session(config):
-            _tune(spec, config, folder, board)
-            results = list(board.results.values())
-            _check_scores(results, folder.path)
-            report = write_report(spec, results, folder.path, None)
-            final = None
-            if spec.final_episodes:
-                board.say(f"evaluating the best setting on {spec.final_episodes} new episodes")
-                final = evaluate_winner(spec, config, results, report.best_setting_id)
-                report = write_report(spec, results, folder.path, final)
+        _tune(spec, placement, folder, board)
+        results = list(board.results.values())
+        _check_scores(results, folder.path)
+        report = write_report(spec, results, folder.path, None)
+        final = None
+        if spec.final_episodes:
+            board.say(f"evaluating the best setting on {spec.final_episodes} new episodes")
+            final = evaluate_winner(spec, config, results, report.best_setting_id)
+            report = write_report(spec, results, folder.path, final)
         records.report(report, final, board.episodes)
     board.finish(report_lines(spec, report))
     board.say(f"sweep finished in {duration(time.monotonic() - begin)}; see {folder.path}")
     return SweepResult(
         sweep_dir=str(folder.path),
         mlflow_parent_run_id=records.run_id,
-        best_config=next((str(f) for f in report.files if f.name == "best_config.json"), None),
+        best_config=str(folder.path / "best_config.json"),
         table=report.table,
         final=final,
     )
@@ -158,12 +165,14 @@ def _own_spec(
 # -- Ray Tune --
 
 
-def _tune(spec: SweepSpec, config: "BaseConfig", folder: SweepFolder, board: Board) -> None:
+def _tune(
+    spec: SweepSpec, placement: tuple[Resources, float], folder: SweepFolder, board: Board
+) -> None:
     """Runs the trials that have not ended."""
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
-    reserved, room = at_once(config)
+    reserved, room = placement
     most = min(room, spec.max_concurrent or math.inf)
     alone = spec.resources.workers == 1
     # A trial with workers of its own only waits for them; Ray Tune wants it to reserve something.
