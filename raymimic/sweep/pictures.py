@@ -304,14 +304,16 @@ def budget_curve(
     figure = new_figure(9, 5.5, title)
     axes = figure.add_subplot()
     lines = (("best checkpoint of each setting", best), ("last checkpoint of each setting", last))
-    for (label, scores), colour in zip(lines, COLOURS, strict=False):
+    # Where no checkpoint beats the last, both lines are one; dashes let the other be seen.
+    styles = zip(COLOURS, ("-", "--"), strict=False)
+    for (label, scores), (colour, style) in zip(lines, styles, strict=True):
         if not scores:
             continue
         budget = expected_online_performance(scores, mode)
         expected, deviation = np.array(budget.expected), np.array(budget.deviation)
         tried = np.arange(1, len(scores) + 1)
         marker = "o" if len(scores) <= 30 else ""
-        axes.plot(tried, expected, color=colour, marker=marker, markersize=4, label=label)
+        axes.plot(tried, expected, style, color=colour, marker=marker, markersize=4, label=label)
         # No draw is better than the best.
         ends = np.clip([expected - deviation, expected + deviation], min(scores), max(scores))
         axes.fill_between(tried, ends[0], ends[1], color=colour, alpha=0.13, linewidth=0)
@@ -400,6 +402,7 @@ def _draw_cells(
         sums[ys.index(y), xs.index(x)] += score
         counts[ys.index(y), xs.index(x)] += 1
     cells = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    axes.set_facecolor("#f2f2f2")  # where nothing was tried
     axes.imshow(cells, origin="lower", aspect="auto", cmap=colours.colormap, norm=colours.normalize)
     best = np.unravel_index(
         np.nanargmax(cells) if mode == "max" else np.nanargmin(cells), cells.shape

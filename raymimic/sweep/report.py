@@ -148,11 +148,10 @@ def _headline(spec: SweepSpec, best: SettingRow, final: FinalScore | None) -> st
             f"{number(final['high'])}] in {final['episodes']} episodes that the search never saw "
             f"(seeds of training: {', '.join(final['by_seed'])})"
         )
-    assert best.score is not None
+    mean = number(best.score.mean if best.score else None)
     return (
-        f"{what}: {spec.metric} {number(best.score.mean)} [{number(best.score.low)}, "
-        f"{number(best.score.high)}], which is flattered by the search: it chose the setting and "
-        "the checkpoints by these very episodes"
+        f"{what}: {spec.metric} {mean}, which is flattered: the search chose the setting and the "
+        "checkpoints by these very episodes"
     )
 
 

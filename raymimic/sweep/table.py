@@ -52,10 +52,18 @@ class SettingRow:
     episodes: int
     best_checkpoint: str | None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The mean's 95% interval; ``None`` where one number is all that is known."""
+        if self.score is None or (len(self.seeds) == 1 and self.score.low == self.score.high):
+            return None
+        return self.score.low, self.score.high
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values; the score's parts stand beside the others."""
         values = asdict(self)
-        score = values.pop("score") or dict.fromkeys(("mean", "iqm", "low", "high"))
+        score = values.pop("score") or dict.fromkeys(("mean", "iqm"))
+        score["low"], score["high"] = self.interval or (None, None)
         for by in ("by_seed", "last_by_seed"):
             values[by] = {str(seed): value for seed, value in values[by].items()}
         return values | score
@@ -140,7 +148,7 @@ def table_lines(
     cells = [head]
     for row in shown:
         score = row.score
-        interval = f"[{number(score.low)}, {number(score.high)}]" if score else "-"
+        interval = "[{}, {}]".format(*map(number, row.interval)) if row.interval else "-"
         cells.append(
             [
                 str(row.rank or "-"),

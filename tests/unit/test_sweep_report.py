@@ -145,13 +145,20 @@ def test_a_last_checkpoint_that_diverged_gives_no_flattering_mean() -> None:
 
 
 def test_the_table_for_a_terminal() -> None:
-    rows = table([trial("a", 2.5, 1, 1234.5), trial("b", 10.0, 1, status="running")])
+    rows = table(
+        [
+            *(trial("a", 2.5, 1, 1230.0), trial("a", 2.5, 2, 1220.0)),
+            trial("b", 10.0, 1, status="running"),
+            trial("c", 5.0, 1, 800.0, status="running"),  # one number has no interval
+        ]
+    )
     assert table_lines(rows, NAMES) == [
         "#  alpha    tau  mean  95% interval   IQM  last  seeds  trials",
-        "1    2.5  0.005  1234  [1234, 1234]  1234  1234      1  1 finished",
+        "1    2.5  0.005  1225  [1220, 1230]  1225  1225      2  2 finished",
+        "2      5  0.005   800             -   800   800      1  1 running",
         "-     10  0.005     -             -     -     -      0  1 running",
     ]
-    assert table_lines(rows, NAMES, limit=1)[-1] == "and 1 settings more"
+    assert table_lines(rows, NAMES, limit=1)[-1] == "and 2 settings more"
 
 
 def test_numbers_keep_the_digits_that_mean_something() -> None:
