@@ -1,0 +1,184 @@
+"""Small real sweeps: the driver killed and resumed, one real MLflow server, every scheduler."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from test_mlflow_server import Server
+from tiny import write_hopper
+
+DEADLINE_S = 300.0
+EPOCHS, RATE, STEPS = 30, 2, 20
+RETURN = "Rollout/Return/Hopper-v5"
+
+SWEEP = {
+    "algo": "td3_bc",
+    "set": {
+        "algo.actor.layer_dims": [8, 8],
+        "algo.critic.layer_dims": [8, 8],
+        "observation.modalities.obs.low_dim": ["flat"],
+        "experiment.epoch_every_n_steps": STEPS,
+        "experiment.rollout.n": 2,
+        "experiment.rollout.horizon": 15,
+        "experiment.rollout.rate": RATE,
+        "train.batch_size": 16,
+        "train.num_epochs": EPOCHS,
+        "train.cuda": False,
+        "train.output_dir": "out",
+    },
+    "space": {"algo.alpha": {"grid": [0.5, 2.5]}},
+    "seeds": [1, 2],
+    "final_episodes": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+class Tune:
+    """`raymimic tune` in a process of its own."""
+
+    def __init__(self, folder: Path, name: str, sweep: dict[str, Any], *args: str) -> None:
+        self.folder, self.name = folder, name
+        data = folder / "hopper.hdf5"
+        if not data.exists():
+            write_hopper(data)
+        (folder / f"{name}.yaml").write_text(json.dumps(sweep | {"dataset": str(data)}))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "raymimic", "tune", f"{name}.yaml", "--json", *args],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    @property
+    def sweep_dir(self) -> Path:
+        (found,) = (self.folder / "out" / self.name).glob("*/sweep.json")
+        return found.parent
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The last line of each trial."""
+        lines = (self.sweep_dir / "results.jsonl").read_text().splitlines()
+        return {result["trial_id"]: result for result in map(json.loads, lines)}
+
+    def wait_until_one_has_ended_and_one_runs(self) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.process.communicate()
+            with contextlib.suppress(ValueError, OSError):
+                states = [(r["status"], len(r["curve"])) for r in self.results().values()]
+                ended = any(status == "finished" for status, _ in states)
+                if ended and any(s == "running" and n >= 2 for s, n in states):
+                    return
+            time.sleep(0.05)
+        raise TimeoutError("no trial has ended")
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def outcome(self) -> dict[str, Any]:
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, err
+        result: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return result
+
+
+def test_a_killed_sweep_is_resumed_and_nothing_is_logged_twice(
+    tmp_path: Path, server: Server
+) -> None:
+    sweep = SWEEP | {"set": SWEEP["set"] | {"mlflow.tracking_uri": server.uri}}
+    killed = Tune(tmp_path, "killed", sweep, "--max-concurrent", "2")
+    killed.wait_until_one_has_ended_and_one_runs()
+    killed.kill()
+    before = killed.results()
+    over = {name for name, result in before.items() if result["status"] == "finished"}
+    ended_at = {name: _ended(killed, name) for name in over}
+
+    resumed = Tune(tmp_path, "killed", sweep, "--resume")
+    outcome = resumed.outcome()
+    after = resumed.results()
+    assert len(after) == 4
+    assert {result["status"] for result in after.values()} == {"finished"}
+    assert {name: _ended(resumed, name) for name in over} == ended_at
+    steps = [STEPS * epoch for epoch in range(RATE, EPOCHS + 1, RATE)]
+    for name, result in after.items():
+        assert [step for step, _ in result["curve"]] == steps
+        known = before.get(name, {"curve": []})["curve"]
+        assert result["curve"][: len(known)] == known
+        log = (Path(result["run_dir"]) / "logs" / "log.txt").read_text()
+        if name in over:
+            assert log.count("training td3_bc") == 1
+    assert sum(r["episodes"] for r in after.values()) == 4 * 2 * len(steps)
+
+    client = MlflowClient(server.uri)
+    parent = client.get_run(outcome["mlflow_parent_run_id"])
+    assert parent.info.status == "FINISHED"
+    query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = client.search_runs([parent.info.experiment_id], query)
+    assert sorted(child.data.tags["trial"] for child in children) == sorted(after)
+    for child in children:
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["sweep"] == "killed"
+        assert child.data.tags["seed"] == child.data.params["train.seed"]
+        points = client.get_metric_history(child.info.run_id, RETURN)
+        assert [p.step for p in points] == list(range(RATE, EPOCHS + 1, RATE))
+        curve = [value for _, value in after[child.data.tags["trial"]]["curve"]]
+        assert [p.value for p in points] == pytest.approx(curve, abs=1e-9)
+    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"table.csv", "table.json", "best_config.json", "figures", "checkpoints"} <= names
+    assert parent.data.metrics["final/mean"] == pytest.approx(outcome["final"]["mean"])
+    assert outcome["final"]["episodes"] == 2 * 3  # the winner's two seeds
+    means = [row["mean"] for row in outcome["table"]]
+    assert means == sorted(means, reverse=True)
+    best = outcome["table"][0]["by_seed"]
+    assert means[0] == pytest.approx(sum(best.values()) / len(best))
+
+
+def _ended(tune: Tune, trial: str) -> float:
+    return (tune.sweep_dir / "trials" / trial / "ended.json").stat().st_mtime
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_scheduler_stops_weak_settings(tmp_path: Path, scheduler: str) -> None:
+    sweep = SWEEP | {
+        "space": {"algo.alpha": {"grid": [0.1, 0.5, 2.5, 10.0]}},
+        "seeds": [1],
+        "scheduler": {scheduler: {"grace_steps": RATE * STEPS}},
+        "set": SWEEP["set"] | {"mlflow.enabled": False},
+    }
+    tune = Tune(tmp_path, scheduler, sweep)
+    outcome = tune.outcome()
+    results = tune.results().values()
+    assert {result["status"] for result in results} <= {"finished", "stopped"}
+    assert any(len(result["curve"]) == EPOCHS // RATE for result in results)
+    assert any(result["status"] == "stopped" for result in results)
+    assert outcome["table"][0]["rank"] == 1
+
+
+def test_optuna_tries_every_seed_of_each_setting(tmp_path: Path) -> None:
+    sweep = SWEEP | {
+        "space": {"algo.alpha": {"loguniform": [0.5, 10]}},
+        "search": "optuna",
+        "budget": {"trials": 4},
+        "set": SWEEP["set"] | {"mlflow.enabled": False, "train.num_epochs": 2},
+    }
+    tune = Tune(tmp_path, "optuna", sweep)
+    outcome = tune.outcome()
+    assert [sorted(row["by_seed"]) for row in outcome["table"]] == [["1", "2"], ["1", "2"]]
