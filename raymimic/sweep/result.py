@@ -37,7 +37,7 @@ class TrialResult:
     Attributes:
         trial_id: its name within the sweep.
         setting_id: name of its setting, the same for every seed.
-        setting: value by config path.
+        setting: value by config path; under PBT those of the best score.
         seed: of the training.
         status: how it stands; "stopped" was ended early by the scheduler.
         curve: score of each evaluation by the gradient step of the evaluated checkpoint, in
@@ -50,6 +50,9 @@ class TrialResult:
         error: why it failed, in one sentence.
         episode_scores: score of every episode in the evaluation that gave ``best``; empty where
             they are not known.
+        schedule: under PBT, the settings that it has had, the first one too: ``step`` (gradient
+            step from which it held), ``from`` (trial whose weights it went on with; ``None`` for
+            its own) and ``setting``, in rising order of steps. Empty elsewhere.
     """
 
     trial_id: str
@@ -65,6 +68,7 @@ class TrialResult:
     episodes: int
     error: str | None = None
     episode_scores: list[float] = field(default_factory=list)
+    schedule: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as values that JSON knows; scores that are not finite become ``None``."""
@@ -82,7 +86,7 @@ class TrialResult:
             OutputError: it is not one.
         """
         known = {f.name for f in fields(cls)}
-        missing = known - {"error", "episode_scores"} - set(values)
+        missing = known - {"error", "episode_scores", "schedule"} - set(values)
         unknown = set(values) - known
         if missing or unknown or values["status"] not in get_args(Status):
             what = (

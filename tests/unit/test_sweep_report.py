@@ -51,7 +51,8 @@ def pixels_of(path: Path, colour: str) -> int:
 
 
 def test_a_result_survives_json() -> None:
-    result = trial("a", 2.5, 1, 10.0, 30.0, 20.0, episode_scores=[29.0, 31.0])
+    schedule = [{"step": 200, "from": "b_seed1", "setting": {ALPHA: 3.0}}]
+    result = trial("a", 2.5, 1, 10.0, 30.0, episode_scores=[29.0, 31.0], schedule=schedule)
     assert TrialResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
