@@ -22,6 +22,10 @@ Space = Mapping[str, "Dimension"]
 _TRIES = 1000
 
 
+# The share of a number by which a perturbation moves it.
+_FIFTH = 0.2
+
+
 @dataclass(frozen=True)
 class Dimension:
     """One config path's values.
@@ -61,8 +65,8 @@ class Dimension:
         """Has an Optuna trial choose a value."""
         raise NotImplementedError
 
-    def clip(self, value: Any) -> Any:
-        """Returns the nearest allowed value, for a number that was perturbed."""
+    def perturb(self, value: Any, rng: np.random.Generator) -> Any:
+        """Moves a value up or down: a number by a fifth, a list's value to its neighbour."""
         raise NotImplementedError
 
     def name_of(self, value: Any) -> str:
@@ -122,10 +126,9 @@ class Choice(Dimension):
         # By index, as Optuna stores numbers and texts only, and lists are values here too.
         return self.options[trial.suggest_categorical(path, list(range(len(self.options))))]
 
-    def clip(self, value: Any) -> Any:  # noqa: D102
-        if value in self.options or not isinstance(value, int | float):
-            return value
-        return min(self.options, key=lambda option: abs(option - value))
+    def perturb(self, value: Any, rng: np.random.Generator) -> Any:  # noqa: D102
+        index = self.options.index(value) + _up_or_down(rng)
+        return self.options[min(max(index, 0), len(self.options) - 1)]
 
     def arguments(self) -> Any:  # noqa: D102
         return list(self.options)
@@ -165,7 +168,10 @@ class Uniform(Dimension):
     def suggest(self, path: str, trial: Any) -> Any:  # noqa: D102
         return trial.suggest_float(path, self.low, self.high)
 
-    def clip(self, value: Any) -> Any:  # noqa: D102
+    def perturb(self, value: Any, rng: np.random.Generator) -> Any:  # noqa: D102
+        return self._inside(value * (1 + _FIFTH * _up_or_down(rng)))
+
+    def _inside(self, value: float) -> float:
         return min(max(value, self.low), self.high)
 
     def arguments(self) -> Any:  # noqa: D102
@@ -181,7 +187,7 @@ class LogUniform(Uniform):
     def draw(self, rng: np.random.Generator) -> Any:  # noqa: D102
         # The exponential of a logarithm may fall a rounding error outside.
         drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        return self.clip(float(drawn))
+        return self._inside(float(drawn))
 
     def suggest(self, path: str, trial: Any) -> Any:  # noqa: D102
         return trial.suggest_float(path, self.low, self.high, log=True)
@@ -207,10 +213,12 @@ class QUniform(Uniform):
         return self.values[int(rng.integers(len(self.values)))]
 
     def suggest(self, path: str, trial: Any) -> Any:  # noqa: D102
-        return self.clip(trial.suggest_float(path, self.low, self.high, step=self.step))
+        suggested = trial.suggest_float(path, self.low, self.high, step=self.step)
+        return self._multiple(round(suggested / self.step))
 
-    def clip(self, value: Any) -> Any:  # noqa: D102
-        return self._multiple(round(super().clip(value) / self.step))
+    def perturb(self, value: Any, rng: np.random.Generator) -> Any:  # noqa: D102
+        moved = _moved(round(value / self.step), rng)
+        return self._inside(self._multiple(moved))
 
     def arguments(self) -> Any:  # noqa: D102
         return [self.low, self.high, self.step]
@@ -239,11 +247,20 @@ class RandInt(Dimension):
     def suggest(self, path: str, trial: Any) -> Any:  # noqa: D102
         return trial.suggest_int(path, self.low, self.high - 1)
 
-    def clip(self, value: Any) -> Any:  # noqa: D102
-        return min(max(round(value), self.low), self.high - 1)
+    def perturb(self, value: Any, rng: np.random.Generator) -> Any:  # noqa: D102
+        return min(max(_moved(value, rng), self.low), self.high - 1)
 
     def arguments(self) -> Any:  # noqa: D102
         return [self.low, self.high]
+
+
+def _up_or_down(rng: np.random.Generator) -> int:
+    return int(rng.choice((-1, 1)))
+
+
+def _moved(k: int, rng: np.random.Generator) -> int:
+    """A whole number a fifth up or down, but by one at least, lest small ones never move."""
+    return k + _up_or_down(rng) * max(1, round(_FIFTH * abs(k)))
 
 
 KINDS: dict[str, type[Dimension]] = {
@@ -591,9 +608,26 @@ def _same_group(one: Dimension, other: Dimension) -> bool:
     return one.group is not None and one.group == other.group
 
 
-def clip(space: Space, setting: Mapping[str, Any]) -> Setting:
-    """A setting whose numbers were perturbed, with each back inside its dimension."""
-    return {path: space[path].clip(value) for path, value in setting.items()}
+def perturb(
+    space: Space, setting: Mapping[str, Any], rng: np.random.Generator, resample: float
+) -> Setting:
+    """Explores around a setting, as population based training does.
+
+    Source: Jaderberg et al. (2017), https://arxiv.org/abs/1711.09846, section 4.1.1: numbers are
+    multiplied by 0.8 or 1.2, or drawn anew.
+
+    Args:
+        space: what varies, each path by itself.
+        setting: values of all paths.
+        rng: draws.
+        resample: probability with which a path's value is drawn anew.
+    """
+
+    def explored(path: str, value: Any) -> Any:
+        again = rng.random() < resample
+        return space[path].draw(rng) if again else space[path].perturb(value, rng)
+
+    return {path: explored(path, value) for path, value in setting.items()}
 
 
 def canonical(setting: Mapping[str, Any]) -> str:

@@ -9,10 +9,10 @@ import pytest
 from raymimic.errors import ConfigError
 from raymimic.sweep.space import (
     KINDS,
-    clip,
     draw,
     grid_settings,
     parse_space,
+    perturb,
     sample,
     to_optuna,
     value_name,
@@ -160,22 +160,42 @@ def test_optuna_chooses_inside_the_space():
     assert {(s["p"], s["q"]) for s in settings} == {(1, "one"), (2, "two")}
 
 
-def test_perturbed_numbers_return_into_their_dimension():
-    space = parse_space(MIXED | {"n": {"choice": [1, 2, 5]}})
-    perturbed = {
-        "algo.alpha": 12.0,
-        "algo.target_tau": -0.01,
-        "algo.discount": 0.9372,
-        "train.batch_size": 90.3,
-        "n": 4,
-    }
-    assert clip(space, perturbed) == {
-        "algo.alpha": 10.0,
-        "algo.target_tau": 0.0,
-        "algo.discount": 0.95,
-        "train.batch_size": 66,
-        "n": 5,
-    }
+PERTURBED = {
+    "alpha": ({"loguniform": [0.5, 10]}, 2.5, {2.0, 3.0}),
+    "ends": ({"loguniform": [0.5, 2.6]}, 2.5, {2.0, 2.6}),
+    "lower end": ({"uniform": [0.009, 1]}, 0.01, {0.009, 0.012}),
+    "step": ({"quniform": [0, 2, 0.1]}, 1.0, {0.8, 1.2}),
+    "small step": ({"quniform": [0, 2, 0.1]}, 0.2, {0.1, 0.3}),
+    "last step": ({"quniform": [0, 2, 0.1]}, 2.0, {1.6, 2.0}),
+    "whole": ({"randint": [1, 100]}, 10, {8, 12}),
+    "small": ({"randint": [1, 100]}, 2, {1, 3}),
+    "largest": ({"randint": [1, 100]}, 99, {79, 99}),
+    "list": ({"choice": [1, 2, 5]}, 2, {1, 5}),
+    "first": ({"choice": [1, 2, 5]}, 1, {1, 2}),
+    "last": ({"grid": ["a", "b"]}, "b", {"a", "b"}),
+}
+
+
+@pytest.mark.parametrize("name", PERTURBED)
+def test_a_perturbation_moves_up_or_down_and_stays_inside(name):
+    entry, value, expected = PERTURBED[name]
+    space, rng = parse_space({"x": entry}), np.random.default_rng(0)
+    moved = [perturb(space, {"x": value}, rng, resample=0.0)["x"] for _ in range(200)]
+    assert set(moved) == expected
+    assert all(60 < moved.count(one) < 140 for one in expected)
+
+
+def test_a_perturbation_draws_some_values_anew():
+    space = parse_space({"a": {"uniform": [0, 100]}, "b": {"uniform": [0, 100]}})
+    rng, start = np.random.default_rng(0), {"a": 50.0, "b": 50.0}
+    settings = [perturb(space, start, rng, resample=0.25) for _ in range(2000)]
+    anew = {path: [s[path] not in (40.0, 60.0) for s in settings] for path in "ab"}
+    assert np.mean(anew["a"]) == pytest.approx(0.25, abs=0.03)
+    # Each path by itself: both in a sixteenth.
+    assert np.mean(np.logical_and(anew["a"], anew["b"])) == pytest.approx(0.0625, abs=0.02)
+    drawn = [perturb(space, start, rng, resample=1.0)["a"] for _ in range(2000)]
+    assert np.mean(drawn) == pytest.approx(50, abs=2)
+    assert len(set(drawn)) == 2000
 
 
 def test_a_space_is_written_as_it_is_read():
