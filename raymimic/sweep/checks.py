@@ -21,12 +21,13 @@ Search = Literal["grid", "random", "optuna"]
 Scheduler = Literal["none", "asha", "median", "pbt"]
 Mode = Literal["max", "min"]
 
-# What an evaluation measures in each environment (`raymimic.rollout.stats.summarize`).
-METRICS = (
-    *("Return", "Return_Median", "Return_IQM", "Return_Std", "Return_CI_Low", "Return_CI_High"),
-    *("Success_Rate", "Success_Rate_CI_Low", "Success_Rate_CI_High"),
-    *("Horizon", "time", "Time_Episode"),
-)
+# What a training keeps its best checkpoint by, and so what a sweep can rank by: the winner is that
+# checkpoint.
+METRICS: dict[str, Mode] = {
+    "Rollout/Return": "max",
+    "Rollout/Success_Rate": "max",
+    "Valid/Loss": "min",
+}
 
 # Paths that no sweep varies, and why.
 _NOT_VARIED = {
@@ -272,17 +273,20 @@ def check_settings(spec: "SweepSpec") -> None:
         _check_score(spec.metric, config)
 
 
+def measure_of(metric: str) -> str:
+    """A metric without the environment: ``Rollout/Return`` of ``Rollout/Return/Walker2d-v5``."""
+    return "/".join(metric.split("/")[:2]) if metric.startswith("Rollout/") else metric
+
+
 def _check_metric(metric: Any, mode: Mode) -> None:
-    names = [*(f"Rollout/{name}" for name in METRICS), "Valid/Loss"]
-    if isinstance(metric, str) and metric.startswith("Rollout/"):
-        measure = metric.split("/")[1]
-        if measure in METRICS or measure.endswith("_Success_Rate"):
-            return
-    elif metric == "Valid/Loss":
-        if mode == "max":
-            raise ConfigError("'metric' is 'Valid/Loss', which is better the less: 'mode' is min")
-        return
-    raise ConfigError(f"no run reports the metric '{metric}'{did_you_mean(str(metric), names)}")
+    wanted = METRICS.get(measure_of(str(metric)))
+    if wanted is None:
+        raise ConfigError(
+            f"'metric' cannot be {metric!r}: a sweep ranks by what a training keeps its best "
+            f"checkpoint by, which is {', '.join(METRICS)}, or Rollout/Return/<environment>"
+        )
+    if mode != wanted:
+        raise ConfigError(f"'mode' is {mode}, but of '{metric}' the {wanted} is best: remove it")
 
 
 def _check_score(metric: str, config: BaseConfig) -> None:

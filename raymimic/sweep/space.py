@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from raymimic.errors import ConfigError, did_you_mean
+from raymimic.sweep.tune_space import from_tune
 
 Setting = dict[str, Any]
 Space = Mapping[str, "Dimension"]
@@ -277,7 +278,8 @@ def parse_space(content: Any) -> dict[str, Dimension]:
     """Reads the ``space`` of a sweep.
 
     Args:
-        content: config path to ``{kind: arguments}``, with options beside the kind.
+        content: config path to ``{kind: arguments}``, with options beside the kind, or to a
+            domain of Ray Tune's, such as ``tune.uniform(0, 1)``.
 
     Raises:
         ConfigError: one sentence that names the path and what is wrong with it.
@@ -295,6 +297,7 @@ def parse_space(content: Any) -> dict[str, Dimension]:
 
 def _parse_dimension(path: str, entry: Any) -> Dimension:
     name = f"'space.{path}'"
+    entry = from_tune(path, entry)
     if not isinstance(entry, Mapping):
         raise ConfigError(
             f"{name} is {entry!r}: write how it varies, such as {{loguniform: [0.5, 10]}}, or give "
@@ -314,7 +317,7 @@ def _parse_dimension(path: str, entry: Any) -> Dimension:
     }
     if not isinstance(common["hidden"], bool):
         raise ConfigError(f"{name}: 'hidden' must be true or false")
-    arguments = entry[kinds[0]]
+    arguments = _plain(entry[kinds[0]])
     if not isinstance(arguments, list | tuple) or not arguments:
         raise ConfigError(f"{name}: '{kinds[0]}' needs a list{_usage(kinds[0])}")
     if kinds[0] in ("choice", "grid"):
@@ -384,6 +387,15 @@ def _text(name: str, option: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{name}: '{option}' must be a text")
     return value
+
+
+def _plain(values: Any) -> Any:
+    """A list of NumPy's as one of Python's, which JSON knows."""
+    if isinstance(values, np.ndarray):
+        return values.tolist()
+    if isinstance(values, list | tuple):
+        return [value.item() if isinstance(value, np.generic) else value for value in values]
+    return values
 
 
 def _is_number(value: Any) -> bool:

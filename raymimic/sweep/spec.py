@@ -102,8 +102,8 @@ class SweepSpec:
         search: how settings are chosen.
         scheduler: how trials are stopped early, or perturbed.
         scheduler_options: all of the scheduler's options.
-        metric: ``Rollout/<measure>``, a mean over the environments,
-            ``Rollout/<measure>/<environment>``, or ``Valid/Loss``.
+        metric: ``Rollout/Return`` or ``Rollout/Success_Rate``, a mean over the environments or,
+            with ``/<environment>`` behind it, of one; or ``Valid/Loss``.
         mode: whether more or less of it is better.
         num_trials: trainings in all: settings times seeds.
         hours: no trial starts after so many, and running ones are stopped; None: no limit.

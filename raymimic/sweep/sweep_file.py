@@ -17,7 +17,7 @@ from raymimic.config.base_config import (
     import_modules,
 )
 from raymimic.errors import ConfigError
-from raymimic.sweep.checks import refuse_unknown
+from raymimic.sweep.checks import METRICS, measure_of, refuse_unknown
 from raymimic.sweep.space import Choice, Dimension, parse_space
 from raymimic.utils import storage
 
@@ -99,7 +99,8 @@ def fields_of(content: Any, overrides: Iterable[tuple[str, Any]], folder: Path) 
     }
     scheduler, options = _scheduler(content.get("scheduler", "none"))
     seeds = content.get("seeds", [config.train.seed])
-    plain = ("search", "search_seed", "metric", "mode", "max_concurrent", "final_episodes")
+    metric = content.get("metric", "Rollout/Return")
+    plain = ("search", "search_seed", "max_concurrent", "final_episodes")
     return {
         "name": name,
         "algo": config.algo_name,
@@ -112,6 +113,8 @@ def fields_of(content: Any, overrides: Iterable[tuple[str, Any]], folder: Path) 
         "num_trials": budget.get("trials") or 0,
         "hours": budget.get("hours"),
         "episodes": budget.get("episodes"),
+        "metric": metric,
+        "mode": content.get("mode", METRICS.get(measure_of(str(metric)), "max")),
         "resources": resources | dict(_section(content, "resources", tuple(resources))),
         **{key: content[key] for key in plain if key in content},
     }

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from ray import tune
 
 from raymimic.errors import ConfigError
 from raymimic.sweep.space import (
@@ -215,6 +216,45 @@ def test_a_space_is_written_as_it_is_read():
     assert value_name(space, "data", {"data": "b.hdf5"}) == "B"
     assert space["algo.critic.layer_dims"].name_of([256, 256]) == "256_256"
     assert space["algo.alpha"].name_of(0.123456) == "0.1235"
+
+
+TUNE = {
+    "uniform": (tune.uniform(0, 1), {"uniform": [0, 1]}),
+    "loguniform": (tune.loguniform(1e-4, 1e-2), {"loguniform": [1e-4, 1e-2]}),
+    "quniform": (tune.quniform(0.1, 0.4, 0.1), {"quniform": [0.1, 0.4, 0.1]}),
+    "randint": (tune.randint(3, 6), {"randint": [3, 6]}),
+    "choice": (tune.choice([[64], [64, 64]]), {"choice": [[64], [64, 64]]}),
+    "grid": (tune.grid_search([1, 2]), {"grid": [1, 2]}),
+}
+
+
+@pytest.mark.parametrize("name", TUNE)
+def test_domains_of_ray_tune_are_dimensions(name):
+    domain, entry = TUNE[name]
+    (dimension,) = parse_space({"x": domain}).values()
+    assert dimension == parse_space({"x": entry})["x"]
+    json.dumps(dimension.to_dict())
+
+
+def test_ends_are_those_that_ray_tune_draws():
+    for domain in (tune.randint(3, 6), tune.quniform(0.1, 0.4, 0.1)):
+        drawn = {round(value, 9) for value in domain.sample(size=500)}
+        assert drawn == set(parse_space({"x": domain})["x"].values)
+
+
+def test_other_domains_of_ray_tune_are_refused():
+    strange = (
+        *(tune.randn(0, 1), tune.lograndint(1, 9), tune.qrandint(0, 9, 3)),
+        *(tune.qloguniform(1, 9, 1), tune.sample_from(lambda _: 1)),
+    )
+    for domain in strange:
+        with pytest.raises(ConfigError, match=r"'space.x' is a domain of Ray Tune that sweeps do"):
+            parse_space({"x": domain})
+
+
+def test_lists_of_numpy_are_lists():
+    space = parse_space({"a": {"grid": np.arange(3)}, "b": {"choice": [np.float32(0.5), 1.0]}})
+    assert json.dumps([d.values for d in space.values()]) == "[[0, 1, 2], [0.5, 1.0]]"
 
 
 WRONG = {

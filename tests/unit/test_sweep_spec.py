@@ -1,6 +1,7 @@
 """Sweeps: read from files, checked, cut into trials with a config each."""
 
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,6 @@ import pytest
 from raymimic.config import config_factory, parse_set
 from raymimic.config.checks import check_config
 from raymimic.errors import ConfigError
-from raymimic.rollout.episodes import Episode
-from raymimic.rollout.stats import summarize
-from raymimic.sweep.checks import METRICS
 from raymimic.sweep.config_folder import configs_in
 from raymimic.sweep.spec import Resources, SweepSpec, setting_id
 
@@ -84,7 +82,7 @@ def test_a_sweep_is_written_as_it_is_read():
         max_concurrent=2,
         final_episodes=20,
         search_seed=7,
-        metric="Rollout/Return_IQM/Walker2d-v5",
+        metric="Rollout/Return/Walker2d-v5",
     )
     again = SweepSpec.from_dict(json.loads(json.dumps(made.to_dict())))
     assert again == made
@@ -244,10 +242,19 @@ WRONG = {
         "scores of different evaluations cannot be compared",
     ),
     "resources in space": ({"space": {"ray.num_workers": {"grid": [1]}}}, "'resources' says"),
-    "unlike metric": ({"metric": "Train/Loss"}, "no run reports the metric 'Train/Loss'"),
-    "mistyped metric": ({"metric": "Rollout/Retrun"}, "did you mean 'Rollout/Return'"),
-    "validation": ({"metric": "Valid/Loss", "mode": "min"}, "'experiment.validate' is false"),
-    "more loss": ({"metric": "Valid/Loss"}, "'mode' is min"),
+    "unlike metric": (
+        {"metric": "Train/Loss"},
+        "'metric' cannot be 'Train/Loss': a sweep ranks by",
+    ),
+    "mistyped metric": ({"metric": "Rollout/Retrun"}, "which is Rollout/Return, Rollout/Success"),
+    "unkept metric": ({"metric": "Rollout/Return_IQM"}, "keeps its best checkpoint by"),
+    "no metric": ({"metric": 5}, "'metric' cannot be 5"),
+    "validation": ({"metric": "Valid/Loss"}, "'experiment.validate' is false"),
+    "more loss": (
+        {"metric": "Valid/Loss", "mode": "max"},
+        "'mode' is max, but of 'Valid/Loss' the min is best",
+    ),
+    "less return": ({"mode": "min"}, "'mode' is min, but of 'Rollout/Return' the max is best"),
     "no evaluation": (
         {"set": {"train.num_epochs": 2, "experiment.rollout.rate": 3}},
         r"asks for no evaluation in 2 epochs: lower its 'rate' \(3\)",
@@ -324,18 +331,18 @@ def test_optuna_goes_with_seeds_but_not_with_grids_or_populations():
         spec(**optuna | {"seeds": [1], "scheduler": "pbt"})
 
 
-def test_the_known_metrics_are_those_of_an_evaluation():
-    episode = Episode(
-        seed=0,
-        episode_return=1.0,
-        length=1,
-        success=True,
-        terminated=True,
-        successes={"task": True},
-        seconds=1.0,
-    )
-    measured = set(summarize([episode]))
-    assert measured - {"task_Success_Rate"} == set(METRICS)
+VALIDATED = {
+    "experiment.validate": True,
+    "train.hdf5_filter_key": "train",
+    "train.hdf5_validation_filter_key": "valid",
+}
+
+
+def test_what_is_best_follows_from_the_metric():
+    assert spec(metric="Rollout/Success_Rate/Walker2d-v5").mode == "max"
+    made = spec(metric="Valid/Loss", set=VALIDATED)
+    assert (made.metric, made.mode) == ("Valid/Loss", "min")
+    assert SweepSpec.from_dict(made.to_dict()) == made
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -351,6 +358,14 @@ def test_six_sweeps_are_shipped():
     algos = [SweepSpec.from_file(path).algo for path in SHIPPED if path.stem != "cql"]
     assert sorted(algos) == ["bc", "diffusion_policy", "iql", "td3_bc", "td3_bc"]
     assert "cql" in {path.stem for path in SHIPPED}
+
+
+def test_the_shipped_script_is_the_shipped_file():
+    path = next(path for path in SHIPPED if path.stem == "td3_bc_alpha_tau")
+    script = path.with_suffix(".py")
+    assert len(script.read_text().splitlines()) < 40
+    written = runpy.run_path(str(script))["SWEEP"]
+    assert SweepSpec.from_dict(written) == SweepSpec.from_file(path)
 
 
 # -- a folder of configs --
