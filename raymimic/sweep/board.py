@@ -164,6 +164,16 @@ class Board(Callback):
             lines = str(trial.get_error() or "its process was lost").strip().splitlines()
             self._end(replace(self.results[ours.trial_id], status="failed", error=lines[-1]))
 
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Ends the trials that Ray Tune stopped with the whole sweep, of which it says no more."""
+        if self.budget.reason is None:
+            return  # an error or the user ended it
+        for trial in trials:
+            ours = _trial_of(trial)
+            known = self.results.get(ours.trial_id) if ours is not None else None
+            if known is not None and known.status == "running":
+                self.on_trial_complete(0, trials, trial)
+
     def _end(self, result: TrialResult) -> None:
         self._put(replace(result, episode_scores=self._episode_scores(result)))
         self._records.close(result)

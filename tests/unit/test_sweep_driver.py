@@ -199,11 +199,11 @@ def test_a_budget_of_episodes_ends_the_sweep(tmp_path: Path) -> None:
         board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
     assert board.budget.stop_all()
     board.on_trial_complete(0, [], RayTrial(first))
-    result = board.results[first.trial_id]
-    assert (result.status, result.error) == (
-        "stopped",
-        "the sweep's 8 evaluation episodes were played",
-    )
+    board.on_experiment_end([RayTrial(trial) for trial in spec.trials()])  # two had not begun
+    assert list(board.results) == [first.trial_id, second.trial_id]
+    for result in board.results.values():
+        assert result.status == "stopped"
+        assert result.error == "the sweep's 8 evaluation episodes were played"
     assert not board.has_ended(first)
 
 
