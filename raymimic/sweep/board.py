@@ -43,10 +43,9 @@ class Board(Callback):
         """Nothing: Ray Tune stores its callbacks for a restore that is not used."""
         return {}
 
-    def finish(self, lines: list[str]) -> None:
-        """Prints the report in the place of the live table."""
-        for line in lines:
-            self.say(line)
+    def clear(self) -> None:
+        """Takes the live table off the terminal."""
+        self._table.clear()
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -112,7 +111,9 @@ class Board(Callback):
                 run_dir=self.run_dir(ours),
                 episodes=0,
             )
-        self._put(replace(known, status="running", error=None))
+        known = replace(known, status="running", error=None)
+        self._put(known)
+        self._table.began(known)
         self._records.open(ours, Path(known.run_dir))
 
     def on_trial_result(
@@ -125,7 +126,9 @@ class Board(Callback):
         known = self.results[ours.trial_id]
         self._records.log(ours.trial_id, result["epochs"])
         step, score = int(result[STEP]), float(result[SCORE])
-        if known.curve and step <= known.curve[-1][0]:
+        new = not known.curve or step > known.curve[-1][0]
+        self._table.reached(ours.trial_id, result["epoch"], new)
+        if not new:
             return  # a trial that was restarted tells all that its checkpoints know
         better = known.best is None or (
             score > known.best if self._spec.mode == "max" else score < known.best
@@ -164,6 +167,10 @@ class Board(Callback):
             lines = str(trial.get_error() or "its process was lost").strip().splitlines()
             self._end(replace(self.results[ours.trial_id], status="failed", error=lines[-1]))
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Ray Tune has looked round once more."""
+        self._table.show(self.results.values())
+
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Ends the trials that Ray Tune stopped with the whole sweep, of which it says no more."""
         if self.budget.reason is None:
@@ -194,7 +201,6 @@ class Board(Callback):
     def _put(self, result: TrialResult) -> None:
         self.results[result.trial_id] = result
         self._folder.add(result)
-        self._table.show(self.results.values())
 
 
 class Budget(Stopper):

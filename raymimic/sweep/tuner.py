@@ -7,6 +7,7 @@ experiment of Ray Tune over the trials that have not ended, each of which goes o
 checkpoint; schedulers hear the scores of the others again.
 """
 
+import logging
 import math
 import os
 import time
@@ -130,7 +131,8 @@ def _run(
             final = evaluate_winner(spec, config, results, report.best_setting_id)
             report = write_report(spec, results, folder.path, final)
         records.report(report, final, board.episodes)
-    board.finish(report_lines(spec, report))
+    for line in report_lines(spec, report):
+        board.say(line)
     board.say(f"sweep finished in {duration(time.monotonic() - begin)}; see {folder.path}")
     return SweepResult(
         sweep_dir=str(folder.path),
@@ -179,6 +181,7 @@ def _tune(
     bundle = reserved.worker_bundle if alone else {"memory": 1.0}
     resources = replace(spec.resources, gpus_per_worker=reserved.gpus_per_worker)
     os.environ.update(_ENVIRONMENT)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the records that are off
     trainable = tune.with_resources(
         tune.with_parameters(
             run_trial,
@@ -219,7 +222,10 @@ def _tune(
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        board.clear()
 
 
 def _scheduler(spec: SweepSpec) -> Any:
