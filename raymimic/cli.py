@@ -171,10 +171,13 @@ def _tune(args: argparse.Namespace) -> None:
     train = spec.base_config["train"]
     train["imports"] = sorted({*train["imports"], *args.imports})
     if args.dry_run:
-        from raymimic.sweep.plan import plan_lines
+        from raymimic.sweep.plan import plan
 
-        for line in plan_lines(spec):
-            print(line)
+        planned = plan(spec)
+        if args.json:
+            print(json.dumps(_finite(planned.to_dict())), flush=True)
+        else:
+            print("\n".join(planned.lines()), flush=True)
         return
     from raymimic.sweep.tuner import run
 

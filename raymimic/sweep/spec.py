@@ -22,7 +22,6 @@ from raymimic.sweep.checks import (
     check_fields,
     check_settings,
     check_values,
-    evaluated_epochs,
     grid_size,
 )
 from raymimic.sweep.space import (
@@ -71,21 +70,6 @@ class Trial:
     def trial_id(self) -> str:
         """Distinct within the sweep, and fit for a folder's name."""
         return f"{self.setting_id}_seed{self.seed}"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The most that a sweep can take; early stopping makes it less.
-
-    Attributes:
-        trials: trainings.
-        gradient_steps: of all together; None where an epoch's length follows from the data.
-        episodes: evaluation episodes of the search, in one environment.
-    """
-
-    trials: int
-    gradient_steps: int | None
-    episodes: int
 
 
 @dataclass(frozen=True)
@@ -302,18 +286,6 @@ class SweepSpec:
         epochs: int = self.base_config["train"]["num_epochs"]
         return None if self.steps_per_epoch is None else epochs * self.steps_per_epoch
 
-    def cost(self) -> Cost:
-        """The most that the search can take."""
-        if not self.settings:
-            return _cost_of(config_factory(self.algo, self.base_config), self.num_trials)
-        costs = [_cost_of(self._config_of(s), len(self.seeds)) for s in self.settings]
-        steps = [cost.gradient_steps for cost in costs]
-        return Cost(
-            trials=self.num_trials,
-            gradient_steps=None if None in steps else sum(s for s in steps if s is not None),
-            episodes=sum(cost.episodes for cost in costs),
-        )
-
     def check_data(self) -> tuple[str, ...]:
         """Opens the data, and finds the environments whose scores the trials report.
 
@@ -389,13 +361,3 @@ def labels(space: Mapping[str, Dimension]) -> dict[str, str]:
         label = space[path].label
         found[path] = ".".join(own[-length:]) if label is None else label
     return found
-
-
-def _cost_of(config: BaseConfig, trials: int) -> Cost:
-    steps = config.experiment.epoch_every_n_steps
-    evaluations = len(evaluated_epochs(config))
-    return Cost(
-        trials=trials,
-        gradient_steps=None if steps is None else trials * config.train.num_epochs * steps,
-        episodes=trials * evaluations * config.experiment.rollout.n,
-    )

@@ -123,7 +123,7 @@ class _Worker:
             rank=rank,
             world_size=world_size,
         )
-        self._fill_in_schedule_lengths()
+        fill_in_schedule_lengths(config, self.data.train.num_steps)
         config.lock()
         _seed(config.train.seed, 0, 0)  # initial parameters do not depend on the rank
         self.algo = algo_factory(
@@ -147,18 +147,6 @@ class _Worker:
         self.unsent: list[EpochRecord] = []
         self.report_s = 0.0
         self.last_commit = self.last_progress = time.monotonic()
-
-    def _fill_in_schedule_lengths(self) -> None:
-        """Tells learning-rate schedules how long training is, where robomimic does.
-
-        robomimic counts samples instead of batches when an epoch is a pass over the data, which
-        stretches its schedules by the batch size; this counts batches.
-        """
-        with self.config.unlocked():
-            for _, nets in sections_named(self.config.algo, "optim_params"):
-                for optim_params in nets.values():
-                    optim_params["num_train_batches"] = self.data.train.num_steps
-                    optim_params["num_epochs"] = self.config.train.num_epochs
 
     def _restore(self) -> None:
         """Loads the run's last checkpoint, or the weights that `experiment.ckpt_path` names."""
@@ -359,6 +347,23 @@ class _Worker:
                 "history": json.dumps([asdict(r) for r in self.history]),
             },
         }
+
+
+def fill_in_schedule_lengths(config: BaseConfig, num_steps: int) -> None:
+    """Tells learning-rate schedules how long training is, where robomimic does.
+
+    robomimic counts samples instead of batches when an epoch is a pass over the data, which
+    stretches its schedules by the batch size; this counts batches.
+
+    Args:
+        config: changed in place.
+        num_steps: batches of an epoch.
+    """
+    with config.unlocked():
+        for _, nets in sections_named(config.algo, "optim_params"):
+            for optim_params in nets.values():
+                optim_params["num_train_batches"] = num_steps
+                optim_params["num_epochs"] = config.train.num_epochs
 
 
 def _threads(config: BaseConfig) -> int:
