@@ -1,5 +1,6 @@
 """What a sweep may be: everything that can be said against one before it starts."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from raymimic.config.base_config import BaseConfig, config_factory
 from raymimic.config.checks import problems
 from raymimic.config.limits import range_problems, type_problems
 from raymimic.errors import ConfigError, did_you_mean
-from raymimic.sweep.space import Grid, canonical, draw, grid_settings
+from raymimic.sweep.space import Grid, canonical, draw, grid_settings, sample
 
 if TYPE_CHECKING:
     from raymimic.sweep.spec import SweepSpec
@@ -91,8 +92,9 @@ def check_fields(spec: "SweepSpec") -> None:
         if value not in get_args(choices):
             hint = did_you_mean(str(value), get_args(choices))
             raise ConfigError(f"'{key}' cannot be {value!r}{hint}")
+    _check_metric(spec.metric, spec.mode)
     _whole("budget.trials", spec.num_trials, 0)
-    _number("budget.hours", spec.hours, 0.0, nullable=True)
+    _number("budget.hours", spec.hours, 0.001, nullable=True)
     _whole("budget.episodes", spec.episodes, 1, nullable=True)
     _whole("resources.workers", spec.resources.workers, 1)
     _number("resources.cpus_per_worker", spec.resources.cpus_per_worker, 0.001)
@@ -103,7 +105,8 @@ def check_fields(spec: "SweepSpec") -> None:
     if not spec.seeds:
         raise ConfigError("'seeds' is empty: list at least one, such as [1]")
     for seed in spec.seeds:
-        _whole("seeds", seed, 0)
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ConfigError(f"'seeds' has {seed!r}: list whole numbers from 0, such as [1, 2]")
     if len(set(spec.seeds)) < len(spec.seeds):
         raise ConfigError(f"'seeds' is {list(spec.seeds)}: list each once")
     known = SCHEDULER_OPTIONS[spec.scheduler]
@@ -133,7 +136,8 @@ def _whole(name: str, value: Any, least: int, nullable: bool = False) -> None:
 def _number(name: str, value: Any, least: float, nullable: bool = False) -> None:
     if value is None and nullable:
         return
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not least <= value < math.inf:
         raise ConfigError(f"'{name}' is {value!r}: it must be a number from {least:g}")
 
 
@@ -154,12 +158,6 @@ def check_combinations(spec: "SweepSpec") -> None:
             f"'resources.gpus_per_worker' is {spec.resources.gpus_per_worker}, but 'train.cuda' is "
             "false: set the one to null or the other to true"
         )
-    if spec.search == "optuna":
-        _check_optuna(spec)
-    elif spec.search == "grid":
-        grid_settings(spec.space)  # says which path is a continuum
-    if spec.scheduler == "pbt":
-        _check_population(spec)
     lengths = {"train.num_epochs", "experiment.epoch_every_n_steps"} & set(spec.space)
     if spec.scheduler != "none" and lengths:
         raise ConfigError(
@@ -169,6 +167,11 @@ def check_combinations(spec: "SweepSpec") -> None:
         )
     if spec.search != "grid":
         _check_budget(spec)
+    if spec.search == "optuna":
+        _check_optuna(spec)
+    if spec.scheduler == "pbt":
+        _check_population(spec)
+    _check_first_decision(spec)
 
 
 def _check_optuna(spec: "SweepSpec") -> None:
@@ -184,9 +187,24 @@ def _check_optuna(spec: "SweepSpec") -> None:
             "scheduler pbt searches by itself, from settings drawn at random: set 'search' to "
             "random"
         )
+    sample(spec.space, spec.num_settings, spec.search_seed)  # says whether there are as many
+
+
+def _check_first_decision(spec: "SweepSpec") -> None:
+    """Refuses a scheduler that would decide nothing before trials end by themselves."""
+    for option in ("grace_steps", "interval_steps"):
+        steps, total = spec.scheduler_options.get(option), spec.total_steps
+        if steps is not None and total is not None and steps >= total:
+            raise ConfigError(
+                f"scheduler {spec.scheduler} first compares trials after {steps:,} gradient steps "
+                f"('{option}'), but they take only {total:,}: lower '{option}', or have trials "
+                "evaluated earlier ('experiment.rollout.rate')"
+            )
 
 
 def _check_population(spec: "SweepSpec") -> None:
+    if spec.num_settings < 2:
+        raise ConfigError("scheduler pbt needs a population: at least 2 settings")
     for path, dimension in spec.space.items():
         if not any(fnmatchcase(path, pattern) for pattern in PERTURBED):
             raise ConfigError(
@@ -214,8 +232,6 @@ def _check_budget(spec: "SweepSpec") -> None:
             f"'budget.trials' is {spec.num_trials}, which does not divide over "
             f"{len(spec.seeds)} seeds: make it {near}"
         )
-    if spec.scheduler == "pbt" and spec.num_trials < 2:
-        raise ConfigError("scheduler pbt needs a population: 'budget.trials' of at least 2")
 
 
 def grid_size(spec: "SweepSpec") -> int:
@@ -237,6 +253,9 @@ def check_values(spec: "SweepSpec") -> None:
             if fnmatchcase(path, pattern):
                 raise ConfigError(f"'space.{path}' cannot be varied: {reason}")
     known = _limit_problems(config_factory(spec.algo, spec.base_config))
+    for problem in known:
+        if not any(f"'{path}'" in problem for path in spec.space):
+            raise ConfigError(problem)
     for path, dimension in spec.space.items():
         for value in dimension.ends:
             config = config_factory(spec.algo, spec.base_config)
@@ -255,7 +274,6 @@ def _limit_problems(config: BaseConfig) -> list[str]:
 
 def check_settings(spec: "SweepSpec") -> None:
     """Refuses settings whose parts do not fit together, and trainings without a score."""
-    _check_metric(spec.metric, spec.mode)
     rng = np.random.default_rng(spec.search_seed)
     # Where Optuna is to choose, some that it may choose.
     settings = spec.settings or [draw(spec.space, rng) for _ in range(32)]

@@ -268,6 +268,7 @@ KINDS: dict[str, type[Dimension]] = {
     kind.KIND: kind for kind in (Choice, Grid, Uniform, LogUniform, QUniform, RandInt)
 }
 _OPTIONS = ("when", "label", "hidden")
+_EXAMPLE = "algo.alpha: {loguniform: [0.5, 10]}"
 _LIST_OPTIONS = ("together", "value_names")
 
 
@@ -284,10 +285,11 @@ def parse_space(content: Any) -> dict[str, Dimension]:
     Raises:
         ConfigError: one sentence that names the path and what is wrong with it.
     """
-    if not isinstance(content, Mapping) or not content:
+    if content and not isinstance(content, Mapping):
+        raise ConfigError(f"'space' is {content!r}: write how each path varies, such as {_EXAMPLE}")
+    if not content:
         raise ConfigError(
-            "'space' is empty: name at least one config path to vary, such as "
-            "algo.alpha: {loguniform: [0.5, 10]}"
+            f"'space' is empty: name at least one config path to vary, such as {_EXAMPLE}"
         )
     space = {str(path): _parse_dimension(str(path), entry) for path, entry in content.items()}
     _check_groups(space)
@@ -306,6 +308,11 @@ def _parse_dimension(path: str, entry: Any) -> Dimension:
     kinds = [key for key in entry if key in KINDS]
     known = (*_OPTIONS, *(_LIST_OPTIONS if kinds and kinds[0] in ("choice", "grid") else ()))
     unknown = [str(key) for key in entry if key not in KINDS and key not in known]
+    if unknown and isinstance(entry[unknown[0]], Mapping):
+        raise ConfigError(
+            f"{name} is a mapping of mappings: write each path in one, such as "
+            f"{path}.{unknown[0]}: {{...}}"
+        )
     if unknown:
         raise ConfigError(f"{name} has '{unknown[0]}'{did_you_mean(unknown[0], [*KINDS, *known])}")
     if len(kinds) != 1:
@@ -330,7 +337,7 @@ def _parse_list(
 ) -> Dimension:
     together = entry.get("together")
     if together is None:  # in a group a value may come again with another partner
-        repeated = [v for i, v in enumerate(values) if v in values[:i]]
+        repeated = [v for i, v in enumerate(values) if any(_same(v, w) for w in values[:i])]
         if repeated:
             raise ConfigError(f"{name} lists {repeated[0]!r} twice: keep one")
     value_names = entry.get("value_names") or ()
@@ -387,6 +394,11 @@ def _text(name: str, option: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{name}: '{option}' must be a text")
     return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality, but for True and 1."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _plain(values: Any) -> Any:

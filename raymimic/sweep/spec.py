@@ -122,6 +122,7 @@ class SweepSpec:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_values(self)
         options = SCHEDULER_OPTIONS[self.scheduler]
         given = {name: self.scheduler_options.get(name) for name in options}
         filled = {n: options[n][0] if value is None else value for n, value in given.items()}
@@ -129,10 +130,9 @@ class SweepSpec:
             if value is None:
                 filled[name] = self._steps_of_one_evaluation(name)
         object.__setattr__(self, "scheduler_options", filled)
-        check_combinations(self)
-        check_values(self)
         if self.search == "grid":
             object.__setattr__(self, "num_trials", grid_size(self))
+        check_combinations(self)
         check_settings(self)
 
     # -- reading and writing --
@@ -336,7 +336,7 @@ class SweepSpec:
                 f"leaves to the data: give a number there, or set '{option}' of {self.scheduler}"
             )
         rate: int = self.base_config["experiment"]["rollout"]["rate"]
-        return rate * self.steps_per_epoch
+        return self.steps_per_epoch * (rate if self.metric.startswith("Rollout/") else 1)
 
 
 def setting_id(setting: Mapping[str, Any]) -> str:

@@ -58,9 +58,14 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         return yaml.load(path.read_text(), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(
+            f"{path}, line {mark.line + 1}, column {mark.column + 1}: not valid YAML "
+            f"({error.problem})"
+        ) from None
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid YAML ({reason})") from None
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"cannot read sweep {path}: {reason}") from None
@@ -151,11 +156,12 @@ def _base_config(
 ) -> BaseConfig:
     algo, config = content.get("algo"), content.get("config")
     changes = _changes(content.get("set"), space)
-    import_modules(changes.get("train.imports", ()))
+    import_modules(_modules(changes.get("train.imports")))
     if isinstance(config, str):
         made = config_from_file(folder / Path(config).expanduser())
     elif isinstance(config, Mapping):
-        import_modules((config.get("train") or {}).get("imports", ()))
+        train = config.get("train")
+        import_modules(_modules(train.get("imports") if isinstance(train, Mapping) else None))
         made = config_factory(str(config.get("algo_name")), config)
     elif config is not None:
         raise ConfigError("'config' must be the path of a JSON config, or its content")
@@ -174,6 +180,11 @@ def _base_config(
     if isinstance(made.experiment.ckpt_path, str):
         made.experiment.ckpt_path = storage.absolute(made.experiment.ckpt_path)
     return made
+
+
+def _modules(imports: Any) -> list[str]:
+    """What `train.imports` names; what cannot be understood is left to the checks."""
+    return list(map(str, imports)) if isinstance(imports, list | tuple) else []
 
 
 def _absolute(data: Any) -> Any:

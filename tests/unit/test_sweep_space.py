@@ -259,12 +259,15 @@ def test_lists_of_numpy_are_lists():
 
 WRONG = {
     "nothing": ({}, "'space' is empty"),
+    "a list": (["a"], r"'space' is \['a'\]: write how each path varies"),
+    "nested": ({"a": {"b": {"grid": [1]}}}, "write each path in one, such as a.b"),
     "no mapping": ({"a": 5}, "'space.a' is 5: write how it varies"),
     "unknown kind": ({"a": {"logunifrom": [1, 2]}}, "did you mean 'loguniform'"),
     "no kind": ({"a": {"when": {}}}, "needs one of choice, grid, uniform"),
     "two kinds": ({"a": {"grid": [1], "choice": [1]}}, "it has 2"),
     "no values": ({"a": {"choice": []}}, "'choice' needs a list"),
     "a value twice": ({"a": {"choice": [1, 2, 1]}}, "lists 1 twice"),
+    "true is not 1": ({"a": {"choice": [1, True, True]}}, "lists True twice"),
     "three ends": ({"a": {"uniform": [1, 2, 3]}}, r"write \[lowest, highest\]"),
     "text ends": ({"a": {"uniform": ["1", "2"]}}, r"write \[lowest, highest\]"),
     "endless": ({"a": {"uniform": [0, math.inf]}}, r"write \[lowest, highest\]"),

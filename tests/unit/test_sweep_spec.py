@@ -159,11 +159,11 @@ def test_files_mean_numbers_by_1e_3_and_name_themselves(tmp_path):
     assert [s[TAU] for s in made.settings] == [0.001, 0.005]
     path.write_text("algo: td3_bc\nalgo: bc\n")
     with pytest.raises(
-        ConfigError, match=r"mine.yaml: not valid YAML .*'algo' comes twice.*line 2"
+        ConfigError, match=r"mine.yaml, line 2, column 1: not valid YAML \(key 'algo' comes twice\)"
     ):
         SweepSpec.from_file(path)
     path.write_text("algo: [")
-    with pytest.raises(ConfigError, match=r"mine.yaml: not valid YAML .*line 1"):
+    with pytest.raises(ConfigError, match=r"mine.yaml, line 1, column 8: not valid YAML"):
         SweepSpec.from_file(path)
     path.write_text("algo: td3_bc\nspase: {}\n")
     with pytest.raises(ConfigError, match=r"mine.yaml: unknown key 'spase'; did you mean 'space'"):
@@ -277,7 +277,27 @@ WRONG = {
     ),
     "no seeds": ({"seeds": []}, "'seeds' is empty"),
     "a seed twice": ({"seeds": [1, 1]}, "list each once"),
-    "no seed": ({"seeds": ["one"]}, "'seeds' is 'one': it must be a whole number from 0"),
+    "no seed": ({"seeds": ["one"]}, r"'seeds' has 'one': list whole numbers from 0"),
+    "no time": ({"budget": {"hours": 0}}, "'budget.hours' is 0: it must be a number from 0.001"),
+    "endless": ({"resources": {"cpus_per_worker": float("inf")}}, "'resources.cpus_per_worker' is"),
+    "no base": (
+        {"set": {"experiment.epoch_every_n_steps": "x"}, "scheduler": "asha", "seeds": [1]},
+        "^'experiment.epoch_every_n_steps' is 'x': it must be a whole number or null",
+    ),
+    "imports": ({"set": {"train.imports": "mine"}}, "'train.imports' is 'mine': it must be a list"),
+    "broken base": ({"algo": None, "config": {"train": 5}}, "unknown algorithm"),
+    "late asha": (
+        {"seeds": [1], "scheduler": {"asha": {"grace_steps": 40}}},
+        "first compares trials after 40 gradient steps .'grace_steps'., but they take only 40",
+    ),
+    "late pbt": (
+        EARLY | {"seeds": [1], "scheduler": {"pbt": {"interval_steps": 99}}, "space": CONTINUUM},
+        "first compares trials after 99 gradient steps",
+    ),
+    "pbt of one point": (
+        {"space": {ALPHA: {"grid": [1]}}, "seeds": [1], "scheduler": "pbt"},
+        "needs a population",
+    ),
     "hours": ({"budget": {"hours": "two"}}, "'budget.hours' is 'two': it must be a number"),
     "minutes": ({"budget": {"minutes": 2}}, "unknown key 'budget.minutes'"),
     "workers": ({"resources": {"workers": 0}}, "'resources.workers' is 0"),
@@ -305,6 +325,8 @@ def test_optuna_goes_with_seeds_but_not_with_grids_or_populations():
     assert 1 <= made.example().setting[ALPHA] <= 2
     with pytest.raises(ConfigError, match="Optuna chooses values itself: make it a choice"):
         spec(**optuna | {"space": {ALPHA: {"grid": [1, 2]}}})
+    with pytest.raises(ConfigError, match="holds no 3 different settings"):
+        spec(**optuna | {"space": {ALPHA: {"choice": [1, 2]}}})
     with pytest.raises(ConfigError, match="scheduler pbt searches by itself"):
         spec(**optuna | {"seeds": [1], "scheduler": "pbt"})
 
