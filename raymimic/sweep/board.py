@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback, Stopper
+from ray.tune import Stopper
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from raymimic.sweep.folder import SweepFolder
 from raymimic.sweep.live import LiveTable
@@ -21,8 +22,10 @@ from raymimic.training.checkpoint import CheckpointStore
 from raymimic.utils import storage
 
 
-class Board(Callback):
+class Board(TrialProgressCallback):
     """Keeps the results of a sweep.
+
+    It stands in for Ray Tune's own reporter, which would print beside it even when told not to.
 
     Args:
         spec: the sweep.

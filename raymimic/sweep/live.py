@@ -13,7 +13,7 @@ from raymimic.sweep.table import number, table, table_lines
 from raymimic.training.progress import duration
 
 # Between two drawings on a terminal.
-_INTERVAL_S = 0.5
+_INTERVAL_S = 1.0
 # Between two lines of progress in a log.
 _PLAIN_INTERVAL_S = 30.0
 _ROWS = 12
@@ -91,7 +91,9 @@ class LiveTable:
         limit = max(1, min(_ROWS, rows - len(lines) - 3))
         lines += table_lines(settings, self._spec.labels, limit)
         lines = [_cut(line, columns - 1) for line in lines[: rows - 1]]
-        self._stream.write("\x1b[J\n" + "\n".join(lines) + f"\r\x1b[{len(lines)}A")
+        # Each line erases the rest of the one that it replaces: erasing all first would flicker.
+        drawn = "".join(f"\x1b[K\n{line}" for line in lines)
+        self._stream.write(f"{drawn}\x1b[J\r\x1b[{len(lines)}A")
         self._stream.flush()
         self._drawn = True
 
@@ -113,7 +115,7 @@ class LiveTable:
     def _progress(self, results: Collection[TrialResult]) -> str:
         """How far all is, and how long it will take if trials go on as fast."""
         count = Counter(result.status for result in results)
-        known = [f"{count[status]} {status}" for status in sorted(count)]
+        known = [f"{count[status]} {status}" for status in sorted({*count, "running"})]
         waiting = self._spec.num_trials - len(results)
         spent = time.monotonic() - self._begin
         parts = [f"{', '.join(known)} of {self._spec.num_trials} trials", duration(spent)]

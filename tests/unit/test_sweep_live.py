@@ -36,9 +36,10 @@ class Screen:
                 self._down()
             elif part == "\r":
                 self.x = 0
-            elif part == "\x1b[J":
+            elif part in ("\x1b[K", "\x1b[J"):
                 self.lines[self.y] = self.lines[self.y][: self.x]
-                self.lines[self.y + 1 :] = [""] * (self.rows - self.y - 1)
+                if part == "\x1b[J":
+                    self.lines[self.y + 1 :] = [""] * (self.rows - self.y - 1)
             elif part.startswith("\x1b"):
                 assert part.endswith("A")
                 self.y = max(0, self.y - int(part[2:-1]))
