@@ -89,7 +89,7 @@ class LiveTable:
         settings = table(results, self._spec.mode, self._spec.seeds, resamples=_RESAMPLES)
         # One line each for the cursor, the table's head and the number of settings left out.
         limit = max(1, min(_ROWS, rows - len(lines) - 3))
-        lines += table_lines(settings, self._spec.labels, limit)
+        lines += table_lines(self._spec, settings, limit)
         lines = [_cut(line, columns - 1) for line in lines[: rows - 1]]
         # Each line erases the rest of the one that it replaces: erasing all first would flicker.
         drawn = "".join(f"\x1b[K\n{line}" for line in lines)

@@ -1,13 +1,18 @@
-"""Pictures of a sweep, in the style of a training's."""
+"""Pictures of a sweep, in the style of a training's.
+
+Each takes what the sweep has found, and is ``None`` where that is too little to be drawn.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -19,8 +24,9 @@ from matplotlib.transforms import blended_transform_factory
 
 from raymimic.rollout.stats import bootstrap_interval
 from raymimic.sweep.result import TrialResult
-from raymimic.sweep.stats import Importance, expected_online_performance, is_number
-from raymimic.sweep.table import SettingRow, describe, number, text
+from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.stats import expected_online_performance, is_number
+from raymimic.sweep.table import Outcome, describe, number, text, word
 from raymimic.tracking.figures import COLOURS, INK, new_figure, save_figure, tidy
 
 GREY = "#bdbdbd"
@@ -29,186 +35,143 @@ _NAMED = 5
 # Values that differ by more are drawn on a logarithmic scale.
 _LOG_RATIO = 10.0
 _MOST_CELLS = 12
+# Letters of a legend in half of a picture's width.
+_LETTERS = 64
+# Letters between two axes.
+_HEAD = 22
+# More axes of parallel coordinates, or more words on one of them, cannot be read.
+_MOST_AXES = 8
+_MOST_WORDS = 24
 
 
-def learning_curves(
-    rows: Sequence[SettingRow],
-    results: Sequence[TrialResult],
-    names: Mapping[str, str],
-    metric: str,
-    out_png: Path,
-    title: str = "",
-) -> None:
-    """Draws scores by gradient step: the best settings with their bands, the others in grey.
+def draw(outcome: Outcome, folder: Path) -> list[Path]:
+    """Draws whatever the results are enough for.
+
+    Args:
+        outcome: at least one setting has a score.
+        folder: where the pictures go.
+
+    Returns:
+        the pictures.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    drawn = []
+    for name, make in PICTURES.items():
+        figure = make(outcome)
+        if figure is not None:
+            drawn.append(folder / f"{name}.png")
+            save_figure(figure, drawn[-1])
+    return drawn
+
+
+def learning_curves(outcome: Outcome) -> Figure:
+    """Scores by gradient step: the best settings with their bands, the others in grey.
 
     A point is the mean over the setting's trials, its band the 95% bootstrap interval over them;
     steps that some of them did not reach are left out.
-
-    Args:
-        rows: the best first.
-        results: their trials.
-        names: of the hyperparameters.
-        metric: of the scores.
-        out_png: the picture.
-        title: put over it.
-
-    Raises:
-        OSError: the picture cannot be written.
     """
-    figure = new_figure(10, 6, title)
+    spec, scored = outcome.spec, outcome.scored
+    figure = new_figure(10, 6, spec.name)
     axes = figure.add_subplot()
-    scored = [row for row in rows if row.score]
     for index, row in reversed(list(enumerate(scored))):
-        trials = [r for r in results if r.setting_id == row.setting_id and r.best is not None]
-        curves = [dict(trial.curve) for trial in trials]
+        trials = [r for r in outcome.results if r.setting_id == row.setting_id]
+        curves = [dict(trial.curve) for trial in trials if trial.best is not None]
         shared = set.intersection(*(set(curve) for curve in curves))
         steps = sorted(s for s in shared if all(math.isfinite(curve[s]) for curve in curves))
         at = [[curve[step] for curve in curves] for step in steps]
         means = [sum(values) / len(values) for values in at]
-        marker = "o" if len(steps) <= 30 else ""
         if index >= _NAMED:
             label = "other settings" if index == _NAMED else None
             axes.plot(steps, means, color=GREY, linewidth=1, label=label, zorder=1)
             continue
-        colour = COLOURS[index]
-        label = describe(row.setting, names) or row.setting_id
         axes.plot(
             *(steps, means),
-            color=colour,
-            marker=marker,
+            color=COLOURS[index],
+            marker="o" if len(steps) <= 30 else "",
             markersize=4,
-            label=label,
+            label=fill(describe(spec, row.setting) or row.setting_id, 2 * _LETTERS),
             zorder=9 - index,
         )
         if len(curves) > 1:
             ends = [bootstrap_interval(values, resamples=2000) for values in at]
-            axes.fill_between(
-                steps,
-                [low for low, _ in ends],
-                [high for _, high in ends],
-                color=colour,
-                alpha=0.12,
-                linewidth=0,
-                zorder=2,
-            )
-    handles, texts = axes.get_legend_handles_labels()
+            _band(axes, steps, [low for low, _ in ends], [high for _, high in ends], COLOURS[index])
     bands = any(len(row.seeds) > 1 for row in scored)
-    legend = axes.legend(
-        handles[::-1],
-        texts[::-1],
-        title="best settings first; bands: 95% interval over seeds" if bands else None,
-        title_fontsize=9,
-        alignment="left",
-        loc="upper left",
-        bbox_to_anchor=(0.0, -0.11),
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-    )
-    legend.get_title().set_color(INK)
-    axes.set_xlabel("gradient steps", fontsize=10, color=INK)
-    axes.set_ylabel(_of(metric), fontsize=11, color=INK)
-    tidy(axes)
-    save_figure(figure, out_png)
+    title = "best settings first; bands: 95% interval over seeds" if bands else None
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels)) <= _LETTERS else 1
+    lines = sum(label.count("\n") + 1 for label in labels) / columns
+    figure.set_size_inches(10, 5.4 + 0.2 * max(lines, 3))
+    _legend(axes, title, handles=handles[::-1], labels=labels[::-1], **_below(-0.11, columns))
+    _dress(axes, "gradient steps", _of(spec.metric))
+    return figure
 
 
-def heat_map(
-    rows: Sequence[SettingRow],
-    across: str,
-    up: str,
-    names: Mapping[str, str],
-    metric: str,
-    mode: str,
-    out_png: Path,
-    title: str = "",
-) -> None:
-    """Draws scores over two numeric hyperparameters.
+def heat_map(outcome: Outcome) -> Figure | None:
+    """Scores over the two numeric hyperparameters that matter most.
 
     Settings on a grid are cells, each the mean over its settings where other hyperparameters
     vary too; settings drawn from ranges are points, since nothing is known between them.
-
-    Args:
-        rows: those with a score and both hyperparameters are drawn.
-        across: config path of the horizontal one.
-        up: of the vertical one.
-        names: of the hyperparameters.
-        metric: of the scores.
-        mode: "max" or "min"; what is good is bright.
-        out_png: the picture.
-        title: put over it.
-
-    Raises:
-        OSError: the picture cannot be written.
     """
+    spec, scored = outcome.spec, outcome.scored
+    found = [one.path for one in outcome.importances]
+    numeric = [p for p in found if all(is_number(row.setting.get(p, 0)) for row in scored)]
+    if len(numeric) < 2:
+        return None
+    across, up = sorted(numeric[:2], key=list(spec.space).index)
     points = [
         (float(row.setting[across]), float(row.setting[up]), row.score.mean)
-        for row in rows
-        if row.score and is_number(row.setting.get(across)) and is_number(row.setting.get(up))
+        for row in scored
+        if row.score and across in row.setting and up in row.setting
     ]
-    xs = sorted({x for x, _, _ in points})
-    ys = sorted({y for _, y, _ in points})
-    figure = new_figure(8, 6.5, title)
+    xs, ys = sorted({x for x, _, _ in points}), sorted({y for _, y, _ in points})
+    if len(points) < 2:
+        return None
+    figure = new_figure(8, 6.5, spec.name)
     axes = figure.add_subplot()
-    colours = _Scale([score for _, _, score in points], mode)
+    colours = _Scale([score for _, _, score in points], spec.mode)
+    _dress(axes, _label(spec, across), _label(spec, up))
     filled = len({(x, y) for x, y, _ in points}) / (len(xs) * len(ys))
     if filled > 0.5 and max(len(xs), len(ys)) <= _MOST_CELLS:
-        _draw_cells(axes, points, xs, ys, colours, mode)
+        _draw_cells(axes, points, xs, ys, colours)
     else:
-        _draw_points(axes, points, colours, mode)
-    axes.set_xlabel(names.get(across, across), fontsize=11, color=INK)
-    axes.set_ylabel(names.get(up, up), fontsize=11, color=INK, labelpad=8)
-    _colour_bar(figure, axes, colours, metric)
-    save_figure(figure, out_png)
+        _draw_points(axes, points, colours)
+    bar = figure.colorbar(ScalarMappable(colours.normalize, colours.colormap), ax=axes, pad=0.02)
+    bar.set_label(f"{_of(spec.metric)}, mean over seeds", fontsize=10, color=INK)
+    bar.ax.tick_params(colors=INK, labelsize=9, length=0)
+    bar.outline.set_visible(False)
+    return figure
 
 
-def parallel_coordinates(
-    rows: Sequence[SettingRow],
-    paths: Sequence[str],
-    names: Mapping[str, str],
-    metric: str,
-    mode: str,
-    out_png: Path,
-    title: str = "",
-) -> None:
-    """Draws each setting as a line through its values, with its score at the right end.
-
-    Args:
-        rows: those with a score are drawn.
-        paths: hyperparameters, one axis each.
-        names: theirs.
-        metric: of the scores.
-        mode: "max" or "min"; what is good is bright, and at the top of the last axis.
-        out_png: the picture.
-        title: put over it.
-
-    Raises:
-        OSError: the picture cannot be written.
-    """
-    scored = [row for row in rows if row.score]
-    scores = [row.score.mean for row in scored if row.score]
-    figure = new_figure(max(7.0, 2.0 * (len(paths) + 2)), 6, title)
+def parallel_coordinates(outcome: Outcome) -> Figure | None:
+    """Each setting as a line through its values to its score; what is good is bright."""
+    spec, scores = outcome.spec, outcome.means
+    kept = {one.path for one in outcome.importances[:_MOST_AXES]}
+    paths = [path for path in spec.space if path in kept]
+    if not paths:
+        return None
+    figure = new_figure(max(7.0, 2.0 * (len(paths) + 1)), 6, spec.name)
     axes = figure.add_subplot()
-    columns = [_Axis([row.setting.get(path) for row in scored]) for path in paths]
-    columns.append(_Axis(scores, linear=True, flipped=mode == "min"))
-    colours = _Scale(scores, mode)
+    columns = [_axis([_value(spec, path, row.setting) for row in outcome.scored]) for path in paths]
+    columns.append(_axis(scores, score=spec.mode))
+    colours = _Scale(scores, spec.mode)
     # The best is drawn last, over the others.
-    for index in range(len(scored) - 1, -1, -1):
-        heights = [column.heights[index] for column in columns]
+    for index, score in reversed(list(enumerate(scores))):
         best = index == 0
         axes.plot(
-            *_smooth(heights),
-            color=colours.rgba(scores[index]),
+            *_smooth([heights[index] for heights, _ in columns]),
+            color=colours.rgba(score),
             linewidth=3.0 if best else 1.4,
             alpha=1.0 if best else 0.75,
             zorder=3 + best,
             solid_capstyle="round",
             path_effects=[withStroke(linewidth=5.0, foreground=INK)] if best else None,
         )
-    for place, column in enumerate(columns):
+    for place, (_, ticks) in enumerate(columns):
         axes.axvline(place, color="#888888", linewidth=1, zorder=2)
-        last = place == len(columns) - 1
-        for height, label in column.ticks:
+        last = place == len(paths)
+        for height, label in ticks:
             axes.annotate(
                 label,
                 (place, height),
@@ -221,160 +184,158 @@ def parallel_coordinates(
                 zorder=6,
                 bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
             )
-    heads = [*(names.get(path, path) for path in paths), _of(metric)]
+    heads = [*(_label(spec, path) for path in paths), f"{_of(spec.metric)},\nmean over seeds"]
     axes.set_xticks(range(len(columns)), heads, fontsize=10, color=INK)
     axes.set_yticks([])
     axes.set_ylim(-0.06, 1.06)
-    axes.set_xlim(-0.35, len(columns) - 1 + 0.35)
+    axes.set_xlim(-0.35, len(paths) + 0.35)
     axes.tick_params(length=0, pad=8)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    _colour_bar(figure, axes, colours, metric)
-    save_figure(figure, out_png)
+    _no_box(axes)
+    return figure
 
 
-def importance_bars(
-    found: Sequence[Importance],
-    names: Mapping[str, str],
-    settings: int,
-    out_png: Path,
-    title: str = "",
-) -> None:
-    """Draws how much each hyperparameter alone says of the score.
-
-    Args:
-        found: the greatest first.
-        names: of the hyperparameters.
-        settings: that were compared.
-        out_png: the picture.
-        title: put over it.
-
-    Raises:
-        OSError: the picture cannot be written.
-    """
-    figure = new_figure(9, 1.9 + 0.55 * len(found), title)
+def importance(outcome: Outcome) -> Figure | None:
+    """How much each hyperparameter alone says of the score."""
+    found = outcome.importances
+    if all(one.share is None for one in found):
+        return None
+    figure = new_figure(9, 1.9 + 0.55 * len(found), outcome.spec.name)
     axes = figure.add_subplot()
     beside = blended_transform_factory(axes.transAxes, axes.transData)
     for place, one in enumerate(found):
-        sure = one.p_value is not None and one.p_value < 0.05
-        if one.share is not None:
-            axes.barh(place, one.share, height=0.6, color=COLOURS[0] if sure else GREY)
-        notes = ["too few settings to tell" if one.p_value is None else f"p = {one.p_value:.2g}"]
+        notes = "too few settings to tell"
+        if one.share is not None and one.p_value is not None:
+            notes = f"p = {one.p_value:.2g}"
+            colour = COLOURS[0] if one.p_value < 0.05 else GREY
+            axes.barh(place, one.share, height=0.6, color=colour)
         if one.trend is not None:
-            notes.append(f"correlation {one.trend:+.2f}")
-        axes.text(
-            1.02, place, ", ".join(notes), transform=beside, va="center", fontsize=9, color=INK
-        )
-    axes.set_yticks(range(len(found)), [names.get(one.path, one.path) for one in found])
-    axes.invert_yaxis()
+            notes += f", correlation {one.trend:+.2f}"
+        axes.text(1.02, place, notes, transform=beside, va="center", fontsize=9, color=INK)
     axes.set_xlim(0, 1)
-    axes.set_xlabel(
-        f"share of the variance of the ranks of {settings} settings (epsilon squared); "
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    _dress(
+        axes,
+        f"share of the variance of the ranks of {len(outcome.scored)} settings (epsilon squared);\n"
         "grey: chance would do (p ≥ 0.05)",
-        fontsize=9,
-        color=INK,
     )
-    tidy(axes)
+    axes.set_yticks(range(len(found)), [_label(outcome.spec, one.path) for one in found])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", labelsize=10)
-    save_figure(figure, out_png)
+    return figure
 
 
-def budget_curve(
-    best: Sequence[float],
-    last: Sequence[float],
-    metric: str,
-    mode: str,
-    out_png: Path,
-    title: str = "",
-) -> None:
-    """Draws the expected online performance by the number of settings tried.
-
-    Args:
-        best: score of each setting's best checkpoint.
-        last: score of each setting's last checkpoint, where there is one.
-        metric: of the scores.
-        mode: "max" or "min".
-        out_png: the picture.
-        title: put over it.
-
-    Raises:
-        OSError: the picture cannot be written.
-    """
-    figure = new_figure(9, 5.5, title)
+def online_budget(outcome: Outcome) -> Figure | None:
+    """The expected online performance by the number of settings tried."""
+    spec = outcome.spec
+    if len(outcome.means) < 2:
+        return None
+    figure = new_figure(9, 5.5, spec.name)
     axes = figure.add_subplot()
-    lines = (("best checkpoint of each setting", best), ("last checkpoint of each setting", last))
     # Where no checkpoint beats the last, both lines are one; dashes let the other be seen.
-    styles = zip(COLOURS, ("-", "--"), strict=False)
-    for (label, scores), (colour, style) in zip(lines, styles, strict=True):
+    lines = (("best", outcome.means, COLOURS[0], "-"), ("last", outcome.lasts, COLOURS[1], "--"))
+    for which, scores, colour, style in lines:
         if not scores:
             continue
-        budget = expected_online_performance(scores, mode)
+        budget = expected_online_performance(scores, spec.mode)
         expected, deviation = np.array(budget.expected), np.array(budget.deviation)
-        tried = np.arange(1, len(scores) + 1)
+        tried = range(1, len(scores) + 1)
         marker = "o" if len(scores) <= 30 else ""
+        label = f"{which} checkpoint of each setting"
         axes.plot(tried, expected, style, color=colour, marker=marker, markersize=4, label=label)
         # No draw is better than the best.
         ends = np.clip([expected - deviation, expected + deviation], min(scores), max(scores))
-        axes.fill_between(tried, ends[0], ends[1], color=colour, alpha=0.13, linewidth=0)
-    legend = axes.legend(
-        title="bands: standard deviation over draws",
-        title_fontsize=9,
-        alignment="left",
-        loc="lower right" if mode == "max" else "upper right",
-        frameon=False,
-        fontsize=10,
-        labelcolor=INK,
-    )
-    legend.get_title().set_color(INK)
-    axes.set_xlabel("settings tried online, drawn at random", fontsize=10, color=INK)
-    axes.set_ylabel(f"expected best {_of(metric)}", fontsize=11, color=INK)
+        _band(axes, tried, ends[0], ends[1], colour)
+    corner = "lower right" if spec.mode == "max" else "upper right"
+    _legend(axes, "bands: standard deviation over draws", loc=corner)
+    _dress(axes, "settings tried online, drawn at random", f"expected best {_of(spec.metric)}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(left=0.5)
-    tidy(axes)
-    save_figure(figure, out_png)
+    return figure
 
 
-class _Axis:
-    """One axis of parallel coordinates.
+def schedules(outcome: Outcome) -> Figure | None:
+    """Under PBT, hyperparameters by gradient step: what the winner's weights went through.
+
+    A trial goes on with another's weights at a cross, so the winner's way leads back through the
+    trials that its weights came from.
+    """
+    spec = outcome.spec
+    trials = {result.trial_id: result for result in outcome.results if result.schedule}
+    if not trials:
+        return None
+    way, end = _way(outcome.rows[0].setting_id, trials)
+    figure = new_figure(10, 1.6 + 2.0 * len(spec.space), spec.name)
+    panels = figure.subplots(len(spec.space), sharex=True, squeeze=False)[:, 0]
+    for axes, path in zip(panels, spec.space, strict=True):
+        for trial in trials.values():
+            last = max([step for step, _ in trial.curve] + [trial.schedule[-1]["step"]])
+            _draw_schedule(axes, path, trial.schedule, last, color=GREY)
+        _draw_schedule(axes, path, way, end, color=COLOURS[0], linewidth=2.5)
+        taken = [e for t in trials.values() for e in t.schedule if e["from"] is not None]
+        values = [entry["setting"][path] for entry in taken]
+        axes.plot([entry["step"] for entry in taken], values, "x", color=INK, markersize=5)
+        axes.plot([end], [way[-1]["setting"][path]], "o", color=COLOURS[0])
+        _dress(axes, "", _label(spec, path))
+        if _logarithmic([e["setting"][path] for t in trials.values() for e in t.schedule]):
+            _log_scale(axes, "y")
+    panels[-1].set_xlabel("gradient steps", fontsize=10, color=INK)
+    labels = ("trials", "the weights that won", "a trial goes on with another's weights")
+    *_, trial_line, way_line, crosses, _ = panels[-1].lines
+    handles = [trial_line, way_line, crosses]
+    _legend(panels[-1], handles=handles, labels=labels, **_below(-0.25, 3))
+    return figure
+
+
+PICTURES: dict[str, Callable[[Outcome], Figure | None]] = {
+    "learning_curves": learning_curves,
+    "heat_map": heat_map,
+    "parallel_coordinates": parallel_coordinates,
+    "importance": importance,
+    "online_budget": online_budget,
+    "schedules": schedules,
+}
+
+
+# -- their parts --
+
+
+def _axis(
+    column: Sequence[float | str], score: str | None = None
+) -> tuple[list[float], list[tuple[float, str]]]:
+    """One axis of parallel coordinates: words evenly, and numbers above them on a scale.
 
     Args:
-        column: a value for each line; ``None`` where a setting lacks it.
-        linear: keeps numbers from a logarithmic scale.
-        flipped: turns it upside down.
+        column: a value for each line.
+        score: the mode, where values are scores: their scale is linear, and "min" turns it upside
+            down.
 
-    Attributes:
-        heights: of each line, between 0 and 1.
-        ticks: heights and what is written there.
+    Returns:
+        the height of each line, between 0 and 1; heights of ticks and what is written there.
     """
-
-    def __init__(self, column: Sequence[Any], linear: bool = False, flipped: bool = False) -> None:
-        if all(is_number(value) for value in column):
-            values = [float(value) for value in column]
-            scale = math.log10 if not linear and _logarithmic(values) else float
-            low, high = scale(min(values)), scale(max(values))
-            span = high - low
-            self.heights = [(scale(v) - low) / span if span else 0.5 for v in values]
-            distinct = sorted(set(values))
-            if len(distinct) > 6:
-                marks = np.linspace(low, high, 5).tolist()
-                distinct = [10.0**mark if scale is math.log10 else mark for mark in marks]
-            at = [(scale(v) - low) / span if span else 0.5 for v in distinct]
-            write = number if linear else text
-            # Numbers that a setting really has keep their digits; marks in between need fewer.
-            few = [
-                float(f"{v:.2g}") if len(set(values)) > 6 and not linear else v for v in distinct
-            ]
-            self.ticks = [(height, write(value)) for height, value in zip(at, few, strict=True)]
-        else:
-            words = [text(value) or "absent" for value in column]
-            order = sorted(set(words))
-            step = {word: (i + 0.5) / len(order) for i, word in enumerate(order)}
-            self.heights = [step[word] for word in words]
-            self.ticks = [(height, word) for word, height in step.items()]
-        if flipped:
-            self.heights = [1.0 - height for height in self.heights]
-            self.ticks = [(1.0 - height, label) for height, label in self.ticks]
+    words = sorted({value for value in column if isinstance(value, str)})
+    values = sorted({value for value in column if not isinstance(value, str)})
+    room = min(0.5, 0.12 * len(words)) if values else 1.0
+    heights: dict[float | str, float] = {
+        word: room * (place + 0.5) / len(words) for place, word in enumerate(words)
+    }
+    ticks = [(heights[word], word) for word in words[:: len(words) // _MOST_WORDS + 1]]
+    if values:
+        logarithmic = score is None and _logarithmic(values)
+        scaled = np.log10(values) if logarithmic else np.array(values, np.float64)
+        span = scaled[-1] - scaled[0] or 1.0
+        above = room + (1.0 - room) * (scaled - scaled[0]) / span
+        heights |= zip(values, above.tolist(), strict=True)
+        write: Callable[[float], str] = text if score is None else number
+        if len(values) > 6:  # marks between them, which need fewer digits
+            above = np.linspace(room, 1.0, 5)
+            marks = np.linspace(scaled[0], scaled[-1], 5)
+            values = (10.0**marks if logarithmic else marks).tolist()
+            write = "{:.2g}".format if score is None else number
+        ticks += [(height, write(value)) for height, value in zip(above, values, strict=True)]
+    if score == "min":
+        heights = {value: 1.0 - height for value, height in heights.items()}
+        ticks = [(1.0 - height, label) for height, label in ticks]
+    return [heights[value] for value in column], ticks
 
 
 def _smooth(heights: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -395,7 +356,6 @@ def _draw_cells(
     xs: Sequence[float],
     ys: Sequence[float],
     colours: _Scale,
-    mode: str,
 ) -> None:
     sums, counts = np.zeros((len(ys), len(xs))), np.zeros((len(ys), len(xs)))
     for x, y, score in points:
@@ -404,9 +364,7 @@ def _draw_cells(
     cells = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     axes.set_facecolor("#f2f2f2")  # where nothing was tried
     axes.imshow(cells, origin="lower", aspect="auto", cmap=colours.colormap, norm=colours.normalize)
-    best = np.unravel_index(
-        np.nanargmax(cells) if mode == "max" else np.nanargmin(cells), cells.shape
-    )
+    best = ys.index(points[0][1]), xs.index(points[0][0])
     for (row, column), value in np.ndenumerate(cells):
         if math.isnan(value):
             continue
@@ -421,44 +379,57 @@ def _draw_cells(
         )
     axes.set_xticks(range(len(xs)), [text(x) for x in xs])
     axes.set_yticks(range(len(ys)), [text(y) for y in ys])
-    axes.tick_params(colors=INK, labelsize=10, length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.tick_params(labelsize=10, length=0)
+    axes.grid(visible=False)
+    _no_box(axes)
 
 
-def _draw_points(
-    axes: Axes,
-    points: Sequence[tuple[float, float, float]],
-    colours: _Scale,
-    mode: str,
-) -> None:
-    # Good points over bad ones.
-    ordered = sorted(points, key=lambda point: point[2], reverse=mode == "min")
+def _draw_points(axes: Axes, points: Sequence[tuple[float, float, float]], colours: _Scale) -> None:
+    xs, ys, scores = zip(*reversed(points), strict=True)  # good points over bad ones
     axes.scatter(
-        [x for x, _, _ in ordered],
-        [y for _, y, _ in ordered],
-        c=[colours.rgba(score) for _, _, score in ordered],
+        *(xs, ys),
+        c=[colours.rgba(score) for score in scores],
         s=170,
         edgecolors="white",
         linewidths=1,
         zorder=3,
     )
-    x, y, _ = ordered[-1]
-    axes.scatter([x], [y], s=300, facecolors="none", edgecolors=COLOURS[1], linewidths=2, zorder=4)
-    axes.annotate("best", (x, y), xytext=(12, 9), textcoords="offset points", color=INK, zorder=5)
-    tidy(axes)
-    if _logarithmic([x for x, _, _ in points]):
-        axes.set_xscale("log")
-        _log_ticks(axes.xaxis)
-    if _logarithmic([y for _, y, _ in points]):
-        axes.set_yscale("log")
-        _log_ticks(axes.yaxis)
+    best = points[0][:2]
+    axes.scatter(*best, s=300, facecolors="none", edgecolors=COLOURS[1], linewidths=2, zorder=4)
+    axes.annotate("best", best, xytext=(12, 9), textcoords="offset points", color=INK, zorder=5)
+    for which, values in (("x", xs), ("y", ys)):
+        if _logarithmic(values):
+            _log_scale(axes, which)
 
 
-def _log_ticks(axis: Any) -> None:
+def _log_scale(axes: Axes, which: str) -> None:
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def _way(setting_id: str, trials: Mapping[str, TrialResult]) -> tuple[list[dict[str, Any]], int]:
+    """The schedule of the winner's weights, before they were its own too, and where it ends."""
+    trial = next(t for t in trials.values() if t.setting_id == setting_id)
+    until = end = next(step for step, score in trial.curve if score == trial.best)
+    way: list[dict[str, Any]] = []
+    while True:
+        own = [entry for entry in trial.schedule if entry["step"] < until]
+        taken = [place for place, entry in enumerate(own) if entry["from"] in trials]
+        way = own[taken[-1] if taken else 0 :] + way
+        if not taken:
+            return way, end
+        until, trial = way[0]["step"], trials[way[0]["from"]]
+
+
+def _draw_schedule(
+    axes: Axes, path: str, schedule: Sequence[Mapping[str, Any]], end: int, **style: Any
+) -> None:
+    values = [entry["setting"][path] for entry in schedule]
+    steps = [entry["step"] for entry in schedule]
+    axes.plot([*steps, end], [*values, values[-1]], drawstyle="steps-post", **style)
 
 
 class _Scale:
@@ -474,18 +445,54 @@ class _Scale:
         return red, green, blue, alpha
 
 
-def _colour_bar(figure: Figure, axes: Axes, colours: _Scale, metric: str) -> None:
-    mappable = ScalarMappable(colours.normalize, colours.colormap)
-    bar = figure.colorbar(mappable, ax=axes, pad=0.02)
-    bar.set_label(f"{_of(metric)}, mean over seeds", fontsize=10, color=INK)
-    bar.ax.tick_params(colors=INK, labelsize=9, length=0)
-    bar.outline.set_visible(False)
+def _band(
+    axes: Axes, xs: Sequence[int], low: npt.ArrayLike, high: npt.ArrayLike, colour: str
+) -> None:
+    axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
+
+
+def _legend(axes: Axes, title: str | None = None, **where: Any) -> None:
+    where |= {"title_fontsize": 9, "fontsize": 9, "alignment": "left", "labelcolor": INK}
+    legend = axes.legend(title=title, frameon=False, **where)
+    legend.get_title().set_color(INK)
+
+
+def _below(height: float, columns: int) -> dict[str, Any]:
+    """A legend's place below the axes."""
+    return {"loc": "upper left", "bbox_to_anchor": (0.0, height), "ncols": columns}
+
+
+def _dress(axes: Axes, across: str, up: str = "") -> None:
+    tidy(axes)
+    axes.set_xlabel(across, fontsize=10, color=INK)
+    axes.set_ylabel(up, fontsize=10, color=INK)
+
+
+def _no_box(axes: Axes) -> None:
+    for side in axes.spines.values():
+        side.set_visible(False)
 
 
 def _logarithmic(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) >= _LOG_RATIO
 
 
+def _label(spec: SweepSpec, path: str) -> str:
+    """A hyperparameter for people, also where names of trials leave it out."""
+    return fill(spec.labels[path] or path.rsplit(".", 1)[-1], _HEAD)
+
+
+def _value(spec: SweepSpec, path: str, setting: Mapping[str, Any]) -> float | str:
+    """A number, or a word for anything else."""
+    if path not in setting:
+        return "absent"
+    if is_number(setting[path]):
+        return float(setting[path])
+    return word(spec, path, setting) if spec.labels[path] else text(setting[path])
+
+
 def _of(metric: str) -> str:
     """A metric for people: ``Rollout/Return/Walker2d-v5`` is ``Return, Walker2d-v5``."""
+    if metric == "Valid/Loss":
+        return "validation loss"
     return metric.removeprefix("Rollout/").replace("/", ", ").replace("_", " ")

@@ -45,11 +45,13 @@ def estimate(
 ) -> Estimate:
     """Sums up the trainings of one setting.
 
-    The interval is a percentile bootstrap in two levels: seeds are drawn with replacement, and
-    within each drawn seed its own episodes, which are the strata (Agarwal et al. 2021,
-    arXiv:2108.13264, where tasks are). With one seed it tells of episodes alone. With n seeds
-    it holds (n - 1) / n of their variance, as every bootstrap does, so of two or three
-    it is a lower bound of the doubt.
+    The interval is a stratified percentile bootstrap. Agarwal et al. 2021 (arXiv:2108.13264) draw
+    each task's trainings with replacement, among themselves: tasks are their strata. Here is one
+    task, so seeds are drawn from all; besides, each drawn seed, a stratum too, has its episodes
+    drawn among themselves. With one seed it tells of episodes alone. As every bootstrap of few
+    values it is too narrow: where seeds are normally distributed and differ by more than their
+    episodes do, 95% intervals hold the true mean in 50, 73, 80, 83, 90% of cases with 2, 3, 4,
+    5, 10 seeds; the noise of episodes brings that nearer to 95.
 
     Args:
         scores: ``[S]``, one for each seed, S at least 1.
@@ -61,7 +63,7 @@ def estimate(
     values = np.asarray(scores, np.float64)
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(values), size=(resamples, len(values)))
-    if len(episodes) == len(values) and all(len(of_seed) for of_seed in episodes):
+    if len(episodes) == len(values) and all(map(_known, episodes)):
         pool = np.concatenate([np.asarray(of_seed, np.float64) for of_seed in episodes])
         means = np.empty((resamples, len(values)))
         for index, of_seed in enumerate(episodes):
@@ -75,6 +77,10 @@ def estimate(
         pool, means = values, values[drawn]
     low, high = np.quantile(means.mean(axis=1), [0.025, 0.975])
     return Estimate(float(values.mean()), interquartile_mean(pool), float(low), float(high))
+
+
+def _known(episodes: Sequence[float]) -> bool:
+    return len(episodes) > 0 and bool(np.isfinite(episodes).all())
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,8 @@ def expected_online_performance(scores: Sequence[float], mode: str = "max") -> O
 
     Of N scores in rising order, the i-th is the greatest of n draws with replacement with
     probability (i / N)^n - ((i - 1) / N)^n (Dodge et al. 2019, arXiv:1909.03004, equation 5;
-    Kurenkov and Kolesnikov 2022, arXiv:2110.04156, for policies that are tried online).
+    Kurenkov and Kolesnikov 2022, arXiv:2110.04156, for policies that are tried online). N settings
+    stand for all that could be drawn, so towards n = N it is too low (Tang et al. 2020).
 
     Args:
         scores: ``[N]``, each setting's mean over seeds, N at least 1.
@@ -121,7 +128,8 @@ class Importance:
         share: of the variance of the scores' ranks, between 0 and 1; ``None`` where the settings
             are too few to tell.
         p_value: how often shuffled scores show at least this share.
-        trend: Spearman's correlation of a number with the score; ``None`` for anything else.
+        trend: Spearman's correlation of a number with the score, over the settings that have it;
+            ``None`` for anything else.
     """
 
     path: str
@@ -139,7 +147,7 @@ def importances(
     """Each hyperparameter's main effect, the greatest first.
 
     Settings are grouped by the hyperparameter's value (numbers of more than four values by
-    quantiles), and the share is Kelley's epsilon squared of a one-way analysis of variance on
+    quarters), and the share is Kelley's epsilon squared of a one-way analysis of variance on
     ranks: (SS_between - (k - 1) MS_within) / SS_total, which is 0 on average where nothing is
     there (Kelley 1935; on ranks it is Kruskal and Wallis's test). Ranks, since one diverged
     training would otherwise be all of the variance. Interactions have no bar, unlike in fANOVA
@@ -153,24 +161,25 @@ def importances(
     """
     paths = list(dict.fromkeys(path for setting in settings for path in setting))
     rng = np.random.default_rng(seed)
+    by_rank = ranks(scores)
     found = []
     for path in paths:
         column = [setting.get(path) for setting in settings]
         if len({_key(value) for value in column}) < 2:
             continue
-        groups = _groups(column)
+        there = [place for place, setting in enumerate(settings) if path in setting]
+        numbers = [setting[path] for setting in settings if path in setting]
         trend = None
-        if all(is_number(value) for value in column):
-            trend = _correlation(np.asarray(column, np.float64), np.asarray(scores, np.float64))
+        if all(map(is_number, numbers)):
+            trend = _correlation(numbers, by_rank[there])
+        groups = _groups(column)
         if groups is None:
             found.append(Importance(path, None, None, trend))
             continue
-        share = _epsilon_squared(groups, ranks(scores))
-        shuffled = np.array(
-            [_epsilon_squared(groups, rng.permutation(ranks(scores))) for _ in range(shuffles)]
-        )
+        share = _epsilon_squared(groups, by_rank)
+        shuffled = [_epsilon_squared(groups, rng.permutation(by_rank)) for _ in range(shuffles)]
         # One more for the order that was met, so that no p-value is 0 (Phipson and Smyth 2010).
-        p_value = (1 + int((shuffled >= share - 1e-12).sum())) / (1 + shuffles)
+        p_value = (1 + sum(other >= share - 1e-12 for other in shuffled)) / (1 + shuffles)
         found.append(Importance(path, max(0.0, share), p_value, trend))
     return sorted(found, key=lambda one: -1.0 if one.share is None else one.share, reverse=True)
 
@@ -191,20 +200,19 @@ def is_number(value: object) -> bool:
 def _groups(column: Sequence[Any]) -> npt.NDArray[np.intp] | None:
     """Number of each setting's group; ``None`` where groups would be too small to compare."""
     keys = [_key(value) for value in column]
-    distinct = list(dict.fromkeys(keys))
-    numbers = all(is_number(value) for value in column)
-    if numbers and len(distinct) > _MOST_GROUPS:
-        count = min(_MOST_GROUPS, len(column) // _LEAST_PER_GROUP)
-        order = ranks([float(value) for value in column])
+    numbers = [key for key in keys if isinstance(key, float)]
+    if len(set(numbers)) > _MOST_GROUPS:
+        count = min(_MOST_GROUPS, len(numbers) // _LEAST_PER_GROUP)
+        order = dict(zip(numbers, ranks(numbers), strict=True))
         # Equal values have equal ranks, so they stay together.
-        raw = np.minimum((order - 0.5) * count / len(column), count - 1).astype(np.intp)
-        groups = np.unique(raw, return_inverse=True)[1]
-    else:
-        groups = np.array([distinct.index(key) for key in keys], np.intp)
-    number = int(groups.max()) + 1
-    if number < 2 or len(column) < _LEAST_PER_GROUP * number:
+        keys = [
+            int((order[key] - 0.5) * count / len(numbers)) if isinstance(key, float) else key
+            for key in keys
+        ]
+    distinct = list(dict.fromkeys(keys))
+    if len(distinct) < 2 or len(keys) < _LEAST_PER_GROUP * len(distinct):
         return None
-    return groups
+    return np.array([distinct.index(key) for key in keys], np.intp)
 
 
 def _epsilon_squared(groups: npt.NDArray[np.intp], values: Floats) -> float:
@@ -218,7 +226,7 @@ def _epsilon_squared(groups: npt.NDArray[np.intp], values: Floats) -> float:
     return (between - (len(sizes) - 1) * within) / total
 
 
-def _correlation(first: Floats, second: Floats) -> float | None:
+def _correlation(first: Sequence[float], second: Floats) -> float | None:
     a, b = ranks(first), ranks(second)
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a @ a) * (b @ b)))

@@ -8,13 +8,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from raymimic.sweep.result import TrialResult
-from raymimic.sweep.stats import Estimate, estimate
+from raymimic.sweep.space import Choice, value_name
+from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.stats import Estimate, Importance, estimate, importances
 
 # Letters of a value that a table or a picture has room for.
 _LONGEST = 28
+_COLUMNS = ("mean", "95% interval", "IQM", "last")
 
 
 @dataclass(frozen=True)
@@ -105,22 +109,92 @@ def table(
     ]
 
 
-def varied_paths(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Config paths of all settings, in the order of their appearance."""
-    return list(dict.fromkeys(path for setting in settings for path in setting))
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep's trials have found.
+
+    Attributes:
+        spec: the sweep.
+        results: one for each trial that began.
+        rows: the table.
+        importances: of the hyperparameters, the greatest first; none under PBT, where one trial's
+            weights have been through many settings.
+    """
+
+    spec: SweepSpec
+    results: Sequence[TrialResult]
+    rows: list[SettingRow]
+    importances: list[Importance]
+
+    @classmethod
+    def of(cls, spec: SweepSpec, results: Sequence[TrialResult]) -> Outcome:
+        """Compares a sweep's results."""
+        outcome = cls(spec, results, table(results, spec.mode, spec.seeds), [])
+        if spec.scheduler == "pbt":
+            return outcome
+        settings = [row.setting for row in outcome.scored]
+        return replace(outcome, importances=importances(settings, outcome.means))
+
+    @property
+    def scored(self) -> list[SettingRow]:
+        """The rows that have a score."""
+        return [row for row in self.rows if row.score]
+
+    @property
+    def means(self) -> list[float]:
+        """Their scores."""
+        return [row.score.mean for row in self.rows if row.score]
+
+    @property
+    def lasts(self) -> list[float]:
+        """Their last checkpoints' scores; none where one has diverged, as the others flatter."""
+        lasts = [row.last for row in self.scored if row.last is not None]
+        return lasts if len(lasts) == len(self.scored) else []
 
 
 def text(value: Any) -> str:
     """A hyperparameter's value for people: 0.005, 1e-05, relu, [256, 256], the end of a path."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    words = "" if value is None else str(value)
+    words = str(value)
     return words if len(words) <= _LONGEST else f"…{words[-_LONGEST:]}"
 
 
-def describe(setting: Mapping[str, Any], names: Mapping[str, str]) -> str:
+def word(spec: SweepSpec, path: str, setting: Mapping[str, Any]) -> str:
+    """What a setting has at a path, by the name that the sweep gives it; "" where it has none."""
+    if path not in setting:
+        return ""
+    value, dimension = setting[path], spec.space[path]
+    if isinstance(dimension, Choice) and dimension.value_names:
+        return value_name(spec.space, path, setting)
+    if isinstance(value, str) and len(value) > _LONGEST:
+        # Of long paths, such as datasets', the parts in which they differ.
+        parts = [str(other).split("/") for other in dimension.ends]
+        first, last = _common(parts), _common([part[::-1] for part in parts])
+        own = value.split("/")
+        value = "/".join(own[first : len(own) - last]) or value
+    return text(value)
+
+
+def _common(lists: Iterable[Sequence[str]]) -> int:
+    """How many entries the lists share at their beginning."""
+    columns = zip(*lists, strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def describe(spec: SweepSpec, setting: Mapping[str, Any]) -> str:
     """A setting for people: ``alpha 2.5, target_tau 0.005``."""
-    return ", ".join(f"{names.get(path, path)} {text(value)}" for path, value in setting.items())
+    parts = [
+        f"{spec.labels[path]} {word(spec, path, setting)}".strip()
+        for path in _shown(spec)
+        if path in setting
+    ]
+    return ", ".join(parts)
+
+
+def _shown(spec: SweepSpec) -> list[str]:
+    """The paths by which settings are named, as trials are; all, where all are hidden."""
+    return [path for path, one in spec.space.items() if not one.hidden] or list(spec.space)
 
 
 def number(score: float | None) -> str:
@@ -131,67 +205,62 @@ def number(score: float | None) -> str:
     return f"{score:.0f}" if size >= 100 else f"{score:.1f}" if size >= 10 else f"{score:.3g}"
 
 
-def table_lines(
-    rows: Sequence[SettingRow], names: Mapping[str, str], limit: int | None = None
-) -> list[str]:
+def table_lines(spec: SweepSpec, rows: Sequence[SettingRow], limit: int | None = None) -> list[str]:
     """The table for a terminal.
 
     Args:
+        spec: the sweep.
         rows: see :func:`table`.
-        names: short ones for config paths.
         limit: shows only so many, and says how many more there are.
     """
-    paths = varied_paths(row.setting for row in rows)
-    head = ["#", *(names.get(path, path) for path in paths)]
-    head += ["mean", "95% interval", "IQM", "last", "seeds", "trials"]
-    shown = rows if limit is None else rows[:limit]
-    cells = [head]
-    for row in shown:
+    paths = _shown(spec)
+    cells = [["#", *(spec.labels[path] for path in paths), *_COLUMNS, "seeds", ""]]
+    for row in rows[:limit]:
         score = row.score
-        interval = "[{}, {}]".format(*map(number, row.interval)) if row.interval else "-"
+        low_high = "[{}, {}]".format(*map(number, row.interval)) if row.interval else "-"
+        # What is finished needs no word.
+        others = [f"{n} {status}" for status, n in row.trials.items() if status != "finished"]
         cells.append(
             [
                 str(row.rank or "-"),
-                *(text(row.setting.get(path)) for path in paths),
+                *(word(spec, path, row.setting) for path in paths),
                 number(score.mean if score else None),
-                interval,
+                low_high,
                 number(score.iqm if score else None),
                 number(row.last),
                 str(len(row.seeds)),
-                " ".join(f"{count} {status}" for status, count in row.trials.items()),
+                ", ".join(others),
             ]
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
-    for line in cells:
-        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        padded[-1] = line[-1]
-        lines.append("  ".join(padded).rstrip())
-    if len(shown) < len(rows):
-        lines.append(f"and {len(rows) - len(shown)} settings more")
+    for *line, rest in cells:
+        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=False)]
+        lines.append("  ".join([*padded, rest]).rstrip())
+    if limit is not None and limit < len(rows):
+        lines.append(f"and {len(rows) - limit} settings more")
     return lines
 
 
-def table_csv(rows: Sequence[SettingRow]) -> str:
+def table_csv(spec: SweepSpec, rows: Sequence[SettingRow]) -> str:
     """The table for spreadsheets: whole config paths, full precision, a column for each seed."""
-    paths = varied_paths(row.setting for row in rows)
     seeds = sorted({seed for row in rows for seed in row.by_seed})
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
+    values = ("mean", "low", "high", "iqm", "last", "complete")
+    by_seed = [(by, seed) for by in ("best", "last") for seed in seeds]
     writer.writerow(
-        ["rank", "setting_id", *paths, "mean", "low", "high", "iqm", "last", "complete"]
-        + [f"best_seed_{seed}" for seed in seeds]
-        + [f"last_seed_{seed}" for seed in seeds]
+        ["rank", "setting_id", *spec.space, *values]
+        + [f"{by}_seed_{seed}" for by, seed in by_seed]
         + ["episodes", "best_checkpoint"]
     )
     for row in rows:
-        values = row.to_dict()
+        found = row.to_dict() | {"complete": str(row.complete).lower()}
+        scores = {"best": row.by_seed, "last": row.last_by_seed}
         writer.writerow(
-            [row.rank, row.setting_id, *(row.setting.get(path) for path in paths)]
-            + [values[key] for key in ("mean", "low", "high", "iqm", "last")]
-            + [str(row.complete).lower()]
-            + [row.by_seed.get(seed) for seed in seeds]
-            + [row.last_by_seed.get(seed) for seed in seeds]
+            [row.rank, row.setting_id, *map(row.setting.get, spec.space)]
+            + [found[value] for value in values]
+            + [scores[by].get(seed) for by, seed in by_seed]
             + [row.episodes, row.best_checkpoint]
         )
     return stream.getvalue()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
+from matplotlib.figure import Figure
 
 from raymimic.config.base_config import config_from_file
 from raymimic.errors import OutputError, TrainingError
@@ -15,11 +15,10 @@ from raymimic.sweep import pictures
 from raymimic.sweep.report import report_lines, write_report
 from raymimic.sweep.result import FinalScore, TrialResult
 from raymimic.sweep.spec import SweepSpec
-from raymimic.sweep.table import number, table, table_csv, table_lines
+from raymimic.sweep.table import Outcome, describe, number, table, table_csv, table_lines
 from raymimic.tracking.figures import COLOURS
 
 ALPHA, TAU = "algo.alpha", "algo.target_tau"
-NAMES = {ALPHA: "alpha", TAU: "tau"}
 METRIC = "Rollout/Return/Walker2d-v5"
 
 
@@ -41,10 +40,31 @@ def trial(setting_id: str, alpha: float, seed: int, *scores: float, **more: Any)
     return TrialResult(**values | more)
 
 
-def pixels_of(path: Path, colour: str) -> int:
-    image = (imread(path)[..., :3] * 255).round().astype(int)
+def sweep(space: dict[str, Any], **keys: Any) -> SweepSpec:
+    common = {"name": "alpha_tau", "algo": "td3_bc", "dataset": "/data/walker.hdf5"}
+    return SweepSpec.from_dict(common | {"space": space, "metric": METRIC} | keys)
+
+
+GRID = sweep({ALPHA: {"grid": [1.0, 2.5, 5.0]}, TAU: {"grid": [0.005, 0.02]}}, seeds=[1, 2])
+
+
+def image_of(figure: Figure | None) -> np.ndarray:
+    assert figure is not None
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def pixels_of(figure: Figure | None, colour: str) -> int:
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((np.abs(image - wanted).max(axis=-1) <= 2).sum())
+    return int((np.abs(image_of(figure) - wanted).max(axis=-1) <= 2).sum())
+
+
+def words_of(figure: Figure | None) -> set[str]:
+    """All that is written in a picture."""
+    assert figure is not None
+    figure.canvas.draw()
+    texts = figure.findobj(lambda artist: hasattr(artist, "get_text") and artist.get_visible())
+    return {artist.get_text() for artist in texts} - {""}
 
 
 # -- results --
@@ -151,15 +171,47 @@ def test_the_table_for_a_terminal() -> None:
             *(trial("a", 2.5, 1, 1230.0), trial("a", 2.5, 2, 1220.0)),
             trial("b", 10.0, 1, status="running"),
             trial("c", 5.0, 1, 800.0, status="running"),  # one number has no interval
+            *(trial("d", 1.0, 1, 700.0), trial("d", 1.0, 2, status="failed")),
         ]
     )
-    assert table_lines(rows, NAMES) == [
-        "#  alpha    tau  mean  95% interval   IQM  last  seeds  trials",
-        "1    2.5  0.005  1225  [1220, 1230]  1225  1225      2  2 finished",
-        "2      5  0.005   800             -   800   800      1  1 running",
-        "-     10  0.005     -             -     -     -      0  1 running",
+    assert table_lines(GRID, rows) == [
+        "#  alpha  target_tau  mean  95% interval   IQM  last  seeds",
+        "1    2.5       0.005  1225  [1220, 1230]  1225  1225      2",
+        "2      5       0.005   800             -   800   800      1  1 running",
+        "3      1       0.005   700             -   700   700      1  1 failed",
+        "-     10       0.005     -             -     -     -      0  1 running",
     ]
-    assert table_lines(rows, NAMES, limit=1)[-1] == "and 2 settings more"
+    assert table_lines(GRID, rows, limit=2)[2:] == [
+        "2      5       0.005   800             -   800   800      1  1 running",
+        "and 2 settings more",
+    ]
+
+
+def test_settings_are_written_by_the_names_that_the_sweep_gives_them() -> None:
+    data = [f"/a/long/way/to/the/folder/of/{task}/ph/low_dim.hdf5" for task in ("lift", "can")]
+    sizes = {"grid": [[64], [256, 256]], "together": "x"}
+    spec = sweep(
+        {
+            "train.data": {"choice": data},
+            "algo.actor_layer_dims": {**sizes, "value_names": ["small", "big"], "label": "net"},
+            "train.batch_size": {"grid": [16, 100], "together": "x", "hidden": True},
+            "algo.gmm.enabled": {"choice": [True, False]},
+            "algo.gmm.num_modes": {"randint": [2, 9], "when": {"algo.gmm.enabled": True}},
+        },
+        algo="bc",
+        search="random",
+        budget={"trials": 4},
+    )
+    setting = {
+        "train.data": data[1],
+        "algo.actor_layer_dims": [256, 256],
+        "train.batch_size": 100,
+        "algo.gmm.enabled": False,
+    }
+    assert describe(spec, setting) == "data can, net big, gmm False"
+    lines = table_lines(spec, table([trial("a", 1.0, 1, 5.0, setting=setting)]))
+    assert lines[0].split()[:5] == ["#", "data", "net", "gmm", "num_modes"]
+    assert lines[1].split()[:5] == ["1", "can", "big", "False", "5"]  # no num_modes; the mean
 
 
 def test_numbers_keep_the_digits_that_mean_something() -> None:
@@ -171,7 +223,7 @@ def test_numbers_keep_the_digits_that_mean_something() -> None:
 
 def test_csv_has_whole_paths_and_a_column_for_each_seed() -> None:
     rows = table([trial("a", 2.5, 3, 1.0, 0.1 + 0.2), trial("a", 2.5, 7, 2.0)])
-    (line,) = csv.DictReader(table_csv(rows).splitlines())
+    (line,) = csv.DictReader(table_csv(GRID, rows).splitlines())
     assert line[ALPHA] == "2.5"
     assert (line["mean"], line["complete"]) == ("1.5", "true")
     assert (line["best_seed_3"], line["best_seed_7"]) == ("1.0", "2.0")
@@ -181,24 +233,10 @@ def test_csv_has_whole_paths_and_a_column_for_each_seed() -> None:
 # -- the report --
 
 
-@pytest.fixture
-def spec() -> SweepSpec:
-    return SweepSpec.from_dict(
-        {
-            "name": "alpha_tau",
-            "algo": "td3_bc",
-            "dataset": "/data/walker.hdf5",
-            "space": {ALPHA: {"grid": [1.0, 2.5, 5.0]}, TAU: {"grid": [0.005, 0.02]}},
-            "seeds": [1, 2],
-            "metric": METRIC,
-        }
-    )
-
-
-def grid_results(spec: SweepSpec) -> list[TrialResult]:
+def grid_results() -> list[TrialResult]:
     """The best is alpha 2.5 with tau 0.02; alpha matters, tau hardly does."""
     results = []
-    for one in spec.trials():
+    for one in GRID.trials():
         top = 1000 - 300 * abs(one.setting[ALPHA] - 2.5) + 1000 * one.setting[TAU] + one.seed
         results.append(
             replace(
@@ -210,8 +248,8 @@ def grid_results(spec: SweepSpec) -> list[TrialResult]:
     return results
 
 
-def test_the_report_holds_all_and_its_config_trains(spec: SweepSpec, tmp_path: Path) -> None:
-    results = grid_results(spec)
+def test_the_report_holds_all_and_its_config_trains(tmp_path: Path) -> None:
+    results = grid_results()
     winner = results[3].setting_id
     assert results[3].setting == {ALPHA: 2.5, TAU: 0.02}
     final: FinalScore = {
@@ -222,14 +260,14 @@ def test_the_report_holds_all_and_its_config_trains(spec: SweepSpec, tmp_path: P
         "episodes": 50,
         "by_seed": {"1": 910.0, "2": 914.6},
     }
-    report = write_report(spec, results, tmp_path / "sweep", final)
+    report = write_report(GRID, results, tmp_path / "sweep", final)
 
     assert report.best_setting_id == winner
     assert report.table[0]["mean"] == pytest.approx(1021.5)
     assert report.table[0]["last"] == pytest.approx(971.5)
     assert report.episodes == 12 * 30
     assert report.headline == (
-        "best: alpha 2.5, target_tau 0.02: return 912 [880, 950] "
+        "best: alpha 2.5, target_tau 0.02: return 912, 95% interval [880, 950], "
         "in 50 episodes that the search never saw (seeds of training: 1, 2)"
     )
     assert {file.name for file in report.files} == {
@@ -247,20 +285,24 @@ def test_the_report_holds_all_and_its_config_trains(spec: SweepSpec, tmp_path: P
     assert budget["expected"][-1] < means[0]
     assert [one["path"] for one in outcome["importance"]] == [ALPHA, TAU]
     assert outcome["importance"][0]["share"] > 0.8
-    assert outcome["notes"] == ["2 seeds each: the intervals are narrower than they should be"]
+    assert outcome["notes"] == [
+        "2 seeds each: a bootstrap of so few is too narrow; its 95% interval may hold the true "
+        "mean in only 50% of cases"
+    ]
 
     config = config_from_file(str(tmp_path / "sweep" / "best_config.json"))
     assert (config.algo.alpha, config.algo.target_tau, config.train.seed) == (2.5, 0.02, 1)
 
-    lines = report_lines(spec, report)
+    lines = report_lines(GRID, report)
     assert lines[-1] == report.headline
     assert "the search consumed 360 evaluation episodes" in lines
+    assert f"expected best of n settings tried online: {np.mean(means):.0f} (1), " in "\n".join(
+        lines
+    )
 
 
-def test_without_new_episodes_the_headline_says_that_it_flatters(
-    spec: SweepSpec, tmp_path: Path
-) -> None:
-    report = write_report(spec, grid_results(spec)[:1], tmp_path)
+def test_without_new_episodes_the_headline_says_that_it_flatters(tmp_path: Path) -> None:
+    report = write_report(GRID, grid_results()[:1], tmp_path)
     assert "flattered" in report.headline
     # One setting is neither compared nor drawn with others.
     assert [f.name for f in report.files if f.suffix == ".png"] == ["learning_curves.png"]
@@ -268,21 +310,88 @@ def test_without_new_episodes_the_headline_says_that_it_flatters(
     assert notes[0].startswith("1 of 1 settings lack trials")
 
 
-def test_no_score_at_all_is_said(spec: SweepSpec, tmp_path: Path) -> None:
-    failed = [replace(r, best=None, last=None, curve=[]) for r in grid_results(spec)]
+def test_no_score_at_all_is_said(tmp_path: Path) -> None:
+    failed = [replace(r, best=None, last=None, curve=[]) for r in grid_results()]
     with pytest.raises(TrainingError, match="no trial of sweep 'alpha_tau' has a score"):
-        write_report(spec, failed, tmp_path)
+        write_report(GRID, failed, tmp_path)
+
+
+def test_settings_without_a_score_are_counted(tmp_path: Path) -> None:
+    results = grid_results()
+    lost = results[0].setting_id
+    results = [
+        replace(r, best=None, last=None, curve=[], status="failed", error="diverged")
+        if r.setting_id == lost
+        else replace(r, last=math.nan, episode_scores=[math.nan, 1.0])
+        for r in results
+    ]
+    write_report(GRID, results, tmp_path)
+    outcome = json.loads((tmp_path / "table.json").read_text())
+    assert len(outcome["expected_online_performance"]["best"]["expected"]) == 5
+    assert outcome["expected_online_performance"]["last"] is None
+    assert outcome["settings"][-1]["mean"] is None
+    assert "1 of 6 settings have no score" in " ".join(outcome["notes"])
+
+
+def test_a_population_has_schedules_and_no_importances(tmp_path: Path) -> None:
+    spec, results = population()
+    report = write_report(spec, results, tmp_path)
+    assert {f.name for f in report.files if f.suffix == ".png"} == {
+        *("learning_curves.png", "online_budget.png", "schedules.png"),
+    }
+    outcome = json.loads((tmp_path / "table.json").read_text())
+    assert outcome["importance"] == []
+    assert outcome["schedules"]["c_seed1"] == results[2].schedule
+    config = config_from_file(str(tmp_path / "best_config.json"))
+    assert config.algo.alpha == 3.0  # what the winner had at its best score
 
 
 # -- pictures --
 
 
-def test_curves_have_bands_where_there_are_seeds(tmp_path: Path) -> None:
-    one, two = tmp_path / "one.png", tmp_path / "two.png"
+def population() -> tuple[SweepSpec, list[TrialResult]]:
+    """At step 200 `b` takes over `a`, at 400 `c` takes over `b` and wins at 500."""
+    spec = sweep(
+        {ALPHA: {"uniform": [0.5, 30.0]}},
+        search="random",
+        scheduler="pbt",
+        seeds=[1],
+        budget={"trials": 3},
+    )
+
+    def at(step: int, alpha: float, donor: str | None = None) -> dict[str, Any]:
+        return {"step": step, "from": donor, "setting": {ALPHA: alpha}}
+
+    a, b, c = at(0, 1.0), at(0, 9.0), at(0, 20.0)
+    schedules = ([a], [b, at(200, 2.0, "a_seed1")], [c, at(400, 3.0, "b_seed1")])
+    tops = ([1.0, 2.0, 3.0, 4.0, 5.0], [0.0, 1.0, 2.0, 5.0, 4.0], [0.0, 0.5, 1.0, 1.5, 9.0, 8.0])
+    return spec, [
+        replace(trial(name, 0.0, 1, *top), schedule=done, setting=done[-1]["setting"])
+        for name, top, done in zip("abc", tops, schedules, strict=True)
+    ]
+
+
+def test_the_winners_schedule_leads_back_through_its_weights_origins() -> None:
+    figure = pictures.schedules(Outcome.of(*population()))
+    assert figure is not None
+    lines = figure.axes[0].lines
+    assert [line.get_xydata().tolist() for line in lines[:3]] == [
+        [[0, 1.0], [500, 1.0]],
+        [[0, 9.0], [200, 2.0], [500, 2.0]],
+        [[0, 20.0], [400, 3.0], [600, 3.0]],
+    ]
+    (won,) = [line for line in lines if line.get_linewidth() > 2]
+    assert won.get_xydata().tolist() == [[0, 1.0], [200, 2.0], [400, 3.0], [500, 3.0]]
+    (crosses,) = [line for line in lines if line.get_marker() == "x"]
+    assert crosses.get_xydata().tolist() == [[200, 2.0], [400, 3.0]]
+    assert pictures.schedules(Outcome.of(GRID, grid_results())) is None
+
+
+def test_curves_have_bands_where_there_are_seeds() -> None:
     results = [trial("a", 1.0, 1, 100.0, 300.0), trial("a", 1.0, 2, 200.0, 500.0)]
-    pictures.learning_curves(table(results[:1]), results[:1], NAMES, METRIC, one)
-    pictures.learning_curves(table(results), results, NAMES, METRIC, two)
-    assert imread(two).shape == (900, 1500, 4)
+    one = pictures.learning_curves(Outcome.of(GRID, results[:1]))
+    two = pictures.learning_curves(Outcome.of(GRID, results))
+    assert image_of(two).shape == (900, 1500, 3)
     band = "#E0EDF5"  # 12% of the blue on white
     assert pixels_of(one, band) < 300
     assert pixels_of(two, band) > 20_000
@@ -290,26 +399,26 @@ def test_curves_have_bands_where_there_are_seeds(tmp_path: Path) -> None:
     assert pixels_of(two, pictures.GREY) < 1000  # edges of letters alone
 
 
-def test_curves_beyond_the_best_five_are_grey(tmp_path: Path) -> None:
+def test_curves_beyond_the_best_five_are_grey() -> None:
     results = [trial(f"s{i}", float(i), 1, 10.0 * i, 100.0 * i) for i in range(8)]
-    pictures.learning_curves(table(results), results, NAMES, METRIC, tmp_path / "many.png")
-    assert all(pixels_of(tmp_path / "many.png", colour) > 1000 for colour in COLOURS[:5])
-    assert pixels_of(tmp_path / "many.png", pictures.GREY) > 2000
+    figure = pictures.learning_curves(Outcome.of(GRID, results))
+    assert all(pixels_of(figure, colour) > 1000 for colour in COLOURS[:5])
+    assert pixels_of(figure, pictures.GREY) > 2000
+    assert {"alpha 7, target_tau 0.005", "other settings"} <= words_of(figure)
 
 
-def test_a_grid_is_drawn_as_cells_and_random_settings_as_points(tmp_path: Path) -> None:
+def test_a_grid_is_drawn_as_cells_and_random_settings_as_points() -> None:
     grid = [
-        replace(trial(f"s{a}{t}", 0.0, 1, 100.0 * a + t), setting={ALPHA: a, TAU: t})
+        trial(f"s{a}{t}", 0.0, 1, 100.0 * a + t, setting={ALPHA: a, TAU: t})
         for a in (1.0, 2.0)
         for t in (0.1, 0.2)
     ]
     scattered = [
-        replace(trial(f"s{i}", 0.0, 1, float(i)), setting={ALPHA: 1.0 + i, TAU: 0.1 + i / 10})
+        trial(f"s{i}", 0.0, 1, float(i), setting={ALPHA: 1.0 + i, TAU: 0.1 + i / 10})
         for i in range(4)
     ]
-    cells, points = tmp_path / "cells.png", tmp_path / "points.png"
-    pictures.heat_map(table(grid), ALPHA, TAU, NAMES, METRIC, "max", cells)
-    pictures.heat_map(table(scattered), ALPHA, TAU, NAMES, METRIC, "max", points)
+    cells = pictures.heat_map(Outcome.of(GRID, grid))
+    points = pictures.heat_map(Outcome.of(GRID, scattered))
     bright, dark = "#FDE725", "#440154"
     # Two cells at each end of the scale, of which one has exactly its colour; points are small.
     assert pixels_of(cells, bright) > 150_000
@@ -317,35 +426,55 @@ def test_a_grid_is_drawn_as_cells_and_random_settings_as_points(tmp_path: Path) 
     assert 500 < pixels_of(points, bright) < 20_000
     assert pixels_of(points, COLOURS[1]) > 200  # the ring round the best
     assert pixels_of(cells, COLOURS[1]) == 0
+    assert {"alpha", "target_tau", "Return, Walker2d-v5, mean over seeds"} <= words_of(cells)
 
 
-def test_what_is_good_is_bright_in_both_modes(tmp_path: Path) -> None:
+def test_what_is_good_is_bright_and_on_top_in_both_modes() -> None:
     results = [trial("good", 1.0, 1, 1.0), trial("bad", 9.0, 1, 5.0)]
-    picture = tmp_path / "min.png"
-    pictures.parallel_coordinates(
-        table(results, "min"), [ALPHA], NAMES, METRIC, "min", picture, "title"
+    held_out = {"experiment.validate": True, "train.hdf5_filter_key": "train"}
+    spec = sweep(
+        {ALPHA: {"grid": [1.0, 9.0]}},
+        metric="Valid/Loss",
+        mode="min",
+        set={**held_out, "train.hdf5_validation_filter_key": "valid"},
     )
-    image = (imread(picture)[..., :3] * 255).round().astype(int)
-    lines = image[:, : image.shape[1] * 3 // 4]
-    bright = np.abs(lines - [0xFD, 0xE7, 0x25]).max(axis=-1) <= 2
+    image = image_of(pictures.parallel_coordinates(Outcome.of(spec, results)))
+    bright = np.abs(image - [0xFD, 0xE7, 0x25]).max(axis=-1) <= 2
     heights = np.nonzero(bright)[0] / len(image)
     # The best comes from the low value on the left and ends at the top on the right.
     assert heights.min() < 0.2
     assert heights.max() > 0.75
 
 
-def test_settings_with_words_lists_and_gaps_are_drawn(tmp_path: Path) -> None:
-    settings: list[dict[str, Any]] = [
-        {"algo.kind": "gmm", "algo.size": [300, 400], "algo.modes": 5, "train.shuffle": True},
-        {"algo.kind": "vae", "algo.size": [1024], "train.shuffle": False},
-        {"algo.kind": "gmm", "algo.size": [1024], "algo.modes": 10, "train.shuffle": True},
-    ]
-    results = [
-        replace(trial(f"s{i}", 0.0, 1, float(i)), setting=setting)
-        for i, setting in enumerate(settings)
-    ]
-    picture = tmp_path / "words.png"
-    pictures.parallel_coordinates(
-        table(results), ["algo.kind", "algo.size", "algo.modes"], {}, METRIC, "max", picture
+def test_axes_hold_words_and_gaps_below_numbers() -> None:
+    heights, ticks = pictures._axis(["absent", 1.0, 10.0, 100.0])
+    assert heights == pytest.approx([0.06, 0.12, 0.56, 1.0])  # 100 is 10 times 10: logarithmic
+    assert [label for _, label in ticks] == ["absent", "1", "10", "100"]
+    heights, ticks = pictures._axis(["b", "a", "b"])
+    assert heights == [0.75, 0.25, 0.75]
+    assert ticks == [(0.25, "a"), (0.75, "b")]
+    heights, _ = pictures._axis([5.0, 500.0, 5.0], score="min")
+    assert heights == [1.0, 0.0, 1.0]
+    assert pictures._axis([3.0, 3.0])[0] == [0.0, 0.0]
+
+
+def test_settings_with_words_lists_and_gaps_are_drawn() -> None:
+    spec = sweep(
+        {
+            "algo.gmm.enabled": {"choice": [True, False]},
+            "algo.gmm.num_modes": {"randint": [2, 20], "when": {"algo.gmm.enabled": True}},
+            "algo.actor_layer_dims": {"choice": [[64], [256, 256]]},
+        },
+        algo="bc",
+        search="random",
+        budget={"trials": 30},
     )
-    assert pixels_of(picture, "#FDE725") > 1000
+    results = [
+        trial(f"s{i}", 0.0, 1, float(i), setting=setting) for i, setting in enumerate(spec.settings)
+    ]
+    outcome = Outcome.of(spec, results)
+    # Numbers that some lack are grouped among themselves.
+    assert all(one.share is not None for one in outcome.importances)
+    words = words_of(pictures.parallel_coordinates(outcome))
+    assert {"True", "False", "absent", "[64]", "[256, 256]", "gmm", "num_modes"} <= words
+    assert pictures.heat_map(outcome) is None  # of one number alone
