@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _exit(0)
     except KeyboardInterrupt:
         _exit(130, "interrupted; --resume goes on from the last checkpoint")
+    except _Terminated:
+        _exit(128 + signal.SIGTERM, "terminated; --resume goes on from the last checkpoint")
     except BrokenPipeError:
         sys.stderr.close()
         _exit(1)
@@ -70,9 +72,12 @@ def _exit(status: int, message: str = "") -> NoReturn:
     raise SystemExit(status)
 
 
+class _Terminated(SystemExit):
+    """`kill` asks for an end, which comes through the `finally` clauses that close records."""
+
+
 def _terminated(signum: int, frame: Any) -> NoReturn:
-    """Ends as `kill` asks, but through the `finally` clauses that close records."""
-    raise SystemExit(128 + signum)
+    raise _Terminated(128 + signum)
 
 
 # -- commands --

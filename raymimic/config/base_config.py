@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError, RaymimicError
+from raymimic.utils import storage
 
 logger = logging.getLogger(__name__)
 
@@ -295,7 +296,7 @@ def config_factory(algo_name: str, dic: Mapping[str, Any] | None = None) -> Base
 
 
 def config_from_file(path: str | Path) -> BaseConfig:
-    """Reads a JSON config, raymimic's or robomimic's (0.3 to 0.5).
+    """Reads a JSON config, raymimic's or robomimic's (0.3 to 0.5), from a path or URI.
 
     Modules that its ``train.imports`` names are imported first, as they may define the algorithm.
 
@@ -304,13 +305,14 @@ def config_from_file(path: str | Path) -> BaseConfig:
             ``algo_name``, or names an unknown algorithm or key; the file is named in each.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text())
+        content = json.loads(storage.read_bytes(storage.absolute(str(path))))
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
+        text = isinstance(error, OSError)
+        reason = getattr(error, "strerror", None) or ("no such file" if text else "not a text file")
         raise ConfigError(f"cannot read config {path}: {reason}") from None
     if not isinstance(content, dict) or not isinstance(content.get("algo_name"), str):
         raise ConfigError(f"{path}: 'algo_name' is missing; a config is a JSON object that has it")

@@ -4,15 +4,14 @@ Ray Tune calls a :class:`Board` for whatever happens. The board keeps one result
 each change to `results.jsonl`, passes it on to MLflow, and shows it on the terminal.
 """
 
-import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Stopper
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from raymimic.sweep.folder import SweepFolder
+from raymimic.errors import OutputError
+from raymimic.sweep.folder import Clock, SweepFolder
 from raymimic.sweep.live import LiveTable
 from raymimic.sweep.mlflow_sweep import SweepRecords
 from raymimic.sweep.result import TrialResult
@@ -38,7 +37,8 @@ class Board(TrialProgressCallback):
         self, spec: SweepSpec, folder: SweepFolder, records: SweepRecords, quiet: bool
     ) -> None:
         self.results = folder.results()
-        self.budget = Budget(spec, self)
+        self.budget = Budget(spec, self, Clock(folder.local))
+        self.failure: OutputError | None = None
         self._spec, self._folder, self._records = spec, folder, records
         self._table = LiveTable(spec, quiet)
 
@@ -117,7 +117,7 @@ class Board(TrialProgressCallback):
         known = replace(known, status="running", error=None)
         self._put(known)
         self._table.began(known)
-        self._records.open(ours, Path(known.run_dir))
+        self._records.open(ours)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -203,7 +203,10 @@ class Board(TrialProgressCallback):
 
     def _put(self, result: TrialResult) -> None:
         self.results[result.trial_id] = result
-        self._folder.add(result)
+        try:
+            self._folder.add(result)
+        except OutputError as error:  # which Ray Tune would take for a trial's
+            self.failure = self.failure or error
 
 
 class Budget(Stopper):
@@ -211,13 +214,13 @@ class Budget(Stopper):
 
     Args:
         spec: the sweep.
-        board: knows the episodes.
+        board: knows the episodes, and what ails the sweep's folder.
+        clock: knows the hours.
     """
 
-    def __init__(self, spec: SweepSpec, board: Board) -> None:
+    def __init__(self, spec: SweepSpec, board: Board, clock: Clock) -> None:
         self.reason: str | None = None
-        self._spec, self._board = spec, board
-        self._begin = time.monotonic()
+        self._spec, self._board, self._clock = spec, board, clock
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: see :class:`Board`."""
@@ -228,9 +231,16 @@ class Budget(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the sweep must end now."""
+        """Whether the sweep must end now.
+
+        Raises:
+            OutputError: its folder cannot be written.
+        """
+        if self._board.failure is not None:
+            raise self._board.failure
         hours, episodes = self._spec.hours, self._spec.episodes
-        if hours is not None and time.monotonic() - self._begin > hours * 3600:
+        seconds = self._clock.seconds()
+        if hours is not None and seconds > hours * 3600:
             self.reason = f"the sweep's {hours:g} hours were over"
         elif episodes is not None and self._board.episodes >= episodes:
             self.reason = f"the sweep's {episodes} evaluation episodes were played"

@@ -1,152 +1,184 @@
 """The folder of a sweep: what it was asked for, and what is known of each trial.
 
-`<train.output_dir>/<name>/<time>/{sweep.json,results.jsonl,trials/<trial>/}` and the report's
-files. `results.jsonl` is only ever appended to, and a trial's last line counts: so a killed driver
-leaves at most half a line, and whoever reads it later knows all that the driver knew.
+`<storage_path or output_dir>/<name>/<time>/{sweep.json,results.jsonl,trials/<trial>/}` and the
+report's files. `results.jsonl` is only ever appended to, and a trial's last line counts: so a
+killed driver leaves at most half a line, and whoever reads it later knows all that the driver knew.
+
+Where the storage is a URI, the driver writes to a local folder, of which it copies all files but
+those of the trials there, now and then. A resumed sweep starts from these copies, on whichever
+machine: what they do not know yet of a trial, its own folder at the URI tells again.
 """
 
 import contextlib
 import json
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Self
 
-from raymimic.config import BaseConfig
+from raymimic.config import BaseConfig, config_factory
 from raymimic.errors import ConfigError, OutputError
 from raymimic.sweep.result import TrialResult
 from raymimic.sweep.spec import SweepSpec
-from raymimic.training.run_folder import lock, run_base
+from raymimic.tracking.journal import read_json
+from raymimic.training.run_folder import ResultFolder, newest, run_base
+from raymimic.training.trainer import leaves
 from raymimic.utils import storage
 
 SPEC = "sweep.json"
 RESULTS = "results.jsonl"
+CLOCK = "clock.json"
 
 # What may change when a sweep is resumed; all else would make it another one.
-RESUMABLE = {"budget", "max_concurrent", "resources", "final_episodes"}
+RESUMABLE = (
+    *("budget.", "max_concurrent", "resources.", "final_episodes"),
+    *("config.train.cuda", "config.ray.", "config.mlflow."),
+)
+_NOT_RESUMABLE = "config.ray.storage_path"
+
+# Between two copies to a remote storage, and between two notes of the time [s].
+_MIRROR_EVERY_S = 30.0
+_NOTE_EVERY_S = 10.0
 
 
-class SweepFolder:
-    """One sweep's files, held by this process alone.
+class SweepFolder(ResultFolder):
+    """One sweep's files, held by this process alone."""
 
-    Args:
-        path: an existing folder.
+    KIND, HELD = "sweep", "run"
 
-    Raises:
-        ConfigError: another process runs the sweep.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: IO[str] = (path / ".lock").open("w")
-        try:
-            lock(self._lock)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise ConfigError(
-                f"the sweep '{path}' is being run by another process; wait for it or end it"
-            ) from error
+    def __init__(self, uri: str, local: Path) -> None:
+        super().__init__(uri, local)
+        self._mirrored_at = time.monotonic()
 
     @classmethod
-    def create(cls, spec: SweepSpec, config: BaseConfig) -> "SweepFolder":
+    def create(cls, spec: SweepSpec) -> Self:
         """Makes the folder of a new sweep; two sweeps never share one.
 
         Raises:
-            ConfigError: results would go to a place that cannot hold a sweep.
+            ConfigError: it would lie in a Ray job's working directory, which vanishes.
             OutputError: it cannot be written.
         """
-        parent = sweeps_of(spec, config)
-        stamp = time.strftime("%Y%m%d%H%M%S")
-        for attempt in range(1000):
-            path = parent / (stamp if attempt == 0 else f"{stamp}_{attempt}")
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise OutputError(
-                    f"cannot write to '{path}': {error.strerror or error}; choose another place "
-                    "with --set train.output_dir=…"
-                ) from error
-            folder = cls(path)
-            folder.write_spec(spec)
-            return folder
-        raise OutputError(f"1000 sweeps named '{spec.name}' started in one second; choose another")
+        folder = cls.make(_base_config(spec), spec.name)
+        folder.hold()
+        folder.write_spec(spec)
+        return folder
 
     @classmethod
-    def find(cls, spec: SweepSpec, config: BaseConfig) -> "SweepFolder":
+    def find(cls, spec: SweepSpec) -> Self:
         """The newest sweep of that name, to go on with.
 
         Raises:
-            ConfigError: there is none, or it was another sweep.
+            ConfigError: there is none, or it was another sweep, or another process runs it.
         """
-        parent = sweeps_of(spec, config)
-        found = sorted(path.parent for path in parent.glob(f"*/{SPEC}"))
-        if not found:
+        config = _base_config(spec)
+        found = newest(config, spec.name, SPEC)
+        if found is None:
             raise ConfigError(
-                f"no sweep named '{spec.name}' to resume in '{parent.parent}'; start it without "
+                f"no sweep named '{spec.name}' to resume in '{run_base(config)}'; start it without "
                 "--resume"
             )
-        folder = cls(found[-1])
-        before, now = json.loads((folder.path / SPEC).read_text()), _plain(spec.to_dict())
-        for key in sorted((before.keys() | now.keys()) - RESUMABLE):
-            if before.get(key) != now.get(key):
-                folder.release()
-                raise ConfigError(
-                    f"a resumed sweep keeps its settings, but '{key}' differs from what "
-                    f"'{folder.path / SPEC}' says; start a new sweep for it, without --resume"
-                )
-        folder.write_spec(spec)
+        folder = cls.at(found, config)
+        folder.hold()
+        try:
+            folder.fetch(*storage.files(folder.uri))
+            _check_same(folder, spec)
+            folder.write_spec(spec)
+        except BaseException:
+            folder.release()
+            raise
         return folder
 
     @property
     def trials(self) -> str:
         """The folder of all trials."""
-        return str(self.path / "trials")
+        return storage.join(self.uri, "trials")
 
     def write_spec(self, spec: SweepSpec) -> None:
         """Writes what the sweep was asked for."""
-        storage.write_bytes(str(self.path / SPEC), json.dumps(spec.to_dict(), indent=2).encode())
+        content = json.dumps(spec.to_dict(), indent=2).encode()
+        for folder in {self.uri, str(self.local)}:
+            storage.write_bytes(storage.join(folder, SPEC), content)
 
     def results(self) -> dict[str, TrialResult]:
         """What is known of each trial, by its id, in the order in which they began."""
         results: dict[str, TrialResult] = {}
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.path / RESULTS).read_text().splitlines():
+            for line in (self.local / RESULTS).read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # where a driver was killed
                     result = TrialResult.from_dict(json.loads(line))
                     results[result.trial_id] = result
         return results
 
     def add(self, result: TrialResult) -> None:
-        """Appends what is known of a trial now."""
-        with (self.path / RESULTS).open("a+b") as file:
-            if file.tell() and not _ends_line(file):
-                file.write(b"\n")
-            file.write(json.dumps(result.to_dict()).encode() + b"\n")
+        """Appends what is known of a trial now.
 
-    def release(self) -> None:
-        """Lets others resume the sweep."""
-        self._lock.close()
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        path = self.local / RESULTS
+        try:
+            with path.open("a+b") as file:
+                if file.tell() and not _ends_line(file):
+                    file.write(b"\n")
+                file.write(json.dumps(result.to_dict()).encode() + b"\n")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write '{path}': {error.strerror or error}; make room there, then "
+                "--resume goes on with the sweep"
+            ) from error
+        ended = result.status != "running"
+        if ended or time.monotonic() - self._mirrored_at >= _MIRROR_EVERY_S:
+            self.mirror()
+            self._mirrored_at = time.monotonic()
+
+    def _own_files(self) -> list[Path]:
+        files = (path for path in self.local.iterdir() if path.is_file())
+        return sorted(path for path in files if not path.name.startswith("."))
 
 
-def sweeps_of(spec: SweepSpec, config: BaseConfig) -> Path:
-    """The folder that holds all sweeps of a name.
+class Clock:
+    """How long a sweep has searched, in all its sessions.
 
-    Raises:
-        ConfigError: results would go to a URI, or to a folder that vanishes with a Ray job.
+    Args:
+        folder: local folder of the sweep.
     """
-    base = run_base(config)
-    if storage.is_uri(base):
-        raise ConfigError(
-            f"results of a sweep go to a folder that all nodes share, not to '{base}': give its "
-            "path as ray.storage_path"
-        )
-    return Path(base) / spec.name
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / CLOCK
+        self._before = float(read_json(self._path).get("seconds", 0.0))
+        self._begin = self._noted = time.monotonic()
+
+    def seconds(self) -> float:
+        """The time until now [s]; it is noted for later sessions now and then.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        now = time.monotonic()
+        seconds = self._before + now - self._begin
+        if now - self._noted >= _NOTE_EVERY_S:
+            storage.write_bytes(str(self._path), json.dumps({"seconds": seconds}).encode())
+            self._noted = now
+        return seconds
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON gives it back."""
-    return json.loads(json.dumps(value))
+def _base_config(spec: SweepSpec) -> BaseConfig:
+    return config_factory(spec.algo, spec.base_config)
+
+
+def _check_same(folder: SweepFolder, spec: SweepSpec) -> None:
+    may_change: tuple[str, ...] = RESUMABLE
+    if storage.is_uri(folder.uri):  # each machine has a local folder of its own
+        may_change += ("config.train.output_dir",)
+    before = dict(leaves(json.loads((folder.local / SPEC).read_text())))
+    now = dict(leaves(json.loads(json.dumps(spec.to_dict()))))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) == now.get(key):
+            continue
+        if not key.startswith(may_change) or key == _NOT_RESUMABLE:
+            raise ConfigError(
+                f"a resumed sweep keeps its settings, but {key} was {before.get(key)!r} and now is "
+                f"{now.get(key)!r}; start a new sweep for it, without --resume"
+            )
 
 
 def _ends_line(file: IO[bytes]) -> bool:

@@ -27,7 +27,8 @@ from raymimic.sweep.spec import SweepSpec
 from raymimic.sweep.trial import ENTRY, SCORE, STEP, run_trial, trial_config
 from raymimic.training.cluster import Resources, at_once, ray_session
 from raymimic.training.progress import duration
-from raymimic.training.trainer import prepare, user_sys_path
+from raymimic.training.trainer import facts, prepare, user_sys_path
+from raymimic.utils import storage
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -50,9 +51,9 @@ class SweepResult:
     """What a sweep leaves behind.
 
     Attributes:
-        sweep_dir: its folder.
+        sweep_dir: its folder or URI.
         mlflow_parent_run_id: the parent run's id on the tracking server, once that has given one.
-        best_config: path of the winner's config, which `raymimic train` accepts.
+        best_config: path or URI of the winner's config, which `raymimic train` accepts.
         table: one row a setting, the best first.
         final: the winner's score on new episodes, if it was evaluated.
     """
@@ -97,15 +98,16 @@ def run(
         )
     spec.check_data()
     example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
-    config, _, _ = prepare(trial_config(spec, example))
-    records = SweepRecords(spec, config)
+    config, data, _ = prepare(trial_config(spec, example))
+    records = SweepRecords(spec, facts(config, data.digest))
     with ray_session(config):
         placement = at_once(config)  # before there is a folder of a sweep that could never run
         find = SweepFolder.find if resume else SweepFolder.create
-        folder = find(spec, config)
+        folder = find(spec)
         try:
             return _run(spec, config, placement, folder, records, quiet)
         finally:
+            folder.mirror()
             folder.release()
 
 
@@ -119,31 +121,31 @@ def _run(
 ) -> SweepResult:
     begin = time.monotonic()
     board = Board(spec, folder, records, quiet)
-    board.say(f"sweep {spec.name}: results go to {folder.path}")
-    with records.of(folder.path):
+    board.say(f"sweep {spec.name}: results go to {folder.uri}")
+    with records.of(folder):
         _tune(spec, placement, folder, board)
         results = list(board.results.values())
-        _check_scores(results, folder.path)
-        report = write_report(spec, results, folder.path, None)
+        _check_scores(results, folder.uri)
+        report = write_report(spec, results, folder.local, None)
         final = None
         if spec.final_episodes:
             board.say(f"evaluating the best setting on {spec.final_episodes} new episodes")
             final = evaluate_winner(spec, config, results, report.best_setting_id)
-            report = write_report(spec, results, folder.path, final)
+            report = write_report(spec, results, folder.local, final)
         records.report(report, final, board.episodes)
     for line in report_lines(spec, report):
         board.say(line)
-    board.say(f"sweep finished in {duration(time.monotonic() - begin)}; see {folder.path}")
+    board.say(f"sweep finished in {duration(time.monotonic() - begin)}; see {folder.uri}")
     return SweepResult(
-        sweep_dir=str(folder.path),
+        sweep_dir=folder.uri,
         mlflow_parent_run_id=records.run_id,
-        best_config=str(folder.path / "best_config.json"),
+        best_config=storage.join(folder.uri, "best_config.json"),
         table=report.table,
         final=final,
     )
 
 
-def _check_scores(results: list[TrialResult], folder: Path) -> None:
+def _check_scores(results: list[TrialResult], folder: str) -> None:
     if any(result.best is not None for result in results):
         return
     errors = sorted({result.error for result in results if result.error})
@@ -196,7 +198,7 @@ def _tune(
     if spec.search == "optuna":
         from raymimic.sweep.optuna_search import OptunaSettings
 
-        search["search_alg"] = OptunaSettings(spec, folder.path / "optuna.log", board.results.get)
+        search["search_alg"] = OptunaSettings(spec, folder.local / "optuna.log", board.results.get)
         search["num_samples"] = spec.num_trials
     else:
         entries = board.entries(spec.trials(), again=spec.scheduler in ("asha", "median"))
@@ -215,7 +217,7 @@ def _tune(
         ),
         run_config=RunConfig(
             name=f"ray_tune_{time.time_ns()}",
-            storage_path=str(folder.path / "logs"),
+            storage_path=str(folder.local / "logs"),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[board],
             stop=board.budget,

@@ -16,12 +16,11 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from raymimic.tracking.journal import JournalReader, Record, one_line
+from raymimic.tracking.journal import JournalReader, has_finish, one_line
 
 POLL_S = 0.2
 MAX_BACKOFF_S = 5.0
@@ -55,12 +54,6 @@ class Reporter:
 def _without_password(text: str, tracking_uri: str) -> str:
     user, at, _ = urlsplit(tracking_uri).netloc.rpartition("@")
     return text.replace(user + at, "") if at else text
-
-
-def _is_finished(records: Sequence[Record]) -> bool:
-    """Whether the latest training of the run said how it ended."""
-    lifecycle = [record.type for record in records if record.type in {"start", "finish"}]
-    return lifecycle[-1] == "finish"
 
 
 def _is_alive(start: dict[str, Any]) -> bool:
@@ -136,7 +129,7 @@ def run(spool_dir: Path, run_dir: Path, owner: int | None, patience_s: float) ->
                     back = f"MLflow at {server} answers again"
                     report.say("INFO", "outage", _without_password(back, server))
                 failures = 0
-            if _is_finished(records):
+            if has_finish(records):
                 return 0
             if gone_since is not None:
                 if owner is not None or not _is_alive(start):

@@ -9,6 +9,7 @@ it was writing. Nothing here knows MLflow.
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ class Record:
 
     Attributes:
         end: where the line ends in the file [bytes], newline included.
-        data: what it says; ``data["type"]`` is start, epoch, tags, artifact or finish and
-            ``data["time"]`` when it happened [ms since 1970].
+        data: what it says; ``data["type"]`` is start, epoch, numbers, tags, artifact or finish
+            and ``data["time"]`` when it happened [ms since 1970].
     """
 
     end: int
@@ -146,6 +147,20 @@ class Cursor:
     def save(self, spool_dir: Path) -> None:
         """Stores the cursor atomically."""
         write_json(spool_dir / CURSOR, vars(self))
+
+
+def has_finish(records: Sequence[Record]) -> bool:
+    """Whether the latest training of a run said how it ended."""
+    lifecycle = [record.type for record in records if record.type in {"start", "finish"}]
+    return lifecycle[-1:] == ["finish"]
+
+
+def is_finished(spool_dir: Path) -> bool:
+    """Whether the latest training of a run said how it ended; so too where none left a journal."""
+    try:
+        return has_finish(JournalReader(spool_dir).read())
+    except FileNotFoundError:
+        return True
 
 
 def pending(spool_dir: Path) -> int:

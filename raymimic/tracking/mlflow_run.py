@@ -90,7 +90,7 @@ class Delivery:
         self._cursor = Cursor.load(spool_dir)
         self._run: Run | None = None
         self._client: MlflowClient | None = None
-        self._sent: dict[str, set[int]] = {}
+        self._sent: dict[str, dict[int, Metric]] = {}  # the newest point of each step
 
     @property
     def client(self) -> MlflowClient:
@@ -111,7 +111,7 @@ class Delivery:
         newest = {_target(r.data): r.end for r in records if r.type == "artifact"}
         points: list[Metric] = []
         for record in records:
-            if record.type == "epoch":
+            if record.type in {"epoch", "numbers"}:
                 points += self._new_points(run, record.data)
                 if len(points) < MAX_METRICS_PER_BATCH:
                     continue
@@ -119,7 +119,7 @@ class Delivery:
             points = []
             if record.type == "artifact" and newest[_target(record.data)] > record.end:
                 self._drop_copy(record.data)  # a newer version follows
-            elif record.type != "epoch":
+            else:
                 self._send(run, record.data)
             self._advance(record.end)
         self._send_metrics(run, points)
@@ -173,18 +173,18 @@ class Delivery:
             return None
 
     def _create_run(self) -> Run:
-        experiment_id = self._experiment_id()
-        found = self.client.search_runs(
-            [experiment_id], f"tags.`{JOURNAL_TAG}` = '{self._key}'", max_results=1
-        )
-        if found:  # created by an attempt whose answer never came
-            return found[0]
         tags = {valid_name(k): v[:MAX_TAG_VAL_LENGTH] for k, v in self._start["tags"].items()}
         if self._start.get("parent") is not None:
             parent = read_json(Path(self._start["parent"]) / RUN_FILE).get("run_id")
             if parent is None:
                 raise ParentMissingError("the run that it is a part of is not recorded yet")
             tags["mlflow.parentRunId"] = parent
+        experiment_id = self._experiment_id()
+        found = self.client.search_runs(
+            [experiment_id], f"tags.`{JOURNAL_TAG}` = '{self._key}'", max_results=1
+        )
+        if found:  # by an attempt whose answer never came, or on another machine
+            return found[0]
         with contextlib.suppress(KeyError, OSError):  # a container may know no user
             tags.setdefault("mlflow.user", getpass.getuser())
         return self.client.create_run(
@@ -212,10 +212,14 @@ class Delivery:
         return str(experiment.experiment_id)
 
     def _new_points(self, run: Run, data: dict[str, Any]) -> list[Metric]:
-        """The points of an epoch record that the run does not have yet."""
+        """The points of a record that the run does not have yet.
+
+        An epoch's metric is what it is; another number may have changed since.
+        """
         points = []
-        step = int(data["epoch"])
-        for name, value in {"gradient_steps": data["step"], **data["metrics"]}.items():
+        may_change = data["type"] == "numbers"
+        own = {} if may_change else {"gradient_steps": data["step"]}
+        for name, value in {**own, **data["metrics"]}.items():
             key = valid_name(name)
             if key not in self._sent:
                 history = (
@@ -223,10 +227,15 @@ class Delivery:
                     if key in run.data.metrics
                     else []
                 )
-                self._sent[key] = {point.step for point in history}
-            if step not in self._sent[key]:
-                self._sent[key].add(step)
-                points.append(Metric(key, float(value), data["time"], step))
+                history = sorted(history, key=lambda point: point.timestamp)
+                self._sent[key] = {point.step: point for point in history}
+            point = Metric(key, float(value), data["time"], int(data["epoch"]))
+            known = self._sent[key].get(point.step)
+            if known is None or (
+                may_change and point.timestamp > known.timestamp and point.value != known.value
+            ):
+                self._sent[key][point.step] = point
+                points.append(point)
         return points
 
     def _send_metrics(self, run: Run, points: Sequence[Metric]) -> None:

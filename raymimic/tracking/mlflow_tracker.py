@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from raymimic.tracking.journal import (
     JOURNAL,
     RUN_FILE,
     JournalWriter,
+    is_finished,
     pending,
     read_json,
     spool_dir_of,
@@ -183,6 +184,10 @@ class MLflowTracker:
         finish_deadline_s: how long :meth:`finish` waits for MLflow [s]; ``None``: 20, or 60
             for a SQLite file.
         parent: folder of the run that this one is a part of.
+        params: what MLflow shows as parameters; every value of the configuration unless given.
+        config_file: name of the file that holds the configuration.
+        key: names the run for whoever goes on with it without its folder; without one, only
+            ``mlflow_run.json`` does.
 
     Raises:
         ConfigError: MLflow could not open the tracking URI.
@@ -196,6 +201,9 @@ class MLflowTracker:
         tags: Mapping[str, str] | None = None,
         finish_deadline_s: float | None = None,
         parent: Path | None = None,
+        params: Mapping[str, Any] | None = None,
+        config_file: str = "config.json",
+        key: str | None = None,
     ) -> None:
         resolve_tracking_uri(tracking_uri, Path())
         self._tracking_uri = tracking_uri
@@ -204,6 +212,9 @@ class MLflowTracker:
         self._tags = {key: str(value) for key, value in (tags or {}).items()}
         self._finish_deadline_s = finish_deadline_s
         self._parent = parent
+        self._params = params
+        self._config_file = config_file
+        self._key = key
         self._journal: JournalWriter | None = None
         self._delivery: subprocess.Popen[str] | None = None
 
@@ -230,19 +241,19 @@ class MLflowTracker:
         self._journal = JournalWriter(self._spool_dir)
         self._append(
             "start",
-            key=uuid.uuid4().hex,
+            key=self._key or uuid.uuid4().hex,
             tracking_uri=self._resolved_uri,
             artifact_location=_artifact_location(self._resolved_uri, run_dir),
             experiment=self._experiment,
             run_name=self._run_name,
             parent=None if self._parent is None else str(self._parent.resolve()),
-            params=dict(flatten(config)),
+            params=dict(flatten(config if self._params is None else self._params)),
             tags={key: str(value) for key, value in {**tags, **self._tags}.items()},
             host=socket.gethostname(),
             pid=os.getpid(),
         )
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "config.json"
+            path = Path(folder) / self._config_file
             path.write_text(json.dumps(config, indent=4, default=str))
             self.log_artifact(path)
         self._delivery = self._spawn()
@@ -252,6 +263,16 @@ class MLflowTracker:
         """See :meth:`~raymimic.tracking.tracker.Tracker.log_epoch`."""
         values = {name: float(value) for name, value in metrics.items()}
         self._append("epoch", epoch=int(epoch), step=int(step), metrics=values)
+
+    def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Records metrics that belong to no epoch; a later value of a step is the one that counts.
+
+        Args:
+            step: place on the x-axis.
+            numbers: name to value.
+        """
+        values = {name: float(value) for name, value in numbers.items()}
+        self._append("numbers", epoch=int(step), metrics=values)
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """See :meth:`~raymimic.tracking.tracker.Tracker.log_artifact`.
@@ -299,13 +320,15 @@ class MLflowTracker:
             self._delivery.wait()
         left = pending(self._spool_dir)
         if left:
-            logger.warning(
-                "MLflow has not got all of this run (%d records wait in %s); deliver the rest "
-                "with: raymimic mlflow sync %s",
-                left,
-                self._spool_dir,
-                shlex.quote(str(self._run_dir)),
-            )
+            self.say_rest(left)
+
+    def say(self, level: int, text: str) -> None:
+        """Tells the user about a mishap."""
+        logger.log(level, text)
+
+    def say_rest(self, left: int) -> None:
+        """Tells the user that so many records have not been delivered."""
+        self.say(logging.WARNING, rest_waits(self._run_dir, left))
 
     def _append(self, kind: str, **data: Any) -> None:
         assert self._journal is not None, "start() comes first, and nothing after finish()"
@@ -331,7 +354,7 @@ class MLflowTracker:
             with process.stdout as lines:
                 for line in lines:
                     level, _, text = line.rstrip().partition(" ")
-                    logger.log(logging.getLevelNamesMapping().get(level, logging.DEBUG), text)
+                    self.say(logging.getLevelNamesMapping().get(level, logging.DEBUG), text)
             if process.wait() and self._journal is not None:
                 logger.warning(
                     "The process that delivers to MLflow ended with status %d (see %s); "
@@ -371,13 +394,22 @@ class SyncReport:
     reason: str
 
 
-def sync(run_dir: Path) -> SyncReport:
-    """Delivers what a training that has ended could not (``raymimic mlflow sync``).
+def rest_waits(run_dir: Path, left: int) -> str:
+    """Says that so many records of a run wait, and how they get to MLflow."""
+    return (
+        f"MLflow has not got all of this run ({left} records wait in {spool_dir_of(run_dir)}); "
+        f"deliver the rest with: raymimic mlflow sync {shlex.quote(str(run_dir))}"
+    )
 
-    A run whose training was killed is closed as KILLED.
+
+def sync(run_dir: Path) -> SyncReport:
+    """Delivers what a training or a sweep that has ended could not (``raymimic mlflow sync``).
+
+    A run whose training was killed is closed as KILLED. A sweep's own run comes before those of
+    its trials, which are shown below it.
 
     Args:
-        run_dir: the training's folder.
+        run_dir: the folder of the training or sweep.
 
     Returns:
         what was delivered and what was not.
@@ -392,6 +424,29 @@ def sync(run_dir: Path) -> SyncReport:
             f"{run_dir} has nothing for MLflow ({spool_dir / JOURNAL} is missing); "
             "name the folder of a run, the one that holds config.json"
         )
+    report = _sync_one(run_dir, spool_dir)
+    for part in undelivered_parts(run_dir):
+        waiting = pending(spool_dir_of(part))
+        # Without the run that it is a part of there is no place for it.
+        one = SyncReport(None, 0, waiting, report.reason)
+        if not report.left:
+            one = _sync_one(part, spool_dir_of(part))
+        report = replace(
+            report,
+            delivered=report.delivered + one.delivered,
+            left=report.left + one.left,
+            reason=report.reason or one.reason,
+        )
+    return report
+
+
+def undelivered_parts(run_dir: Path) -> list[Path]:
+    """Folders of a sweep's trials whose runs are not complete in MLflow."""
+    spools = sorted(run_dir.glob(f"trials/*/{spool_dir_of(Path())}"))
+    return [spool.parents[1] for spool in spools if not is_finished(spool) or pending(spool)]
+
+
+def _sync_one(run_dir: Path, spool_dir: Path) -> SyncReport:
     before = pending(spool_dir)
     done = subprocess.run(
         _delivery_command(spool_dir, run_dir),

@@ -110,26 +110,27 @@ class TrackerGroup:
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
     ) -> str | None:
         """See :meth:`Tracker.start`; returns the first name that a tracker gives."""
-        names = self._tell(lambda tracker: tracker.start(run_dir, config, tags))
+        names = self.tell(lambda tracker: tracker.start(run_dir, config, tags))
         return next((name for name in names if name is not None), None)
 
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """See :meth:`Tracker.log_epoch`."""
-        self._tell(lambda tracker: tracker.log_epoch(epoch, step, metrics))
+        self.tell(lambda tracker: tracker.log_epoch(epoch, step, metrics))
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """See :meth:`Tracker.log_artifact`."""
-        self._tell(lambda tracker: tracker.log_artifact(path, artifact_path))
+        self.tell(lambda tracker: tracker.log_artifact(path, artifact_path))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """See :meth:`Tracker.set_tags`."""
-        self._tell(lambda tracker: tracker.set_tags(tags))
+        self.tell(lambda tracker: tracker.set_tags(tags))
 
     def finish(self, status: Status) -> None:
         """See :meth:`Tracker.finish`."""
-        self._tell(lambda tracker: tracker.finish(status))
+        self.tell(lambda tracker: tracker.finish(status))
 
-    def _tell(self, call: Callable[[Tracker], T]) -> list[T]:
+    def tell(self, call: Callable[[Any], T]) -> list[T]:
+        """Calls each tracker, with whatever it knows beyond the protocol too."""
         answers = []
         for index, tracker in enumerate(self.trackers):
             try:

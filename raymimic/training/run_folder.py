@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import import_modules
@@ -25,13 +25,16 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 
 
-class RunFolder:
-    """One run's files.
+class ResultFolder:
+    """A folder of results, which one process at a time writes.
 
     Args:
-        uri: the run's folder or URI, absolute.
+        uri: the folder or URI, absolute.
         local: where the driver writes; the same place unless `uri` is remote.
     """
+
+    # What lies there, and what a process does that holds it.
+    KIND, HELD = "folder", "written"
 
     def __init__(self, uri: str, local: Path) -> None:
         self.uri = uri
@@ -41,90 +44,76 @@ class RunFolder:
         self._made: list[Path] = []
 
     @classmethod
-    def create(cls, config: BaseConfig) -> "RunFolder":
-        """Makes the folder of a new run; two runs never share one.
+    def make(cls, config: BaseConfig, name: str) -> Self:
+        """Makes a new folder of that name; no two are the same.
 
         Raises:
             OutputError: it cannot be written.
             ConfigError: it would lie in a Ray job's working directory, which vanishes.
         """
-        base, name = run_base(config), config.experiment.name
+        base = run_base(config)
         stamp = time.strftime("%Y%m%d%H%M%S")
         if storage.is_uri(base):
-            stamp += f"_{uuid.uuid4().hex[:6]}"  # another machine may start a run of this name too
+            stamp += f"_{uuid.uuid4().hex[:6]}"  # another machine may use this name too
         taken = set(storage.subfolders(storage.join(base, name)))
         for attempt in range(1000):
             unique = stamp if attempt == 0 else f"{stamp}_{attempt}"
             if unique in taken:
                 continue
-            run = cls.at(storage.join(base, name, unique), config)
-            run._made = [folder for folder in run.local.parents if not folder.exists()]
+            made = cls.at(storage.join(base, name, unique), config)
+            made._made = [folder for folder in made.local.parents if not folder.exists()]
             try:
-                run.local.mkdir(parents=True)
+                made.local.mkdir(parents=True)
             except FileExistsError:
                 continue
             except OSError as error:
-                raise _unwritable(run.local, error) from error
-            run.prepare()
-            run.write_config(config)
-            return run
-        raise OutputError(f"1000 runs named '{name}' started in one second; choose another name")
+                raise _unwritable(made.local, error) from error
+            return made
+        raise OutputError(
+            f"1000 {cls.KIND}s named '{name}' started in one second; choose another name"
+        )
 
     @classmethod
-    def at(cls, uri: str, config: BaseConfig) -> "RunFolder":
-        """The folder of an existing or future run at a path or URI."""
-        uri = storage.absolute(uri)
+    def at(cls, uri: str, config: BaseConfig) -> Self:
+        """An existing or future folder at a path or URI."""
+        uri = storage.absolute(uri).rstrip("/")
         if not storage.is_uri(uri):
             return cls(uri, Path(uri))
-        name, stamp = uri.rstrip("/").rsplit("/", 2)[-2:]
-        return cls(uri.rstrip("/"), Path(config.train.output_dir).absolute() / name / stamp)
+        base = f"{config.ray.storage_path}".rstrip("/") + "/"
+        below = uri.removeprefix(base) if uri.startswith(base) else "/".join(uri.split("/")[-2:])
+        return cls(uri, Path(storage.absolute(config.train.output_dir), below))
 
-    def prepare(self, patience_s: float = 0.0) -> None:
-        """Makes the subfolders, and fetches back the MLflow run's id if only the storage has it.
+    def hold(self, patience_s: float = 0.0) -> None:
+        """Makes sure that nobody else writes here; the lock goes with this process.
 
         Args:
-            patience_s: how long to wait for another process that trains this run [s].
+            patience_s: how long to wait for another process [s].
 
         Raises:
-            ConfigError: another process still trains it.
+            ConfigError: another process still holds it.
             OutputError: the folder cannot be written.
         """
         try:
-            for sub in ("models", "videos", "logs"):
-                if sub != "models" or not storage.is_uri(self.uri):
-                    (self.local / sub).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(self.local, error) from error
-        self._lock(patience_s)
-        remote = storage.join(self.uri, "mlflow_run.json")
-        here = self.local / "mlflow_run.json"
-        if storage.is_uri(self.uri) and not here.exists() and storage.exists(remote):
-            here.write_bytes(storage.read_bytes(remote))
-
-    def _lock(self, patience_s: float) -> None:
-        """Makes sure that nobody else trains this run; the lock goes with this process."""
-        try:
+            (self.local / "logs").mkdir(parents=True, exist_ok=True)
             self._locked = (self.local / "logs" / ".lock").open("w")
             lock(self._locked, patience_s)
         except BlockingIOError as error:
+            self.release()
             raise ConfigError(
-                f"the run '{self.uri}' is being trained by another process; wait for it or end it"
+                f"the {self.KIND} '{self.uri}' is being {self.HELD} by another process; wait for "
+                "it or end it"
             ) from error
         except OSError as error:
             raise _unwritable(self.local, error) from error
 
-    def write_config(self, config: BaseConfig) -> None:
-        """Writes `config.json`, which resumes the run and which `--config` accepts."""
-        storage.write_bytes(storage.join(self.uri, CONFIG), config.dump().encode())
-
     def release(self) -> None:
-        """Lets others resume the run."""
+        """Lets others go on with it."""
         if self._locked is not None:
             self._locked.close()
             self._locked = None
 
     def discard(self) -> None:
-        """Undoes `create`, for a run that never began."""
+        """Undoes `make`, where nothing came of it."""
         storage.remove_tree(self.uri)
         storage.remove_tree(str(self.local))
         for folder in self._made:
@@ -138,14 +127,11 @@ class RunFolder:
         """
         if not storage.is_uri(self.uri):
             return
-        for path in sorted(self.local.rglob("*")):
-            parts = path.relative_to(self.local).parts
-            # The spool is of use only on this machine, and changes while it is read.
-            if parts[:2] == ("logs", "mlflow") or path.name == ".lock":
-                continue
+        for path in self._own_files():
             try:
                 changed = path.stat().st_mtime
-                if path.is_file() and self._mirrored.get(path) != changed:
+                if self._mirrored.get(path) != changed:
+                    parts = path.relative_to(self.local).parts
                     storage.upload(path, storage.join(self.uri, *parts))
                     self._mirrored[path] = changed
             except FileNotFoundError:
@@ -153,6 +139,74 @@ class RunFolder:
             except (OSError, OutputError) as error:
                 logger.warning("cannot copy '%s' to '%s': %s", path, self.uri, error)
                 return
+
+    def _own_files(self) -> list[Path]:
+        """The files of the local folder that belong to the storage too."""
+        raise NotImplementedError
+
+    def fetch(self, *names: str) -> None:
+        """Copies files from a remote storage to the local folder, where there are such.
+
+        Raises:
+            OutputError: the local folder cannot be written, or the storage does not answer.
+        """
+        if storage.is_uri(self.uri):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    content = storage.read_bytes(storage.join(self.uri, name))
+                    storage.write_bytes(str(self.local / name), content)
+
+
+class RunFolder(ResultFolder):
+    """One run's files."""
+
+    KIND, HELD = "run", "trained"
+
+    @classmethod
+    def create(cls, config: BaseConfig) -> Self:
+        """Makes the folder of a new run; two runs never share one.
+
+        Raises:
+            OutputError: it cannot be written.
+            ConfigError: it would lie in a Ray job's working directory, which vanishes.
+        """
+        run = cls.make(config, config.experiment.name)
+        run.prepare()
+        run.write_config(config)
+        return run
+
+    def prepare(self, patience_s: float = 0.0) -> None:
+        """Makes the subfolders, and fetches back what only the storage has.
+
+        Args:
+            patience_s: how long to wait for another process that trains this run [s].
+
+        Raises:
+            ConfigError: another process still trains it.
+            OutputError: the folder cannot be written.
+        """
+        try:
+            for sub in ("models", "videos"):
+                if sub != "models" or not storage.is_uri(self.uri):
+                    (self.local / sub).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.local, error) from error
+        self.hold(patience_s)
+        kept = ("mlflow_run.json", "logs/log.txt")
+        self.fetch(*(name for name in kept if not (self.local / name).exists()))
+
+    def write_config(self, config: BaseConfig) -> None:
+        """Writes `config.json`, which resumes the run and which `--config` accepts."""
+        storage.write_bytes(storage.join(self.uri, CONFIG), config.dump().encode())
+
+    def _own_files(self) -> list[Path]:
+        # The spool is of use only on this machine, and changes while it is read.
+        spool = self.local / "logs" / "mlflow"
+        return sorted(
+            path
+            for path in self.local.rglob("*")
+            if path.is_file() and path.name != ".lock" and not path.is_relative_to(spool)
+        )
 
 
 def lock(file: IO[str], patience_s: float = 0.0) -> None:
@@ -209,16 +263,21 @@ def find_run(config: BaseConfig) -> str:
     Raises:
         ConfigError: there is none.
     """
-    folder = storage.join(run_base(config), config.experiment.name)
-    stamps = [
-        s for s in storage.subfolders(folder) if storage.exists(storage.join(folder, s, CONFIG))
-    ]
-    if not stamps:
+    found = newest(config, config.experiment.name, CONFIG)
+    if found is None:
         raise ConfigError(
             f"no run named '{config.experiment.name}' to resume in '{run_base(config)}'; name its "
             "folder after --resume, or its --name"
         )
-    return storage.join(folder, max(stamps))
+    return found
+
+
+def newest(config: BaseConfig, name: str, file: str) -> str | None:
+    """The newest folder of a name that holds a file; None where there is none."""
+    folder = storage.join(run_base(config), name)
+    stamps = storage.subfolders(folder)
+    found = [s for s in stamps if storage.exists(storage.join(folder, s, file))]
+    return storage.join(folder, max(found)) if found else None
 
 
 def config_of_run(run_dir: str) -> BaseConfig:

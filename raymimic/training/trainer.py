@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -178,7 +177,7 @@ class _Training:
     ) -> None:
         self.config, self.run_folder, self.envs = config, run, envs
         self.tracker, self.progress = tracker, progress
-        self.tags = _tags(config, data.digest)
+        self.tags = facts(config, data.digest)
         self.driver: Driver | None = None
         self.spec = WorkerSpec(
             algo_name=config.algo_name,
@@ -289,7 +288,8 @@ class _Training:
         curve = driver.draw()
         best, last = store.best, store.last
         if best is not None:
-            self._keep_artifact(store.path(best))
+            with storage.local_copy(store.path(best)) as file:
+                self.tracker.log_artifact(file, "checkpoints")
         for video in sorted((self.run_folder.local / "videos").glob("*.mp4")):
             self.tracker.log_artifact(video, "videos")
         return TrainResult(
@@ -300,16 +300,6 @@ class _Training:
             mlflow_run_id=None,
             learning_curve=str(curve) if curve else None,
         )
-
-    def _keep_artifact(self, checkpoint: str) -> None:
-        """Gives the tracker a checkpoint, by way of the local folder where it lies elsewhere."""
-        if not storage.is_uri(checkpoint):
-            self.tracker.log_artifact(Path(checkpoint), "checkpoints")
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / checkpoint.rsplit("/", 1)[-1]
-            copy.write_bytes(storage.read_bytes(checkpoint))
-            self.tracker.log_artifact(copy, "checkpoints")
 
 
 class _Fit(threading.Thread):
@@ -490,7 +480,7 @@ def _check_resume(config: BaseConfig, run: RunFolder, digest: str) -> None:
         ConfigError: a setting differs that may not.
         DatasetError: the data differ.
     """
-    before, now = dict(_leaves(config_of_run(run.uri))), dict(_leaves(config))
+    before, now = dict(leaves(config_of_run(run.uri))), dict(leaves(config))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) == now.get(key):
             continue
@@ -511,10 +501,11 @@ def _check_resume(config: BaseConfig, run: RunFolder, digest: str) -> None:
         )
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of what is nested; sequences are lists, as JSON has them."""
     for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
@@ -579,8 +570,13 @@ def _mlflow_command(config: BaseConfig, run: RunFolder) -> str | None:
     return open_command(resolve_tracking_uri(config.mlflow.tracking_uri, run.local))
 
 
-def _tags(config: BaseConfig, digest: str) -> dict[str, str]:
-    """What MLflow's comparison page filters by."""
+def facts(config: BaseConfig, digest: str) -> dict[str, str]:
+    """What MLflow's comparison page filters by: tags of a training.
+
+    Args:
+        config: the whole config.
+        digest: of its data.
+    """
     from importlib.metadata import version
 
     import raymimic

@@ -9,8 +9,9 @@ import logging
 import os
 import posixpath
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -175,6 +176,23 @@ def _names(path: str, folders: bool) -> list[str]:
         return sorted(posixpath.basename(n.rstrip("/")) for n in kept)
 
     return _remote(path, names)
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """A file as one of the local disk: itself, or a copy that is gone afterwards.
+
+    Raises:
+        FileNotFoundError: there is none behind the URI.
+        OutputError: the store does not answer.
+    """
+    if not is_uri(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / posixpath.basename(path)
+        copy.write_bytes(read_bytes(path))
+        yield copy
 
 
 def upload(local: Path, path: str) -> None:

@@ -59,12 +59,11 @@ def report(step: int, score: float, epoch: int, episodes: int) -> dict[str, Any]
 
 
 def board_of(spec: SweepSpec, folder: SweepFolder) -> Board:
-    config = trial_config(spec, spec.trials()[0])
-    return Board(spec, folder, SweepRecords(spec, config), quiet=True)
+    return Board(spec, folder, SweepRecords(spec, {}), quiet=True)
 
 
 def folder_of(spec: SweepSpec) -> SweepFolder:
-    return SweepFolder.create(spec, trial_config(spec, spec.trials()[0]))
+    return SweepFolder.create(spec)
 
 
 # -- a trial --
@@ -108,26 +107,28 @@ def test_a_trial_of_one_worker_needs_no_nested_trainer(tmp_path: Path) -> None:
 
 def test_two_sweeps_of_one_name_do_not_share_a_folder(spec: SweepSpec) -> None:
     first, second = folder_of(spec), folder_of(spec)
-    assert first.path != second.path
-    assert first.path.parent == second.path.parent
+    assert first.uri != second.uri
+    assert first.local.parent == second.local.parent
 
 
 def test_a_sweep_that_runs_cannot_be_resumed(spec: SweepSpec) -> None:
     folder = folder_of(spec)
-    config = trial_config(spec, spec.trials()[0])
     with pytest.raises(ConfigError, match="being run by another process"):
-        SweepFolder.find(spec, config)
+        SweepFolder.find(spec)
     folder.release()
-    assert SweepFolder.find(spec, config).path == folder.path
+    assert SweepFolder.find(spec).uri == folder.uri
 
 
 def test_another_sweep_is_not_resumed_under_its_name(tmp_path: Path, spec: SweepSpec) -> None:
     folder_of(spec).release()
     other = sweep(tmp_path, space={"algo.alpha": {"grid": [1.0, 3.0]}})
-    with pytest.raises(ConfigError, match="keeps its settings, but 'space' differs"):
-        SweepFolder.find(other, trial_config(other, other.trials()[0]))
-    longer = sweep(tmp_path, final_episodes=3, max_concurrent=1)
-    SweepFolder.find(longer, trial_config(longer, longer.trials()[0]))
+    with pytest.raises(
+        ConfigError, match=r"space.algo.alpha.grid was \[1.0, 2.0\] and now is \[1.0, 3.0\]"
+    ):
+        SweepFolder.find(other)
+    longer = sweep(tmp_path, final_episodes=3, max_concurrent=1, budget={"hours": 2.0})
+    longer.base_config["mlflow"]["tracking_uri"] = "http://moved:5000"
+    SweepFolder.find(longer)
 
 
 def test_half_a_line_of_a_killed_driver_does_no_harm(spec: SweepSpec) -> None:
@@ -135,7 +136,7 @@ def test_half_a_line_of_a_killed_driver_does_no_harm(spec: SweepSpec) -> None:
     board = board_of(spec, folder)
     trial = spec.trials()[0]
     board.on_trial_start(0, [], RayTrial(trial))
-    path = folder.path / RESULTS
+    path = folder.local / RESULTS
     path.write_bytes(path.read_bytes() + b'{"trial_id": "' + trial.trial_id.encode())
     board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
     assert folder.results()[trial.trial_id].curve == [(100, 5.0)]

@@ -1,0 +1,127 @@
+"""Sweeps whose results lie behind a URI, of which the driver's machine may be lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from test_mlflow_server import Server, wait_for
+from test_sweep import EPOCHS, RATE, RETURN, STEPS, SWEEP, Tune, server  # noqa: F401
+from test_sweep_ends import result_of
+
+from raymimic.sweep.folder import SweepFolder
+from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.trial import trial_config
+from raymimic.training.run_folder import RunFolder
+from raymimic.utils import storage
+
+
+class RemoteTune(Tune):
+    """A sweep whose driver writes to a local folder, too."""
+
+    @property
+    def uri_dir(self) -> Path:
+        """What lies behind the URI."""
+        (found,) = (self.folder / "store" / self.name).glob("*/sweep.json")
+        return found.parent
+
+
+def children_of(client: MlflowClient, parent: Any) -> dict[str, Any]:
+    query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    found = client.search_runs([parent.info.experiment_id], query)
+    assert len({run.data.tags["trial"] for run in found}) == len(found)
+    return {run.data.tags["trial"]: run for run in found}
+
+
+def test_a_sweep_goes_on_where_only_its_uri_is_left(
+    tmp_path: Path,
+    server: Server,  # noqa: F811
+) -> None:
+    store = f"local://{tmp_path}/store"
+    places = {"mlflow.tracking_uri": server.uri, "ray.storage_path": store}
+    sweep = SWEEP | {"set": SWEEP["set"] | places | {"mlflow.experiment_name": "remote"}}
+    killed = RemoteTune(tmp_path, "remote", sweep, "--max-concurrent", "2")
+    killed.wait_until_one_has_ended_and_one_runs()
+    killed.kill()
+    before = killed.results()
+    over = {name: r for name, r in before.items() if r["status"] == "finished"}
+    ended = {name: (killed.uri_dir / "trials" / name / "ended.json").stat() for name in over}
+    assert not list((tmp_path / "out").rglob("*.pth"))
+
+    client = MlflowClient(server.uri)
+
+    def runs() -> list[Any]:
+        experiment = client.get_experiment_by_name("remote")
+        return [] if experiment is None else client.search_runs([experiment.experiment_id])
+
+    def none_is_open() -> bool:
+        statuses = {run.info.status for run in runs()}
+        return bool(statuses) and "RUNNING" not in statuses
+
+    wait_for(none_is_open, 60, "the runs of the killed driver to be closed")
+    by_trial = {run.data.tags.get("trial"): run.info.status for run in runs()}
+    assert by_trial.pop(None) == "KILLED"  # the parent
+    assert by_trial == {name: "FINISHED" if name in over else "KILLED" for name in before}
+
+    (tmp_path / "out").rename(tmp_path / "lost")
+    outcome = RemoteTune(tmp_path, "remote", sweep, "--resume").outcome()
+    assert outcome["sweep_dir"].startswith(f"{store}/remote/")
+    assert outcome["best_config"] == f"{outcome['sweep_dir']}/best_config.json"
+    folder = killed.uri_dir
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    after = {result["trial_id"]: result for result in map(json.loads, lines)}
+    assert {result["status"] for result in after.values()} == {"finished"}
+    steps = [STEPS * epoch for epoch in range(RATE, EPOCHS + 1, RATE)]
+    for name, result in after.items():
+        assert result["run_dir"] == f"{outcome['sweep_dir']}/trials/{name}"
+        assert [step for step, _ in result["curve"]] == steps
+        known = before.get(name, {"curve": []})["curve"]
+        assert result["curve"][: len(known)] == known
+        best = result["best_checkpoint"].removeprefix("local://")
+        assert Path(best).is_file()
+    for name, stat in ended.items():
+        assert (folder / "trials" / name / "ended.json").stat().st_mtime == stat.st_mtime
+        log = (folder / "trials" / name / "logs" / "log.txt").read_text()
+        assert log.count("training td3_bc") == 1
+    names = {"table.csv", "table.json", "best_config.json", "learning_curves.png", "clock.json"}
+    assert names <= {path.name for path in folder.iterdir()}
+    assert not list((tmp_path / "out").rglob("*.pth"))
+
+    parent = client.get_run(outcome["mlflow_parent_run_id"])
+    children = children_of(client, parent)
+    assert parent.info.status == "FINISHED"
+    assert len(runs()) == 1 + len(after)
+    assert children.keys() == after.keys()
+    for name, child in children.items():
+        assert child.info.status == "FINISHED"
+        points = client.get_metric_history(child.info.run_id, RETURN)
+        assert [point.step for point in points] == list(range(RATE, EPOCHS + 1, RATE))
+        assert child.data.params["alpha"] == child.data.params["algo.alpha"]
+        assert float(child.data.params["alpha"]) == after[name]["setting"]["algo.alpha"]
+    (checkpoint,) = client.list_artifacts(parent.info.run_id, "checkpoints")
+    assert checkpoint.path.endswith(".pth")
+    assert outcome["final"]["episodes"] == 2 * 3
+
+
+def test_two_sweeps_of_one_name_share_nothing_behind_a_uri(tmp_path: Path) -> None:
+    places = {"ray.storage_path": f"local://{tmp_path}/store", "mlflow.enabled": False}
+    specs = []
+    for machine in ("a", "b"):  # each with local folders of its own
+        places["train.output_dir"] = str(tmp_path / machine)
+        content = SWEEP | {"name": "s", "set": SWEEP["set"] | places}
+        specs.append(SweepSpec.from_dict(content | {"dataset": str(tmp_path / "hopper.hdf5")}))
+    first, second = (SweepFolder.create(spec) for spec in specs)
+    assert first.uri != second.uri
+    assert first.local.is_relative_to(tmp_path / "a" / "s")
+    trial = specs[0].trials()[0]
+    run_dir = storage.join(first.trials, trial.trial_id)
+    at = RunFolder.at(run_dir, trial_config(specs[0], trial)).local
+    assert at == first.local / "trials" / trial.trial_id
+
+    first.add(result_of(trial, Path(run_dir), "finished"))
+    first.mirror()
+    second.mirror()
+    first.release()
+    second.release()
+    storage.remove_tree(second.uri)
+    assert SweepFolder.find(specs[1]).results().keys() == {trial.trial_id}
