@@ -170,6 +170,9 @@ _DEBUG: dict[str, Any] = {
 def _tune(args: argparse.Namespace) -> None:
     from raymimic.config.base_config import import_modules
 
+    for values in (args.imports, args.set):  # which take all words behind them
+        if args.sweep is None and values and values[-1].endswith((".yaml", ".yml")):
+            args.sweep = values.pop()
     import_modules(args.imports)
     spec = _sweep(args)
     # The trials' processes import them too.
@@ -375,7 +378,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-concurrent", type=_positive, metavar="N", help="trials at a time, at most"
     )
     tune.add_argument(
-        "--dry-run", action="store_true", help="show the trials and what they cost, train nothing"
+        "--dry-run", action="store_true", help="print the trials and the estimated cost"
     )
     tune.add_argument(
         "--json", action="store_true", help="end with one line of JSON that says what came out"

@@ -1,4 +1,4 @@
-"""The sweep of td3_bc_alpha_tau.yaml as a Tune sweep script: `python FILE.py [--dataset D]`."""
+"""The sweep of td3_bc_alpha_tau.yaml as a Tune sweep script: `python FILE.py --help`."""
 
 import argparse
 
@@ -32,6 +32,8 @@ SWEEP = {
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", default=SWEEP["dataset"], help="HDF5 file")
-    result = raymimic.sweep.run(SWEEP | vars(parser.parse_args()))
-    print(f"best config: {result.best_config}")
+    parser.add_argument("--dataset", default=SWEEP["dataset"], help="HDF5 file, path or URI")
+    parser.add_argument("--storage", help="folder or URI for results")
+    args = parser.parse_args()
+    settings = SWEEP["set"] | {"ray.storage_path": args.storage}
+    raymimic.sweep.run(SWEEP | {"dataset": args.dataset, "set": settings})

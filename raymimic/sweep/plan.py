@@ -93,7 +93,7 @@ class Plan:
             f"sweep {spec.name}: {spec.algo}, {spec.search} search, scheduler {spec.scheduler}"
         ]
         for trial in spec.trials():
-            values = ", ".join(f"{path}={value!r}" for path, value in trial.setting.items())
+            values = ", ".join(f"{path}={_short(value)}" for path, value in trial.setting.items())
             lines.append(f"  {trial.trial_id}: {values}")
         if not spec.settings:
             seeds = ", ".join(map(str, spec.seeds))
@@ -106,7 +106,7 @@ class Plan:
             f"{cost.trials} trials, each with {_words(spec)}: {self._most}"
             f"{cost.gradient_steps:,} gradient steps, {cost.episodes:,} evaluation episodes in "
             f"each environment, and {spec.final_episodes} new ones for each seed of the winner",
-            f"measured here on the {speed.device}, one worker, with one of the settings: "
+            f"measured here on the {self._device}, one worker, with one of the settings: "
             f"{_rate(speed.steps_per_s)} gradient steps/s{rates}",
             f"so {self._most}about {span} a trial, {duration(cost.total_s)} of one worker in all, "
             f"evaluation included{self._limits}",
@@ -115,6 +115,11 @@ class Plan:
     @property
     def _most(self) -> str:
         return "at most " if self.spec.scheduler in ("asha", "median") else ""
+
+    @property
+    def _device(self) -> str:
+        wanted = self.spec.base_config["train"]["cuda"] and self.speed.device != "GPU"
+        return f"{self.speed.device} for want of a GPU" if wanted else self.speed.device
 
     @property
     def _limits(self) -> str:
@@ -178,6 +183,10 @@ def _words(spec: SweepSpec) -> str:
         gpu = f" and {gpus:g} GPU" if gpus else ""
     workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers, each"
     return f"{workers} of {resources.cpus_per_worker:g} CPU{gpu}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
 def _rate(per_second: float) -> str:
