@@ -174,6 +174,8 @@ def _base_config(
     for path, value in changes.items():
         made.set_path(path, value)
     if content.get("dataset") is not None:
+        if "train.data" in space:
+            raise ConfigError("'dataset' is given, but 'train.data' is varied: remove one of them")
         made.train.data = content["dataset"]
     # Trials run in folders of their own.
     made.train.data = _absolute(made.train.data)

@@ -102,7 +102,7 @@ class ConfigGenerator:
                     f"{group} too, has {len(parameter.values)}: they are taken together"
                 )
         new = {key: _Parameter(name, group, list(values), list(value_names or ()), hidename)}
-        self.parameters = {**new, **self.parameters} if prepend else {**self.parameters, **new}
+        self.parameters = {**(new if prepend else {}), **self.parameters, **new}
 
     def sweep(
         self, *, name: str | None = None, seeds: Sequence[int] | None = None, **keys: Any
@@ -163,13 +163,13 @@ class ConfigGenerator:
             paths of the configs.
 
         Raises:
-            ConfigError: nothing was added, or a key does not exist.
+            ConfigError: nothing was added, a key does not exist, or two settings have one name.
             OutputError: the files cannot be written.
         """
         base = self._base()
         parameters = self._added()
         groups = {p.group: len(p.values) for p in parameters.values()}
-        paths = []
+        contents: dict[str, Any] = {}
         for indices in product(*(range(size) for size in groups.values())):
             index = dict(zip(groups, indices, strict=True))
             at = {key: index[p.group] for key, p in parameters.items()}
@@ -195,7 +195,13 @@ class ConfigGenerator:
                     self.wandb_proj_name
                 )
                 content.setdefault("mlflow", {})["experiment_name"] = self.wandb_proj_name
-            paths.append(self._write(f"{name}.json", json.dumps(content, indent=4) + "\n"))
+            if name in contents:
+                raise ConfigError(
+                    f"two settings have the name '{name}', and so the same file: show a parameter "
+                    "that 'hidename' or an empty name leaves out"
+                )
+            contents[name] = content
+        paths = [self._write(name, content) for name, content in contents.items()]
         if self.script_file is not None:
             lines = [f"raymimic train --config {shlex.quote(path)}\n" for path in paths]
             try:
@@ -227,11 +233,11 @@ class ConfigGenerator:
         config.set_path(key, value)  # so that an unknown key is refused with the nearest named
         content.update(json.loads(config.dump()))
 
-    def _write(self, name: str, text: str) -> str:
-        path = self.generated_config_dir / name
+    def _write(self, name: str, content: dict[str, Any]) -> str:
+        path = self.generated_config_dir / f"{name}.json"
         try:
             self.generated_config_dir.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(json.dumps(content, indent=4) + "\n")
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {error}") from error
         return str(path)

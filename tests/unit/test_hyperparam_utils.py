@@ -118,7 +118,24 @@ def test_names_can_be_hidden_and_begin_elsewhere(base, tmp_path):
     made.add_param("algo.actor_layer_dims", "size", 1, [[256, 256]], prepend=True)
     assert list(made.parameters) == ["algo.actor_layer_dims", "train.batch_size"]
     assert Path(made.generate()[0]).stem == "exp_size_256_256"
+    made.add_param("train.batch_size", "bs", 0, [32], hidename=True, prepend=True)
+    assert list(made.parameters) == ["train.batch_size", "algo.actor_layer_dims"]
+    assert config_from_file(made.generate()[0]).train.batch_size == 32
     assert Path(made.generate(override_base_name=True)[0]).stem == "size_256_256"
+
+
+def test_settings_of_one_name_are_refused_before_a_file_is_lost(base, tmp_path):
+    made = ConfigGenerator(base, generated_config_dir=tmp_path / "out")
+    made.add_param("train.batch_size", "bs", 0, [16, 32], hidename=True)
+    with pytest.raises(ConfigError, match="two settings have the name 'base'"):
+        made.generate()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_beside_varied_ones_is_refused(base):
+    generator(base).generate()
+    with pytest.raises(ConfigError, match=r"'dataset' is given, but 'train.data' is varied"):
+        configs_in(base.parent, [("dataset", "other.hdf5")])
 
 
 def test_what_cannot_be_is_refused_in_words(base):

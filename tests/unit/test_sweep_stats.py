@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -17,6 +18,31 @@ def test_estimate_of_seeds_alone_is_their_exact_bootstrap() -> None:
     assert found.iqm == 3.5
     one = estimate([7.0])
     assert (one.mean, one.iqm, one.low, one.high) == (7.0, 7.0, 7.0, 7.0)
+
+
+def test_estimate_of_seeds_alone_has_the_ends_of_all_resamples_counted_out() -> None:
+    scores = [3.0, 8.0, 1.0, 4.0, 30.0]
+    means = [float(np.mean(drawn)) for drawn in itertools.product(scores, repeat=5)]
+    found = estimate(scores, resamples=100_000)
+    assert found.low == pytest.approx(np.quantile(means, 0.025), abs=0.2)
+    assert found.high == pytest.approx(np.quantile(means, 0.975), abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "noise", "covered"), [(2, 0.0, 0.50), (3, 0.0, 0.73), (10, 0.0, 0.90), (3, 3.0, 0.89)]
+)
+def test_intervals_hold_the_true_mean_as_often_as_the_docs_say(
+    seeds: int, noise: float, covered: float
+) -> None:
+    rng = np.random.default_rng(seeds)
+    held = 0
+    for repeat in range(800):
+        true_means = rng.normal(size=seeds)
+        episodes = true_means[:, None] + noise * rng.normal(size=(seeds, 20))
+        scores = episodes.mean(axis=1).tolist()
+        found = estimate(scores, episodes.tolist() if noise else (), resamples=300, seed=repeat)
+        held += found.low <= 0.0 <= found.high
+    assert held / 800 == pytest.approx(covered, abs=0.05)
 
 
 def test_interval_over_seeds_and_episodes_has_the_width_that_theory_gives() -> None:
@@ -42,6 +68,7 @@ def test_one_seed_has_the_interval_of_its_episodes_and_it_shrinks_with_their_num
 
 def test_episodes_of_only_some_seeds_are_left_aside() -> None:
     assert estimate([1.0, 3.0], [[0.0, 2.0], []]) == estimate([1.0, 3.0])
+    assert estimate([1.0, 3.0], [[0.0, 2.0], [3.0, math.nan]]) == estimate([1.0, 3.0])
 
 
 def test_a_score_that_is_not_the_episodes_mean_stays_the_middle() -> None:
@@ -103,6 +130,34 @@ def test_importance_finds_the_numbers_that_matter_and_the_bent_ones() -> None:
     assert found["bent"].p_value < 0.001
     assert found["noise"].share < 0.15
     assert abs(found["bent"].trend) < 0.4  # a trend alone would have missed it
+
+
+def test_importance_is_the_effect_size_of_kruskal_and_wallis() -> None:
+    rng = np.random.default_rng(4)
+    kinds = ["a"] * 5 + ["b"] * 9 + ["c"] * 4
+    scores = rng.integers(0, 12, 18) + np.repeat([0, 6, 3], [5, 9, 4])  # with ties
+    (one,) = importances([{"kind": kind} for kind in kinds], scores.tolist())
+    groups = [scores[[k == kind for k in kinds]] for kind in "abc"]
+    assert one.share == pytest.approx((reference.kruskal(*groups).statistic - 2) / (18 - 3))
+    shuffled = reference.permutation_test(
+        groups,
+        lambda *parts: reference.kruskal(*parts).statistic,
+        n_resamples=1000,
+        alternative="greater",
+        rng=rng,
+    )
+    assert one.p_value == pytest.approx(shuffled.pvalue, abs=0.05)
+
+
+def test_numbers_that_some_settings_lack_are_grouped_among_themselves() -> None:
+    rng = np.random.default_rng(5)
+    settings: list[dict[str, object]] = [{"on": False} for _ in range(10)]
+    settings += [{"on": True, "width": float(w)} for w in rng.uniform(1, 9, 30)]
+    scores = [float(s.get("width", 5.0)) + 0.1 * rng.normal() for s in settings]
+    found = {one.path: one for one in importances(settings, scores)}
+    assert found["width"].share > 0.6
+    assert found["width"].trend > 0.95
+    assert found["on"].share < 0.1
 
 
 def test_importance_of_nothing_is_nothing_on_average() -> None:
