@@ -199,6 +199,7 @@ def test_settings_are_written_by_the_names_that_the_sweep_gives_them() -> None:
             "algo.gmm.num_modes": {"randint": [2, 9], "when": {"algo.gmm.enabled": True}},
         },
         algo="bc",
+        dataset=None,
         search="random",
         budget={"trials": 4},
     )
