@@ -16,6 +16,8 @@ from raymimic.training.progress import duration
 _INTERVAL_S = 1.0
 # Between two lines of progress in a log.
 _PLAIN_INTERVAL_S = 30.0
+# Running trials of which such a line tells.
+_NAMED = 4
 _ROWS = 12
 _RESAMPLES = 200
 
@@ -81,8 +83,7 @@ class LiveTable:
         self._time = time.monotonic()
         running = [result for result in results if result.status == "running"]
         if not self._live:
-            parts = [self._progress(results), *map(self._of_one, running)]
-            self.line(" | ".join(parts))
+            self.line(" | ".join([self._progress(results), *map(self._of_one, running[:_NAMED])]))
             return
         columns, rows = os.get_terminal_size(self._stream.fileno())
         lines = [self._progress(results), *map(self._of_one, running[: rows // 3])]
