@@ -1,6 +1,8 @@
 """`ray job submit` to a cluster that wants a token, on this machine."""
 
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from head import BIN, TOKEN, environment, free_port, ray_head, short_folder
+from test_sweep import SWEEP
 from tiny import train_args
 
 
@@ -72,3 +75,43 @@ def test_a_relative_output_folder_is_refused_in_a_job(head: Head, hopper: Path) 
     assert "exit code 2" in ran.stdout + ran.stderr
     assert "'results' in this Ray job's working directory, which is deleted" in ran.stdout
     assert "--set ray.storage_path=/shared/results" in ran.stdout
+
+
+def test_a_job_runs_a_sweep_and_tells_of_it(head: Head, hopper: Path, tmp_path: Path) -> None:
+    settings = SWEEP["set"] | {"mlflow.enabled": False, "train.num_epochs": 4}
+    sweep = SWEEP | {"dataset": str(hopper), "seeds": [1], "set": settings}
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps(sweep | {"set": settings | {"ray.storage_path": str(tmp_path)}}))
+    ran = head.submit(str(BIN / "raymimic"), "tune", str(file), "--json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for event in ("started", "finished"):
+        for alpha in (0.5, 2.5):
+            assert f"{event}: alpha_{alpha}, seed 1" in ran.stdout
+    (folder,) = tmp_path.glob("s/*")
+    assert f"results go to {folder}" in ran.stdout
+    best = json.loads((folder / "table.json").read_text())["settings"][0]
+    config = json.loads((folder / "best_config.json").read_text())
+    assert config["algo"]["alpha"] == best["setting"]["algo.alpha"]
+
+
+def test_a_sweep_of_a_script_that_could_not_run_makes_no_folder(
+    head: Head, hopper: Path, tmp_path: Path
+) -> None:
+    script = head.home / "work" / "sweep.py"
+    script.parent.mkdir(exist_ok=True)
+    settings = SWEEP["set"] | {"ray.storage_path": str(tmp_path)}
+    sweep = SWEEP | {"name": "s", "dataset": str(hopper), "set": settings}
+    changes = [{"resources": {"workers": 9}}, {"set": settings | {"ray.storage_path": None}}]
+    script.write_text(
+        "import raymimic.sweep\nfrom raymimic.errors import RaymimicError\n"
+        f"for sweep in {[sweep | change for change in changes]!r}:\n"
+        "    try:\n"
+        "        raymimic.sweep.run(sweep)\n"
+        "    except RaymimicError as error:\n"
+        "        print('refused:', error)\n"
+    )
+    ran = head.submit(sys.executable, script.name)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "refused: the cluster can never place a trial of 9 workers of 1 CPU each" in ran.stdout
+    assert "refused: results would go to 'out' in this Ray job's working directory" in ran.stdout
+    assert not list(tmp_path.iterdir())

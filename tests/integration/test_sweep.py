@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from test_mlflow_server import Server
 from tiny import write_hopper
 
-DEADLINE_S = 300.0
+DEADLINE_S = 600.0
 EPOCHS, RATE, STEPS = 30, 2, 20
 RETURN = "Rollout/Return/Hopper-v5"
 
@@ -50,16 +50,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Tune:
-    """`raymimic tune` in a process of its own."""
+    """`raymimic tune` in a process of its own.
 
-    def __init__(self, folder: Path, name: str, sweep: dict[str, Any], *args: str) -> None:
+    Args:
+        folder: where it runs.
+        name: of the sweep.
+        sweep: content of its file; or none, where `args` say what to run.
+        args: more of them.
+    """
+
+    def __init__(self, folder: Path, name: str, sweep: dict[str, Any] | None, *args: str) -> None:
         self.folder, self.name = folder, name
         data = folder / "hopper.hdf5"
         if not data.exists():
             write_hopper(data)
-        (folder / f"{name}.yaml").write_text(json.dumps(sweep | {"dataset": str(data)}))
+        if sweep is not None:
+            (folder / f"{name}.yaml").write_text(json.dumps(sweep | {"dataset": str(data)}))
+            args = (f"{name}.yaml", *args)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "raymimic", "tune", f"{name}.yaml", "--json", *args],
+            [sys.executable, "-m", "raymimic", "tune", "--json", *args],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -173,13 +182,28 @@ def test_a_scheduler_stops_weak_settings(tmp_path: Path, scheduler: str) -> None
     assert outcome["table"][0]["rank"] == 1
 
 
-def test_optuna_tries_every_seed_of_each_setting(tmp_path: Path) -> None:
+def test_optuna_tries_every_seed_of_each_setting_while_episodes_last(tmp_path: Path) -> None:
+    huber, norm = "algo.critic.use_huber", "algo.critic.max_gradient_norm"
     sweep = SWEEP | {
-        "space": {"algo.alpha": {"loguniform": [0.5, 10]}},
+        "space": {
+            "algo.alpha": {"loguniform": [0.5, 10]},
+            huber: {"choice": [True, False]},
+            norm: {"uniform": [0.5, 2.0], "when": {huber: True}},
+        },
         "search": "optuna",
-        "budget": {"trials": 4},
-        "set": SWEEP["set"] | {"mlflow.enabled": False, "train.num_epochs": 2},
+        "budget": {"trials": 40, "episodes": 14},
+        "set": SWEEP["set"] | {"mlflow.enabled": False, "train.num_epochs": 2 * RATE},
     }
-    tune = Tune(tmp_path, "optuna", sweep)
+    tune = Tune(tmp_path, "optuna", sweep, "--max-concurrent", "2")
     outcome = tune.outcome()
-    assert [sorted(row["by_seed"]) for row in outcome["table"]] == [["1", "2"], ["1", "2"]]
+    results = tune.results().values()
+    assert all((norm in result["setting"]) == result["setting"][huber] for result in results)
+    stopped = [result for result in results if result["status"] == "stopped"]
+    assert stopped
+    assert {r["error"] for r in stopped} == {"the sweep's 14 evaluation episodes were played"}
+    assert {r["status"] for r in results} == {"stopped", "finished"}
+    # Two episodes an evaluation; the trials beside the last one may have played one more.
+    assert 14 <= sum(result["episodes"] for result in results) <= 16
+    best = outcome["table"][0]
+    assert sorted(best["by_seed"]) == ["1", "2"]
+    assert best["trials"] == {"finished": 2}
