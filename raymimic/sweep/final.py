@@ -34,7 +34,6 @@ def evaluate_winner(
         RaymimicError: a checkpoint cannot be read or played.
     """
     played: dict[str, list[float]] = {}
-    _, _, env = spec.metric.removeprefix("Rollout/").partition("/")
     for result in results:
         if result.setting_id == setting_id and result.best_checkpoint is not None:
             report = evaluate_checkpoint(
@@ -42,7 +41,7 @@ def evaluate_winner(
                 episodes=spec.final_episodes,
                 num_actors=config.ray.rollout_actors,
                 seed=spec.search_seed,
-                env=env or None,
+                env=spec.environment,
                 imports=config.train.imports,
             )
             success = spec.metric.startswith("Rollout/Success_Rate")

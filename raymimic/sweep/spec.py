@@ -204,6 +204,12 @@ class SweepSpec:
     # -- trials --
 
     @property
+    def environment(self) -> str | None:
+        """The one environment whose scores count; None: the mean over all, or no scores."""
+        _, _, name = self.metric.removeprefix("Rollout/").partition("/")
+        return name if name and self.metric.startswith("Rollout/") else None
+
+    @property
     def num_settings(self) -> int:
         """How many settings are tried, each with all seeds."""
         return self.num_trials // len(self.seeds)
@@ -293,7 +299,7 @@ class SweepSpec:
             their names.
 
         Raises:
-            ConfigError: `metric` names none of them, or there are none.
+            ConfigError: `metric` names none of them, or there are none where some are needed.
             DatasetError: the data cannot be read, or lack what the algorithm needs.
         """
         from raymimic.algo import algo_class
@@ -308,19 +314,18 @@ class SweepSpec:
             algo = algo_class(config.algo_name, config)
             found = [e.key for e in inspect_data(config, algo.needs).env_metas if e.evaluate]
             names |= dict.fromkeys(found if can_act(algo) else ())
-        if not self.metric.startswith("Rollout/"):
-            return tuple(names)
         if not names:
-            raise ConfigError(
-                f"no run reports '{self.metric}': "
-                + (
-                    "the data name no environment (env_args); experiment.env names one"
-                    if can_act(algo)
-                    else f"{self.algo} plans, but does not act"
+            why = f"{self.algo} plans, but does not act"
+            if can_act(algo):
+                why = "the data name no environment (env_args); experiment.env names one"
+            if self.metric.startswith("Rollout/"):
+                raise ConfigError(f"no run reports '{self.metric}': {why}")
+            if self.final_episodes:
+                raise ConfigError(
+                    f"'final_episodes' is {self.final_episodes}, which the winner could not play: "
+                    f"{why}; or set it to 0"
                 )
-            )
-        _, _, env = (*self.metric.split("/", 2), None)[:3]
-        if env is not None and env not in names:
+        elif self.environment is not None and self.environment not in names:
             raise ConfigError(
                 f"no run reports '{self.metric}': the runs are evaluated in {', '.join(names)}"
             )

@@ -5,11 +5,13 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
+from tiny import write_hopper
 
 from raymimic.config import config_factory, parse_set
 from raymimic.config.checks import check_config
-from raymimic.errors import ConfigError
+from raymimic.errors import ConfigError, DatasetError
 from raymimic.sweep.config_folder import configs_in
 from raymimic.sweep.spec import Resources, SweepSpec, setting_id
 
@@ -338,6 +340,13 @@ VALIDATED = {
 }
 
 
+def test_a_metric_may_name_its_environment():
+    assert spec().environment is None
+    assert spec(metric="Rollout/Return/Walker2d-v5").environment == "Walker2d-v5"
+    assert spec(metric="Rollout/Success_Rate/ns/Env-v0").environment == "ns/Env-v0"
+    assert spec(metric="Valid/Loss", set=VALIDATED).environment is None
+
+
 def test_what_is_best_follows_from_the_metric():
     assert spec(metric="Rollout/Success_Rate/Walker2d-v5").mode == "max"
     made = spec(metric="Valid/Loss", set=VALIDATED)
@@ -429,3 +438,26 @@ def test_folders_that_are_no_sweep_are_refused(tmp_path):
         configs_in(tmp_path)
     with pytest.raises(ConfigError, match="there is no such folder"):
         configs_in(tmp_path / "none")
+
+
+# -- the data --
+
+
+def test_scores_come_from_the_environments_of_the_data(hopper, tmp_path):
+    assert spec(dataset=str(hopper)).check_data() == ("Hopper-v5",)
+    with pytest.raises(ConfigError, match=r"'Rollout/Return/Walker2d-v5': .* in Hopper-v5"):
+        spec(dataset=str(hopper), metric="Rollout/Return/Walker2d-v5").check_data()
+    with pytest.raises(DatasetError, match=r"none.hdf5' does not exist"):
+        spec(dataset=str(tmp_path / "none.hdf5")).check_data()
+
+
+def test_without_an_environment_nothing_is_played(tmp_path):
+    data = write_hopper(tmp_path / "nowhere.hdf5")
+    with h5py.File(data, "r+") as file:
+        del file["data"].attrs["env_args"]
+    with pytest.raises(ConfigError, match=r"no run reports 'Rollout/Return': the data name no"):
+        spec(dataset=str(data)).check_data()
+    validated = {"dataset": str(data), "set": VALIDATED, "metric": "Valid/Loss"}
+    with pytest.raises(ConfigError, match=r"'final_episodes' is 50, which the winner could not"):
+        spec(**validated).check_data()
+    assert spec(**validated, final_episodes=0).check_data() == ()
