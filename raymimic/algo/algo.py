@@ -544,7 +544,9 @@ class Algo:
 
         Args:
             model_dict: that, or the networks' state dict alone (robomimic before 0.4).
-            load_optimizers: load optimizers and schedules too, to go on training.
+            load_optimizers: load optimizers and schedules too, to go on training. Schedules go on
+                where they were, but from the config's initial learning rates (in robomimic, from
+                the checkpoint's).
 
         Raises:
             CheckpointError: if it does not fit this config.
@@ -559,8 +561,20 @@ class Algo:
                 raise CheckpointError(
                     "the checkpoint holds no optimizers: it can act, but training cannot resume"
                 )
+            pairs = list(self._optimizers_and_schedulers())
+            initial = [torch_utils.initial_learning_rates(optimizer) for optimizer, _ in pairs]
             torch_utils.load_state_dict(self.optimizers, model_dict["optimizers"])
             torch_utils.load_state_dict(self.lr_schedulers, model_dict["lr_schedulers"])
+            for (optimizer, scheduler), rates in zip(pairs, initial, strict=True):
+                torch_utils.set_initial_learning_rates(optimizer, scheduler, rates)
+
+    def _optimizers_and_schedulers(self) -> Iterator[tuple[Optimizer, LRScheduler | None]]:
+        for name, optimizers in self.optimizers.items():
+            schedulers = self.lr_schedulers[name]
+            if isinstance(optimizers, list):
+                yield from zip(optimizers, schedulers, strict=True)
+            else:
+                yield optimizers, schedulers
 
     def training_state(self) -> dict[str, Any]:
         """Returns what an exact resume needs besides :meth:`serialize`.

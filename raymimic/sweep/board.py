@@ -4,7 +4,8 @@ Ray Tune calls a :class:`Board` for whatever happens. The board keeps one result
 each change to `results.jsonl`, passes it on to MLflow, and shows it on the terminal.
 """
 
-from dataclasses import asdict, replace
+import math
+from dataclasses import replace
 from typing import Any
 
 from ray.tune import Stopper
@@ -14,9 +15,11 @@ from raymimic.errors import OutputError
 from raymimic.sweep.folder import Clock, SweepFolder
 from raymimic.sweep.live import LiveTable
 from raymimic.sweep.mlflow_sweep import SweepRecords
+from raymimic.sweep.population import Adoption, find_offered
 from raymimic.sweep.result import TrialResult
+from raymimic.sweep.space import Setting
 from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.trial import ENTRY, SCORE, STEP, Ended
+from raymimic.sweep.trial import ENTRY, SCORE, STEP, Ended, entry, kept_as
 from raymimic.training.checkpoint import CheckpointStore
 from raymimic.utils import storage
 
@@ -61,9 +64,12 @@ class Board(TrialProgressCallback):
         stopped.
         """
         result = self.results.get(trial.trial_id)
-        return result is not None and (
-            result.status == "finished" or (result.status == "stopped" and result.error is None)
-        )
+        if result is None:
+            return False
+        by_scheduler = result.status == "stopped" and result.error is None
+        # Of a population, those that are alive have gone on.
+        lost = result.status == "failed" and self._spec.scheduler == "pbt"
+        return result.status == "finished" or by_scheduler or lost
 
     def entries(self, trials: list[Trial], again: bool) -> list[dict[str, Any]]:
         """What Ray Tune shall run.
@@ -76,85 +82,103 @@ class Board(TrialProgressCallback):
         over = [t for t in trials if self.has_ended(t)]
         for trial in over:
             self._records.amend(trial, self.results[trial.trial_id])
-        entries = [
-            {"trial": asdict(t), "replay": self.results[t.trial_id].curve} for t in over if again
-        ]
-        return entries + [
-            {"trial": asdict(t), "replay": None} for t in trials if not self.has_ended(t)
-        ]
+        entries = [entry(t, replay=self.results[t.trial_id].curve) for t in over if again]
+        return entries + [self._entry(t) for t in trials if not self.has_ended(t)]
+
+    def _entry(self, trial: Trial) -> dict[str, Any]:
+        known = self.results.get(trial.trial_id)
+        if known is None or not known.schedule:
+            return entry(trial)
+        newest, adopt = known.schedule[-1], None
+        if newest["from"] is not None:
+            adoption = Adoption(newest["from"], newest["step"])
+            adopt = find_offered(self._folder.path / "logs", adoption)
+        trial = replace(trial, setting=newest["setting"])
+        return entry(trial, run_dir=known.run_dir, adopt=adopt)
+
+    def adopted(self, trial_id: str, adoption: Adoption, setting: Setting) -> None:
+        """A trial goes on from another's weights, with another setting."""
+        known = self.results[trial_id]
+        begin = {"step": adoption.step, "from": adoption.donor, "setting": setting}
+        run_dir = adoption.run_dir(self.home(trial_id))
+        self._put(replace(known, run_dir=run_dir, schedule=[*known.schedule, begin]))
 
     @property
     def episodes(self) -> int:
         """Evaluation episodes that the search has played."""
         return sum(result.episodes for result in self.results.values())
 
-    def run_dir(self, trial: Trial) -> str:
+    def home(self, trial_id: str) -> str:
         """The folder of a trial."""
-        return storage.join(self._folder.trials, trial.trial_id)
+        return storage.join(self._folder.trials, trial_id)
 
     # -- Ray Tune's calls --
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has a process; perhaps again."""
-        ours = _trial_of(trial)
-        if ours is None:
+        told, trial_id = trial.config[ENTRY], str(trial)
+        if told["replay"] is not None:
             return
-        known = self.results.get(ours.trial_id)
+        known = self.results.get(trial_id)
         if known is None:
+            setting = told["trial"]["setting"]
+            begin = {"step": 0, "from": None, "setting": setting}
             known = TrialResult(
-                trial_id=ours.trial_id,
-                setting_id=ours.setting_id,
-                setting=ours.setting,
-                seed=ours.seed,
+                trial_id=trial_id,
+                setting_id=told["trial"]["setting_id"],
+                setting=setting,
+                seed=told["trial"]["seed"],
                 status="running",
                 curve=[],
                 best=None,
                 last=None,
                 best_checkpoint=None,
-                run_dir=self.run_dir(ours),
+                run_dir=self.home(trial_id),
                 episodes=0,
+                schedule=[begin] if self._spec.scheduler == "pbt" else [],
             )
         known = replace(known, status="running", error=None)
         self._put(known)
         self._table.began(known)
-        self._records.open(ours)
+        self._records.open(Trial(known.setting_id, known.setting, known.seed))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial has a score."""
-        ours = _trial_of(trial)
-        if ours is None or SCORE not in result:
+        """A trial has a score, or passes on its last epochs."""
+        known = self.results.get(str(trial))
+        if known is None or "epochs" not in result:
             return
-        known = self.results[ours.trial_id]
-        self._records.log(ours.trial_id, result["epochs"])
+        self._records.log(known.trial_id, result["epochs"])
+        if SCORE in result:
+            known = self._scored(known, result)
+        if known != self.results[known.trial_id]:
+            self._put(known)
+
+    def _scored(self, known: TrialResult, result: dict[str, Any]) -> TrialResult:
         step, score = int(result[STEP]), float(result[SCORE])
         new = not known.curve or step > known.curve[-1][0]
-        self._table.reached(ours.trial_id, result["epoch"], new)
+        self._table.reached(known.trial_id, result["epoch"], new)
         if not new:
-            return  # a trial that was restarted tells all that its checkpoints know
+            return known  # a trial that was restarted tells all that its checkpoints know
+        known = replace(
+            known, curve=[*known.curve, (step, score)], last=score, episodes=result["episodes"]
+        )
         better = known.best is None or (
             score > known.best if self._spec.mode == "max" else score < known.best
         )
-        known = replace(
-            known,
-            curve=[*known.curve, (step, score)],
-            last=score,
-            episodes=result["episodes"],
-        )
-        if better and score - score == 0.0:
-            checkpoint = f"model_epoch_{result['epoch']}.pth"
-            path = storage.join(known.run_dir, "models", checkpoint)
-            known = replace(known, best=score, best_checkpoint=path, episode_scores=[])
-        self._put(known)
+        if not better or not math.isfinite(score):
+            return known
+        file = f"model_epoch_{result['epoch']}.pth"
+        path = storage.join(known.run_dir, "models", file)
+        return replace(known, best=score, best_checkpoint=path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself, or was stopped."""
-        ours = _trial_of(trial)
-        if ours is None:
+        known = self.results.get(str(trial))
+        if known is None:
             return
-        known = self.results[ours.trial_id]
-        ended = Ended.of(known.run_dir)
+        ended = Ended.of(self.home(known.trial_id))
         if ended is None:
             known = replace(known, status="stopped", error=self.budget.reason)
         elif ended.error is not None:
@@ -165,10 +189,10 @@ class Board(TrialProgressCallback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has failed for good: its process was lost again and again."""
-        ours = _trial_of(trial)
-        if ours is not None:
+        known = self.results.get(str(trial))
+        if known is not None:
             lines = str(trial.get_error() or "its process was lost").strip().splitlines()
-            self._end(replace(self.results[ours.trial_id], status="failed", error=lines[-1]))
+            self._end(replace(known, status="failed", error=lines[-1]))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Ray Tune has looked round once more."""
@@ -179,27 +203,36 @@ class Board(TrialProgressCallback):
         if self.budget.reason is None:
             return  # an error or the user ended it
         for trial in trials:
-            ours = _trial_of(trial)
-            known = self.results.get(ours.trial_id) if ours is not None else None
+            known = self.results.get(str(trial))
             if known is not None and known.status == "running":
                 self.on_trial_complete(0, trials, trial)
 
     def _end(self, result: TrialResult) -> None:
-        self._put(replace(result, episode_scores=self._episode_scores(result)))
+        result = self._with_best(result)
+        self._put(result)
         self._records.close(result)
         self._table.ended(result)
 
-    def _episode_scores(self, result: TrialResult) -> list[float]:
-        """The return of each episode in the evaluation with the best score."""
-        measure, _, environment = self._spec.metric.removeprefix("Rollout/").partition("/")
-        if measure != "Return" or result.best_checkpoint is None:
-            return []
-        store = CheckpointStore(result.run_dir, None)
-        for outcome in store.outcomes:
-            if result.best_checkpoint.endswith(f"model_epoch_{outcome.epoch}.pth"):
-                names = [environment] if environment else list(outcome.episodes)
-                return [score for name in names for score in outcome.episodes.get(name, [])]
-        return []
+    def _with_best(self, result: TrialResult) -> TrialResult:
+        """Adds which of equally good checkpoints is kept, and what each of its episodes returned.
+
+        Episodes are known of the return alone, which is what a score is the mean of.
+        """
+        if result.best_checkpoint is None:
+            return result
+        store = CheckpointStore(result.best_checkpoint.rsplit("/models/", 1)[0], None)
+        metric = self._spec.metric
+        best = next((e for e in store.entries if kept_as(metric) in e.keep), None)
+        if best is None:
+            return result
+        result = replace(result, best_checkpoint=store.path(best))
+        measure, _, environment = metric.removeprefix("Rollout/").partition("/")
+        played = [o.episodes for o in store.outcomes if o.epoch == best.epoch]
+        if measure != "Return" or not played:
+            return result
+        names = [environment] if environment else list(played[0])
+        scores = [score for name in names for score in played[0].get(name, [])]
+        return replace(result, episode_scores=scores)
 
     def _put(self, result: TrialResult) -> None:
         self.results[result.trial_id] = result
@@ -245,9 +278,3 @@ class Budget(Stopper):
         elif episodes is not None and self._board.episodes >= episodes:
             self.reason = f"the sweep's {episodes} evaluation episodes were played"
         return self.reason is not None
-
-
-def _trial_of(trial: Any) -> Trial | None:
-    """The trial of ours behind one of Ray Tune's; none where that only replays scores."""
-    entry = trial.config[ENTRY]
-    return Trial(**entry["trial"]) if entry["replay"] is None else None

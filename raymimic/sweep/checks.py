@@ -205,6 +205,18 @@ def _check_first_decision(spec: "SweepSpec") -> None:
 def _check_population(spec: "SweepSpec") -> None:
     if spec.num_settings < 2:
         raise ConfigError("scheduler pbt needs a population: at least 2 settings")
+    if not spec.metric.startswith("Rollout/"):
+        raise ConfigError(
+            f"scheduler pbt copies checkpoints that were evaluated, so 'metric' cannot be "
+            f"'{spec.metric}': use Rollout/Return or Rollout/Success_Rate"
+        )
+    interval, steps = spec.scheduler_options["interval_steps"], spec.evaluation_steps
+    if steps is None or interval % steps:
+        raise ConfigError(
+            f"'scheduler.pbt.interval_steps' is {interval}: trials are compared where they are "
+            f"evaluated, so make it a multiple of {steps or 'one evaluation'} gradient steps "
+            "(experiment.rollout.rate times experiment.epoch_every_n_steps)"
+        )
     for path, dimension in spec.space.items():
         if not any(fnmatchcase(path, pattern) for pattern in PERTURBED):
             raise ConfigError(

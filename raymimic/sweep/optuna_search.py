@@ -6,7 +6,6 @@ what Optuna knew.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ray.tune.search import Searcher
 from raymimic.sweep.result import TrialResult
 from raymimic.sweep.space import to_optuna
 from raymimic.sweep.spec import SweepSpec, Trial, setting_id
-from raymimic.sweep.trial import ENTRY
+from raymimic.sweep.trial import ENTRY, entry
 
 # Of settings that were tried before, after which the space counts as exhausted.
 _REPEATS = 50
@@ -71,7 +70,7 @@ class OptunaSettings(Searcher):
             return Searcher.FINISHED  # type: ignore[return-value] # a word, as Ray Tune wants it
         trial = self._queue.pop(0)
         self._running[trial_id] = trial
-        return {ENTRY: {"trial": asdict(trial), "replay": None}}
+        return {ENTRY: entry(trial)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

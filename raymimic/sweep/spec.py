@@ -287,6 +287,14 @@ class SweepSpec:
         return steps
 
     @property
+    def evaluation_steps(self) -> int | None:
+        """Gradient steps from one score to the next; None where they follow from the data."""
+        if self.steps_per_epoch is None:
+            return None
+        rate: int = self.base_config["experiment"]["rollout"]["rate"]
+        return self.steps_per_epoch * (rate if self.metric.startswith("Rollout/") else 1)
+
+    @property
     def total_steps(self) -> int | None:
         """Gradient steps of a whole trial of the base config; None where the data tell."""
         epochs: int = self.base_config["train"]["num_epochs"]
@@ -335,13 +343,12 @@ class SweepSpec:
         return self.config_for(self.trial(setting, self.seeds[0]))
 
     def _steps_of_one_evaluation(self, option: str) -> int:
-        if self.steps_per_epoch is None:
+        if self.evaluation_steps is None:
             raise ConfigError(
                 f"'scheduler' counts gradient steps, which 'experiment.epoch_every_n_steps' "
                 f"leaves to the data: give a number there, or set '{option}' of {self.scheduler}"
             )
-        rate: int = self.base_config["experiment"]["rollout"]["rate"]
-        return self.steps_per_epoch * (rate if self.metric.startswith("Rollout/") else 1)
+        return self.evaluation_steps
 
 
 def setting_id(setting: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ checkpoint.
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,14 +82,40 @@ def trial_config(spec: "SweepSpec", trial: "Trial") -> "BaseConfig":
     return config
 
 
+def entry(
+    trial: "Trial",
+    *,
+    replay: list[tuple[int, float]] | None = None,
+    run_dir: str | None = None,
+    adopt: str | None = None,
+) -> dict[str, Any]:
+    """What Ray Tune tells the process of a trial.
+
+    Args:
+        trial: what to train.
+        replay: scores of a trial that needs no more training, of which a scheduler shall hear
+            again.
+        run_dir: where to go on, if that is not the trial's own folder.
+        adopt: checkpoint of Ray Tune's with which to go on there.
+    """
+    return {"trial": asdict(trial), "replay": replay, "run_dir": run_dir, "adopt": adopt}
+
+
+def kept_as(metric: str) -> str:
+    """Why the checkpoint with the best score is kept (see `raymimic.training.checkpoint.Entry`)."""
+    if metric.startswith("Valid/"):
+        return "best_validation"
+    _, measure, *env = metric.split("/", 2)
+    return f"best_{measure.lower()}/{env[0]}" if env else "best"
+
+
 def run_trial(
     config: dict[str, Any], spec: dict[str, Any], folder: str, sys_path: tuple[str, ...]
 ) -> None:
     """Trains one trial; Ray Tune calls it in the trial's process.
 
     Args:
-        config: its `entry` holds `trial`, the trial as plain values, and `replay`, the scores of a
-            trial that needs no more training, of which a scheduler shall hear again, or `None`.
+        config: holds what `entry` made.
         spec: the sweep as plain values.
         folder: folder of all trials.
         sys_path: the driver's extra module folders, for a user's modules.
@@ -99,24 +125,34 @@ def run_trial(
     from raymimic.sweep.spec import SweepSpec, Trial
     from raymimic.training.trainer import train_at
 
-    entry = config[ENTRY]
-    if entry["replay"] is not None:
-        for step, score in entry["replay"]:
+    told = config[ENTRY]
+    if told["replay"] is not None:
+        for step, score in told["replay"]:
             tune.report({STEP: step, SCORE: score})
         return
     sys.path[:0] = [p for p in sys_path if p not in sys.path]
-    sweep = SweepSpec.from_dict(spec)
-    trial = Trial(**entry["trial"])
-    run_dir = storage.join(folder, trial.trial_id)
-    storage.remove(storage.join(run_dir, _ENDED))
+    sweep, trial = SweepSpec.from_dict(spec), Trial(**told["trial"])
+    # Under population based training the entry is the donor's; only the name stays.
+    trial_id = tune.get_context().get_trial_name()
+    home = storage.join(folder, trial_id)
+    storage.remove(storage.join(home, _ENDED))
     try:
         settings = trial_config(sweep, trial)
-        reports = Reports(sweep.metric, settings.experiment.rollout.n, tune.report)
+        settings.experiment.name = trial_id
+        reports: Reports = Reports(sweep.metric, settings.experiment.rollout.n, tune.report)
+        run_dir = told["run_dir"] or home
+        if sweep.scheduler == "pbt":
+            from raymimic.sweep.population import Lineage, PopulationReports
+
+            adopt = None if told["adopt"] is None else tune.Checkpoint(told["adopt"])
+            lineage = Lineage(trial_id, run_dir).after(tune.get_checkpoint() or adopt, home)
+            run_dir = lineage.run_dir
+            reports = PopulationReports(sweep, settings, tune.report, lineage)
         train_at(settings, run_dir, reports, _PATIENCE_S)
     except RaymimicError as error:
-        Ended(str(error)).write(run_dir)  # a restart would only meet it again
+        Ended(str(error)).write(home)  # a restart would only meet it again
     else:
-        Ended(None).write(run_dir)
+        Ended(None).write(home)
 
 
 def score_of(metric: str, metrics: Mapping[str, float]) -> float | None:
@@ -136,7 +172,8 @@ class Reports:
     """Tells Ray Tune what a training tells its tracker, whenever that has a score.
 
     A score is reported with the gradient step of the checkpoint that was evaluated, however late
-    the evaluation comes, and with all epochs since the last report.
+    the evaluation comes, and with all epochs since the last report. What is left in the end follows
+    without a score.
 
     Args:
         metric: what the score is.
@@ -144,9 +181,7 @@ class Reports:
         report: `ray.tune.report`.
     """
 
-    def __init__(
-        self, metric: str, rollouts: int, report: Callable[[dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, metric: str, rollouts: int, report: Callable[..., None]) -> None:
         self._metric, self._rollouts, self._report = metric, rollouts, report
         self._epochs: list[tuple[int, int, dict[str, float]]] = []
         self._episodes = 0
@@ -164,16 +199,18 @@ class Reports:
         self._episodes += self._rollouts * environments
         score = score_of(self._metric, metrics)
         if score is not None:
-            self._report(
-                {
-                    STEP: step,
-                    SCORE: score,
-                    "epoch": epoch,
-                    "epochs": self._epochs,
-                    "episodes": self._episodes,
-                }
-            )
-            self._epochs = []
+            self.report({STEP: step, SCORE: score, "epoch": epoch})
+
+    def report(self, score: Mapping[str, Any], **attached: Any) -> None:
+        """Tells Ray Tune a score, if there is one, and all epochs since the last report.
+
+        Args:
+            score: with its gradient step and epoch; empty when there is none.
+            **attached: further arguments of `ray.tune.report`.
+        """
+        metrics = {**score, "epochs": self._epochs, "episodes": self._episodes}
+        self._report(metrics, **attached)
+        self._epochs = []
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """Does nothing: files lie in the trial's folder."""
@@ -182,4 +219,6 @@ class Reports:
         """Does nothing: the sweep's driver knows the trial."""
 
     def finish(self, status: Status) -> None:
-        """Does nothing: Ray Tune sees the trial end."""
+        """Passes on the epochs that came after the last score."""
+        if status == "FINISHED" and self._epochs:
+            self.report({})

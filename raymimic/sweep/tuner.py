@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raymimic.errors import ConfigError, TrainingError
+from raymimic.errors import TrainingError
 from raymimic.sweep.board import Board
 from raymimic.sweep.final import evaluate_winner
 from raymimic.sweep.folder import SweepFolder
 from raymimic.sweep.mlflow_sweep import SweepRecords
+from raymimic.sweep.population import Population
 from raymimic.sweep.report import report_lines, write_report
 from raymimic.sweep.result import FinalScore, TrialResult
-from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.spec import SweepSpec, Trial
 from raymimic.sweep.trial import ENTRY, SCORE, STEP, run_trial, trial_config
-from raymimic.training.cluster import Resources, at_once, ray_session
+from raymimic.training.cluster import Resources, at_once, memory_share, ray_session
 from raymimic.training.progress import duration
 from raymimic.training.trainer import facts, prepare, user_sys_path
 from raymimic.utils import storage
@@ -91,11 +92,6 @@ def run(
         RaymimicError: what the user can cure, in one sentence.
     """
     spec = _own_spec(sweep, max_concurrent)
-    if spec.scheduler == "pbt":
-        raise ConfigError(
-            "scheduler 'pbt' cannot run yet: use none, asha or median, with which settings stay as "
-            "they are while they train"
-        )
     spec.check_data()
     example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
     config, data, _ = prepare(trial_config(spec, example))
@@ -174,13 +170,17 @@ def _tune(
 ) -> None:
     """Runs the trials that have not ended."""
     from ray import tune
-    from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+    from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
     reserved, room = placement
     most = min(room, spec.max_concurrent or math.inf)
+    population = spec.scheduler == "pbt"
     alone = spec.resources.workers == 1
     # A trial with workers of its own only waits for them; Ray Tune wants it to reserve something.
-    bundle = reserved.worker_bundle if alone else {"memory": 1.0}
+    bundle = dict(reserved.worker_bundle) if alone else {"memory": 1.0}
+    if population and most < math.inf:
+        # Ray Tune would count those that wait for the others too.
+        bundle["memory"] = memory_share(int(most))
     resources = replace(spec.resources, gpus_per_worker=reserved.gpus_per_worker)
     os.environ.update(_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the records that are off
@@ -211,14 +211,19 @@ def _tune(
         tune_config=TuneConfig(
             metric=SCORE,
             mode=spec.mode,
-            scheduler=_scheduler(spec),
-            max_concurrent_trials=None if most == math.inf else int(most),
+            scheduler=_scheduler(spec, board),
+            max_concurrent_trials=None if most == math.inf or population else int(most),
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+            # Ray Train's threads may outlive a training that is stopped within its process.
+            reuse_actors=alone,
             **search,
         ),
         run_config=RunConfig(
             name=f"ray_tune_{time.time_ns()}",
             storage_path=str(folder.local / "logs"),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=3),  # such are PBT's alone
             callbacks=[board],
             stop=board.budget,
             verbose=0,
@@ -230,8 +235,15 @@ def _tune(
         board.clear()
 
 
-def _scheduler(spec: SweepSpec) -> Any:
-    """Who stops trials early; time is gradient steps."""
+def _name(trial: Any) -> str:
+    """Ray Tune's trial has our trial's name, also when it has taken over another one's entry."""
+    entry = trial.config[ENTRY]
+    name = Trial(**entry["trial"]).trial_id
+    return name if entry["replay"] is None else f"replay_of_{name}"
+
+
+def _scheduler(spec: SweepSpec, board: Board) -> Any:
+    """Who stops trials early, or lets them learn from each other; time is gradient steps."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
     options = spec.scheduler_options
@@ -252,5 +264,5 @@ def _scheduler(spec: SweepSpec) -> Any:
                 grace_period=options["grace_steps"],
                 min_samples_required=options["min_samples"],
             )
-        case _:
-            raise ValueError(f"scheduler {spec.scheduler}")
+        case "pbt":
+            return Population(spec, board.results, board.adopted)

@@ -165,6 +165,21 @@ class CheckpointStore:
         self._write()
         return entry
 
+    def adopt(self, data: bytes, epoch: int) -> None:
+        """Begins a run with the checkpoint of another one.
+
+        Args:
+            data: content of its file.
+            epoch: the epoch at whose end it was taken.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        entry = Entry(epoch, f"model_epoch_{epoch}.pth")
+        storage.write_bytes(self.path(entry), data)
+        self.entries = [entry]
+        self._write()
+
     def settle(self, outcome: Outcome) -> None:
         """Takes in an evaluation: its checkpoint waits no more, and may be the best so far."""
         entry = next((e for e in self.entries if e.epoch == outcome.epoch), None)

@@ -236,6 +236,19 @@ def at_once(config: BaseConfig) -> tuple[Resources, float]:
     return wanted, count
 
 
+def memory_share(count: int) -> float:
+    """The memory [bytes] of which the nodes hold at most so many shares, each on one node."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    memory = [node["Resources"].get("memory", 0.0) for node in nodes if node["Alive"]]
+    shares = sorted(amount / k for amount in memory if amount for k in range(1, count + 1))
+    fitting = (
+        share for share in shares if sum(int(amount / share + 1e-9) for amount in memory) <= count
+    )
+    return float(int(next(fitting)))
+
+
 def _times(wanted: Resources, count: int) -> Resources:
     return replace(
         wanted, num_workers=wanted.num_workers * count, num_actors=wanted.num_actors * count

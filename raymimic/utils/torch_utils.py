@@ -180,6 +180,31 @@ def lr_scheduler_from_optim_params(
     raise ConfigError(f"scheduler_type '{name}' is unknown{did_you_mean(name, known)}")
 
 
+def initial_learning_rates(optimizer: Optimizer) -> list[float]:
+    """The rates from which an optimizer's schedule begins, one for each group of parameters."""
+    return [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+
+
+def set_initial_learning_rates(
+    optimizer: Optimizer, scheduler: LRScheduler | None, rates: Sequence[float]
+) -> None:
+    """Has a schedule that is under way go on as if it had begun from other rates.
+
+    Args:
+        optimizer: whose present rates are scaled; rates that are as they were stay, to the bit.
+        scheduler: its schedule, if it has one.
+        rates: one for each group of parameters.
+    """
+    before = initial_learning_rates(optimizer)
+    for group, old, new in zip(optimizer.param_groups, before, rates, strict=True):
+        if new != old:
+            group["lr"] = group["lr"] * new / old if old else new
+            if scheduler is not None:
+                group["initial_lr"] = new
+    if scheduler is not None:
+        scheduler.base_lrs = list(rates)
+
+
 def backprop_for_loss(
     net: nn.Module,
     optim: Optimizer,

@@ -14,7 +14,7 @@ from raymimic.sweep.mlflow_sweep import SweepRecords
 from raymimic.sweep.optuna_search import OptunaSettings
 from raymimic.sweep.result import TrialResult
 from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.trial import ENTRY, Ended, Reports, score_of, trial_config
+from raymimic.sweep.trial import ENTRY, Ended, Reports, entry, score_of, trial_config
 from raymimic.training.checkpoint import CheckpointStore
 
 RETURN = "Rollout/Return/Hopper-v5"
@@ -45,9 +45,12 @@ def sweep(tmp_path: Path, **changes: Any) -> SweepSpec:
 class RayTrial:
     """As much of Ray Tune's trial as the board looks at."""
 
-    def __init__(self, trial: Trial, replay: Any = None) -> None:
-        entry = {"setting_id": trial.setting_id, "setting": trial.setting, "seed": trial.seed}
-        self.config = {ENTRY: {"trial": entry, "replay": replay}}
+    def __init__(self, trial: Trial) -> None:
+        self.config = {ENTRY: entry(trial)}
+        self.name = trial.trial_id
+
+    def __str__(self) -> str:
+        return self.name
 
     def get_error(self) -> Exception:
         return RuntimeError("The actor died\nits node was lost")
@@ -170,8 +173,8 @@ def test_trials_end_in_different_ways(spec: SweepSpec) -> None:
         board.on_trial_start(0, [], RayTrial(trial))
         board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
     for trial, ended in ((finished, Ended(None)), (failed, Ended("the loss is not a number"))):
-        Path(board.run_dir(trial)).mkdir(parents=True, exist_ok=True)
-        ended.write(board.run_dir(trial))
+        Path(board.home(trial.trial_id)).mkdir(parents=True, exist_ok=True)
+        ended.write(board.home(trial.trial_id))
     for trial in (finished, failed, stopped):
         board.on_trial_complete(0, [], RayTrial(trial))
     board.on_trial_error(0, [], RayTrial(lost))
@@ -213,13 +216,14 @@ def test_the_episodes_behind_the_best_score_are_kept(spec: SweepSpec) -> None:
     trial = spec.trials()[0]
     board.on_trial_start(0, [], RayTrial(trial))
     board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 2))
-    models = Path(board.run_dir(trial)) / "models"
+    models = Path(board.home(trial.trial_id)) / "models"
     models.mkdir(parents=True, exist_ok=True)
     outcome = {"epoch": 1, "metrics": {}, "returns": {}, "success_rates": {}}
     outcomes = [outcome | {"episodes": {"Hopper-v5": [4.0, 6.0]}}]
-    manifest = {"checkpoints": [], "outcomes": outcomes, "scores": {}}
+    kept = [{"epoch": 1, "file": "model_epoch_1.pth", "keep": ["best"], "pending": False}]
+    manifest = {"checkpoints": kept, "outcomes": outcomes, "scores": {}}
     (models / "checkpoints.json").write_text(json.dumps(manifest))
-    assert CheckpointStore(board.run_dir(trial), None).outcomes[0].epoch == 1
+    assert CheckpointStore(board.home(trial.trial_id), None).outcomes[0].epoch == 1
     board.on_trial_complete(0, [], RayTrial(trial))
     assert board.results[trial.trial_id].episode_scores == [4.0, 6.0]
 
