@@ -29,7 +29,7 @@ POPULATION = SWEEP | {
     },
     "seeds": [1],
     "search": "random",
-    "search_seed": 2,
+    "search_seed": 0,
     "scheduler": {"pbt": {"interval_steps": RATE * STEPS}},
     "budget": {"trials": 4},
 }

@@ -293,8 +293,8 @@ WRONG = {
         "first compares trials after 40 gradient steps .'grace_steps'., but they take only 40",
     ),
     "late pbt": (
-        EARLY | {"seeds": [1], "scheduler": {"pbt": {"interval_steps": 99}}, "space": CONTINUUM},
-        "first compares trials after 99 gradient steps",
+        EARLY | {"seeds": [1], "scheduler": {"pbt": {"interval_steps": 100}}, "space": CONTINUUM},
+        "first compares trials after 100 gradient steps",
     ),
     "pbt of one point": (
         {"space": {ALPHA: {"grid": [1]}}, "seeds": [1], "scheduler": "pbt"},
