@@ -92,7 +92,7 @@ class Board(TrialProgressCallback):
         newest, adopt = known.schedule[-1], None
         if newest["from"] is not None:
             adoption = Adoption(newest["from"], newest["step"])
-            adopt = find_offered(self._folder.path / "logs", adoption)
+            adopt = find_offered(storage.join(self._folder.uri, "logs"), adoption)
         trial = replace(trial, setting=newest["setting"])
         return entry(trial, run_dir=known.run_dir, adopt=adopt)
 

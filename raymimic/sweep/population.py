@@ -9,6 +9,7 @@ Ray Tune's scheduler decides and copies; what is copied is the checkpoint whose 
 score. A trial that took over another's weights goes on in a folder of its own.
 """
 
+import contextlib
 import json
 import random
 import tempfile
@@ -206,20 +207,31 @@ class Lineage:
             yield Checkpoint.from_directory(folder)
 
 
-def find_offered(folder: Path, adoption: Adoption) -> str | None:
+def find_offered(logs: str, adoption: Adoption) -> str | None:
     """The checkpoint that a trial was to go on from when the sweep's driver was killed.
 
     Args:
-        folder: of Ray Tune's experiments.
+        logs: folder or URI of Ray Tune's experiments.
         adoption: whose it is.
 
     Returns:
         its folder, if it is there.
     """
-    for path in folder.glob(f"*/{adoption.donor}/*/{_ORIGIN}"):
-        if json.loads(path.read_text())["step"] == adoption.step:
-            return str(path.parent)
+    for experiment in storage.subfolders(logs):
+        offered = storage.join(logs, experiment, adoption.donor)
+        for name in storage.subfolders(offered):
+            path = storage.join(offered, name)
+            with contextlib.suppress(FileNotFoundError):
+                origin = json.loads(storage.read_bytes(storage.join(path, _ORIGIN)))
+                if origin["step"] == adoption.step:
+                    return path
     return None
+
+
+def checkpoint_at(path: str) -> Checkpoint:
+    """Ray Tune's handle of what `find_offered` found."""
+    filesystem, name = storage.for_arrow(path)
+    return Checkpoint(name, filesystem)
 
 
 class PopulationReports(Reports):

@@ -142,10 +142,12 @@ def run_trial(
         reports: Reports = Reports(sweep.metric, settings.experiment.rollout.n, tune.report)
         run_dir = told["run_dir"] or home
         if sweep.scheduler == "pbt":
-            from raymimic.sweep.population import Lineage, PopulationReports
+            from raymimic.sweep.population import Lineage, PopulationReports, checkpoint_at
 
-            adopt = None if told["adopt"] is None else tune.Checkpoint(told["adopt"])
-            lineage = Lineage(trial_id, run_dir).after(tune.get_checkpoint() or adopt, home)
+            given = tune.get_checkpoint()
+            if given is None and told["adopt"] is not None:
+                given = checkpoint_at(told["adopt"])
+            lineage = Lineage(trial_id, run_dir).after(given, home)
             run_dir = lineage.run_dir
             reports = PopulationReports(sweep, settings, tune.report, lineage)
         train_at(settings, run_dir, reports, _PATIENCE_S)

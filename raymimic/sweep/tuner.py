@@ -193,6 +193,9 @@ def _tune(
         ),
         tune.PlacementGroupFactory([bundle]),
     )
+    # What trials take over from each other must be where all nodes can read it.
+    logs = storage.join(folder.uri if population else str(folder.local), "logs")
+    filesystem, logs = storage.for_arrow(logs)
     search: dict[str, Any] = {}
     space: dict[str, Any] = {}
     if spec.search == "optuna":
@@ -221,7 +224,8 @@ def _tune(
         ),
         run_config=RunConfig(
             name=f"ray_tune_{time.time_ns()}",
-            storage_path=str(folder.local / "logs"),
+            storage_path=logs,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=3),  # such are PBT's alone
             callbacks=[board],

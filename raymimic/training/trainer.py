@@ -358,13 +358,7 @@ def _torch_trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    filesystem, path = None, storage.join(run.uri, "logs")
-    if storage.is_uri(run.uri):
-        import fsspec
-        from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-        fs, path = fsspec.core.url_to_fs(path)
-        filesystem = PyFileSystem(FSSpecHandler(fs))
+    filesystem, path = storage.for_arrow(storage.join(run.uri, "logs"))
     # Several workers on one GPU cannot use NCCL.
     shared_gpu = 0 < resources.gpus_per_worker < 1
     return TorchTrainer(

@@ -195,6 +195,21 @@ def local_copy(path: str) -> Iterator[Path]:
         yield copy
 
 
+def for_arrow(path: str) -> tuple[Any, str]:
+    """A path as Ray takes it.
+
+    Returns:
+        a file system of Arrow's, `None` for the local disk, and the path within it.
+    """
+    if not is_uri(path):
+        return None, path
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, name = fsspec.core.url_to_fs(path)
+    return PyFileSystem(FSSpecHandler(filesystem)), name
+
+
 def upload(local: Path, path: str) -> None:
     """Copies a local file to a path or URI."""
     write_bytes(path, local.read_bytes())
