@@ -140,10 +140,12 @@ def test_a_dry_run_says_it_in_words_and_in_json(
     assert "6 trials, each with 1 worker of 1 CPU: 420 gradient steps, 36 evaluation ep" in said
     assert "measured here on the CPU, one worker, with one of the settings: " in said
     assert "evaluation included; the budget ends it after 2 hours" in said
-    lines = cli("tune", "s.yaml", "--dry-run", "--json").out.splitlines()
+    lines = cli("tune", "--dry-run", "--json", "--set", "seeds=[4]", "s.yaml").out.splitlines()
     told = json.loads(lines[-1])
     assert len(lines) == 1
-    assert [t["trial_id"] for t in told["trials"]] == [t.trial_id for t in made.trials()]
+    assert [t["trial_id"] for t in told["trials"]] == [
+        made.trial(setting, 4).trial_id for setting in made.settings
+    ]
     speed = told["measured"]
     trial_s = 70 / speed["steps_per_s"] + 6 * 20 / speed["env_steps_per_s"]["Hopper-v5"]
     assert told["cost"]["trial_s"] == pytest.approx([trial_s, trial_s])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import yaml
 from tiny import write_hopper
 
 from raymimic.config import config_factory, parse_set
@@ -14,6 +15,7 @@ from raymimic.config.checks import check_config
 from raymimic.errors import ConfigError, DatasetError
 from raymimic.sweep.config_folder import configs_in
 from raymimic.sweep.spec import Resources, SweepSpec, setting_id
+from raymimic.sweep.sweep_file import KEYS
 
 SHIPPED = sorted((Path(__file__).parents[2] / "tune_configs").glob("*.yaml"))
 ALPHA, TAU = "algo.alpha", "algo.target_tau"
@@ -366,6 +368,14 @@ def test_six_sweeps_are_shipped():
     algos = [SweepSpec.from_file(path).algo for path in SHIPPED if path.stem != "cql"]
     assert sorted(algos) == ["bc", "diffusion_policy", "iql", "td3_bc", "td3_bc"]
     assert "cql" in {path.stem for path in SHIPPED}
+
+
+def test_the_documented_file_is_valid():
+    text = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    content = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    made = SweepSpec.from_dict(content)
+    assert (made.num_settings, made.seeds, made.search) == (8, (1, 2, 3), "random")
+    assert set(content) <= set(KEYS)
 
 
 def test_the_shipped_script_is_the_shipped_file():
