@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -26,7 +27,7 @@ from raymimic.rollout.stats import bootstrap_interval
 from raymimic.sweep.result import TrialResult
 from raymimic.sweep.spec import SweepSpec
 from raymimic.sweep.stats import expected_online_performance, is_number
-from raymimic.sweep.table import Outcome, describe, number, text, word
+from raymimic.sweep.table import Outcome, describe, number, short_name, text, word
 from raymimic.tracking.figures import COLOURS, INK, new_figure, save_figure, tidy
 
 GREY = "#bdbdbd"
@@ -117,23 +118,25 @@ def heat_map(outcome: Outcome) -> Figure | None:
     spec, scored = outcome.spec, outcome.scored
     found = [one.path for one in outcome.importances]
     numeric = [p for p in found if all(is_number(row.setting.get(p, 0)) for row in scored)]
-    if len(numeric) < 2:
-        return None
-    across, up = sorted(numeric[:2], key=list(spec.space).index)
-    points = [
-        (float(row.setting[across]), float(row.setting[up]), row.score.mean)
-        for row in scored
-        if row.score and across in row.setting and up in row.setting
-    ]
-    xs, ys = sorted({x for x, _, _ in points}), sorted({y for _, y, _ in points})
-    if len(points) < 2:
+    for pair in combinations(numeric, 2):
+        across, up = sorted(pair, key=list(spec.space).index)
+        points = [
+            (float(row.setting[across]), float(row.setting[up]), row.score.mean)
+            for row in scored
+            if row.score and across in row.setting and up in row.setting
+        ]
+        xs, ys = sorted({x for x, _, _ in points}), sorted({y for _, y, _ in points})
+        places = len({(x, y) for x, y, _ in points})
+        # Two that always change together are one.
+        if places > 1 and not places == len(xs) == len(ys) < len(points):
+            break
+    else:
         return None
     figure = new_figure(8, 6.5, spec.name)
     axes = figure.add_subplot()
     colours = _Scale([score for _, _, score in points], spec.mode)
-    _dress(axes, _label(spec, across), _label(spec, up))
-    filled = len({(x, y) for x, y, _ in points}) / (len(xs) * len(ys))
-    if filled > 0.5 and max(len(xs), len(ys)) <= _MOST_CELLS:
+    _dress(axes, _head(spec, across), _head(spec, up))
+    if places > 0.5 * len(xs) * len(ys) and max(len(xs), len(ys)) <= _MOST_CELLS:
         _draw_cells(axes, points, xs, ys, colours)
     else:
         _draw_points(axes, points, colours)
@@ -184,7 +187,10 @@ def parallel_coordinates(outcome: Outcome) -> Figure | None:
                 zorder=6,
                 bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
             )
-    heads = [*(_label(spec, path) for path in paths), f"{_of(spec.metric)},\nmean over seeds"]
+    heads = [
+        *(_head(spec, path) for path in paths),
+        f"{_of(spec.metric)},\nmean over seeds",
+    ]
     axes.set_xticks(range(len(columns)), heads, fontsize=10, color=INK)
     axes.set_yticks([])
     axes.set_ylim(-0.06, 1.06)
@@ -218,7 +224,7 @@ def importance(outcome: Outcome) -> Figure | None:
         f"share of the variance of the ranks of {len(outcome.scored)} settings (epsilon squared);\n"
         "grey: chance would do (p ≥ 0.05)",
     )
-    axes.set_yticks(range(len(found)), [_label(outcome.spec, one.path) for one in found])
+    axes.set_yticks(range(len(found)), [_head(outcome.spec, one.path) for one in found])
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", labelsize=10)
     return figure
@@ -275,7 +281,7 @@ def schedules(outcome: Outcome) -> Figure | None:
         values = [entry["setting"][path] for entry in taken]
         axes.plot([entry["step"] for entry in taken], values, "x", color=INK, markersize=5)
         axes.plot([end], [way[-1]["setting"][path]], "o", color=COLOURS[0])
-        _dress(axes, "", _label(spec, path))
+        _dress(axes, "", _head(spec, path))
         if _logarithmic([e["setting"][path] for t in trials.values() for e in t.schedule]):
             _log_scale(axes, "y")
     panels[-1].set_xlabel("gradient steps", fontsize=10, color=INK)
@@ -477,9 +483,8 @@ def _logarithmic(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) >= _LOG_RATIO
 
 
-def _label(spec: SweepSpec, path: str) -> str:
-    """A hyperparameter for people, also where names of trials leave it out."""
-    return fill(spec.labels[path] or path.rsplit(".", 1)[-1], _HEAD)
+def _head(spec: SweepSpec, path: str) -> str:
+    return fill(short_name(spec, path), _HEAD)
 
 
 def _value(spec: SweepSpec, path: str, setting: Mapping[str, Any]) -> float | str:

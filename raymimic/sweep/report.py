@@ -12,7 +12,15 @@ from raymimic.errors import OutputError, TrainingError
 from raymimic.sweep.result import FinalScore, TrialResult
 from raymimic.sweep.spec import SweepSpec, Trial
 from raymimic.sweep.stats import Importance, expected_online_performance
-from raymimic.sweep.table import Outcome, SettingRow, describe, number, table_csv, table_lines
+from raymimic.sweep.table import (
+    Outcome,
+    SettingRow,
+    describe,
+    number,
+    short_name,
+    table_csv,
+    table_lines,
+)
 from raymimic.utils import storage
 
 # Settings that a terminal shows.
@@ -146,7 +154,7 @@ def report_lines(spec: SweepSpec, report: Report) -> list[str]:
 
 
 def _told(spec: SweepSpec, one: Importance) -> str:
-    return f"{spec.labels[one.path] or one.path} {one.share:.2f} (p = {one.p_value:.2g})"
+    return f"{short_name(spec, one.path)} {one.share:.2f} (p = {one.p_value:.2g})"
 
 
 def _headline(spec: SweepSpec, best: SettingRow, final: FinalScore | None) -> str:

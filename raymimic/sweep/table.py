@@ -160,6 +160,11 @@ def text(value: Any) -> str:
     return words if len(words) <= _LONGEST else f"…{words[-_LONGEST:]}"
 
 
+def short_name(spec: SweepSpec, path: str) -> str:
+    """A hyperparameter's short name, also where names of trials do without."""
+    return spec.labels[path] or path.rsplit(".", 1)[-1]
+
+
 def word(spec: SweepSpec, path: str, setting: Mapping[str, Any]) -> str:
     """What a setting has at a path, by the name that the sweep gives it; "" where it has none."""
     if path not in setting:
@@ -214,7 +219,7 @@ def table_lines(spec: SweepSpec, rows: Sequence[SettingRow], limit: int | None =
         limit: shows only so many, and says how many more there are.
     """
     paths = _shown(spec)
-    cells = [["#", *(spec.labels[path] for path in paths), *_COLUMNS, "seeds", ""]]
+    cells = [["#", *(spec.labels[path] or "setting" for path in paths), *_COLUMNS, "seeds", ""]]
     for row in rows[:limit]:
         score = row.score
         low_high = "[{}, {}]".format(*map(number, row.interval)) if row.interval else "-"

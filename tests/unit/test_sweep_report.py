@@ -430,6 +430,27 @@ def test_a_grid_is_drawn_as_cells_and_random_settings_as_points() -> None:
     assert {"alpha", "target_tau", "Return, Walker2d-v5, mean over seeds"} <= words_of(cells)
 
 
+def test_two_that_always_change_together_are_no_map() -> None:
+    paths = (ALPHA, TAU, "train.batch_size")
+    values = [(a, a / 100, b) for a in (1.0, 2.0) for b in (16, 32, 64)]
+    results = [
+        trial(f"s{i}", 0.0, 1, 100.0 * v[0] + i, setting=dict(zip(paths, v, strict=True)))
+        for i, v in enumerate(values)
+    ]
+    spec = sweep(
+        {
+            ALPHA: {"grid": [1.0, 2.0], "together": "x", "label": "", "value_names": ["a", "b"]},
+            TAU: {"grid": [0.01, 0.02], "together": "x", "hidden": True},
+            "train.batch_size": {"grid": [16, 32, 64]},
+        }
+    )
+    outcome = Outcome.of(spec, results)
+    assert [one.path for one in outcome.importances] == list(paths)
+    assert {"alpha", "batch_size"} <= words_of(pictures.heat_map(outcome))
+    assert table_lines(spec, outcome.rows)[0].split()[:3] == ["#", "setting", "batch_size"]
+    assert describe(spec, outcome.rows[0].setting) == "b, batch_size 64"
+
+
 def test_what_is_good_is_bright_and_on_top_in_both_modes() -> None:
     results = [trial("good", 1.0, 1, 1.0), trial("bad", 9.0, 1, 5.0)]
     held_out = {"experiment.validate": True, "train.hdf5_filter_key": "train"}
