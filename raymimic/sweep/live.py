@@ -86,6 +86,7 @@ class LiveTable:
             self.line(" | ".join([self._progress(results), *map(self._of_one, running[:_NAMED])]))
             return
         columns, rows = os.get_terminal_size(self._stream.fileno())
+        columns, rows = columns or 80, rows or 24  # some terminals do not tell
         lines = [self._progress(results), *map(self._of_one, running[: rows // 3])]
         settings = table(results, self._spec.mode, self._spec.seeds, resamples=_RESAMPLES)
         # One line each for the cursor, the table's head and the number of settings left out.
