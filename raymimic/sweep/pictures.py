@@ -112,36 +112,38 @@ def learning_curves(outcome: Outcome) -> Figure:
 def heat_map(outcome: Outcome) -> Figure | None:
     """Scores over the two numeric hyperparameters that matter most.
 
-    Settings on a grid are cells, each the mean over its settings where other hyperparameters
-    vary too; settings drawn from ranges are points, since nothing is known between them.
+    Settings on a grid are cells; those drawn from ranges are points, since nothing is known between
+    them. Where other hyperparameters vary too, each is the mean over its settings.
     """
     spec, scored = outcome.spec, outcome.scored
     found = [one.path for one in outcome.importances]
     numeric = [p for p in found if all(is_number(row.setting.get(p, 0)) for row in scored)]
     for pair in combinations(numeric, 2):
         across, up = sorted(pair, key=list(spec.space).index)
-        points = [
-            (float(row.setting[across]), float(row.setting[up]), row.score.mean)
-            for row in scored
-            if row.score and across in row.setting and up in row.setting
-        ]
-        xs, ys = sorted({x for x, _, _ in points}), sorted({y for _, y, _ in points})
-        places = len({(x, y) for x, y, _ in points})
+        places: dict[tuple[float, float], list[float]] = {}
+        for row, score in zip(scored, outcome.means, strict=True):
+            if across in row.setting and up in row.setting:
+                place = float(row.setting[across]), float(row.setting[up])
+                places.setdefault(place, []).append(score)
+        xs, ys = sorted({x for x, _ in places}), sorted({y for _, y in places})
+        alone = all(len(scores) == 1 for scores in places.values())
         # Two that always change together are one.
-        if places > 1 and not places == len(xs) == len(ys) < len(points):
+        if len(places) > 1 and (alone or not len(places) == len(xs) == len(ys)):
             break
     else:
         return None
+    points = [(x, y, sum(scores) / len(scores)) for (x, y), scores in places.items()]
     figure = new_figure(8, 6.5, spec.name)
     axes = figure.add_subplot()
     colours = _Scale([score for _, _, score in points], spec.mode)
     _dress(axes, _head(spec, across), _head(spec, up))
-    if places > 0.5 * len(xs) * len(ys) and max(len(xs), len(ys)) <= _MOST_CELLS:
+    if len(places) > 0.5 * len(xs) * len(ys) and max(len(xs), len(ys)) <= _MOST_CELLS:
         _draw_cells(axes, points, xs, ys, colours)
     else:
         _draw_points(axes, points, colours)
     bar = figure.colorbar(ScalarMappable(colours.normalize, colours.colormap), ax=axes, pad=0.02)
-    bar.set_label(f"{_of(spec.metric)}, mean over seeds", fontsize=10, color=INK)
+    over = "mean over seeds" if alone else "mean over seeds and other hyperparameters"
+    bar.set_label(f"{_of(spec.metric)}, {over}", fontsize=10, color=INK)
     bar.ax.tick_params(colors=INK, labelsize=9, length=0)
     bar.outline.set_visible(False)
     return figure
@@ -363,25 +365,20 @@ def _draw_cells(
     ys: Sequence[float],
     colours: _Scale,
 ) -> None:
-    sums, counts = np.zeros((len(ys), len(xs))), np.zeros((len(ys), len(xs)))
+    cells = np.full((len(ys), len(xs)), np.nan)
     for x, y, score in points:
-        sums[ys.index(y), xs.index(x)] += score
-        counts[ys.index(y), xs.index(x)] += 1
-    cells = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        cells[ys.index(y), xs.index(x)] = score
     axes.set_facecolor("#f2f2f2")  # where nothing was tried
     axes.imshow(cells, origin="lower", aspect="auto", cmap=colours.colormap, norm=colours.normalize)
-    best = ys.index(points[0][1]), xs.index(points[0][0])
-    for (row, column), value in np.ndenumerate(cells):
-        if math.isnan(value):
-            continue
-        light = float(np.dot(colours.rgba(value)[:3], (0.299, 0.587, 0.114))) > 0.5
+    for x, y, score in points:
+        light = float(np.dot(colours.rgba(score)[:3], (0.299, 0.587, 0.114))) > 0.5
         axes.text(
-            *(column, row, number(value)),
+            *(xs.index(x), ys.index(y), number(score)),
             ha="center",
             va="center",
             fontsize=11,
             color="black" if light else "white",
-            weight="bold" if (row, column) == best else "normal",
+            weight="bold" if (x, y) == points[0][:2] else "normal",
         )
     axes.set_xticks(range(len(xs)), [text(x) for x in xs])
     axes.set_yticks(range(len(ys)), [text(y) for y in ys])
