@@ -122,7 +122,7 @@ class Board(TrialProgressCallback):
         known = self.results.get(trial_id)
         if known is None:
             setting = told["trial"]["setting"]
-            begin = {"step": 0, "from": None, "setting": setting}
+            first = {"step": 0, "from": None, "setting": setting}
             known = TrialResult(
                 trial_id=trial_id,
                 setting_id=told["trial"]["setting_id"],
@@ -135,12 +135,13 @@ class Board(TrialProgressCallback):
                 best_checkpoint=None,
                 run_dir=self.home(trial_id),
                 episodes=0,
-                schedule=[begin] if self._spec.scheduler == "pbt" else [],
+                schedule=[first] if self._spec.scheduler == "pbt" else [],
             )
         known = replace(known, status="running", error=None)
         self._put(known)
         self._table.began(known)
-        self._records.open(Trial(known.setting_id, known.setting, known.seed))
+        begin = known.schedule[0]["setting"] if known.schedule else known.setting
+        self._records.open(Trial(known.setting_id, begin, known.seed))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -171,7 +172,8 @@ class Board(TrialProgressCallback):
             return known
         file = f"model_epoch_{result['epoch']}.pth"
         path = storage.join(known.run_dir, "models", file)
-        return replace(known, best=score, best_checkpoint=path)
+        setting = known.schedule[-1]["setting"] if known.schedule else known.setting
+        return replace(known, best=score, best_checkpoint=path, setting=setting)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended by itself, or was stopped."""

@@ -144,6 +144,43 @@ def test_cosine_schedule_with_warmup():
     assert rates(params, 10) == pytest.approx([0.0, 0.05, *cosine])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epoch_schedule": [1, 3]},
+        {"scheduler_type": "linear", "epoch_schedule": [4]},
+        {"scheduler_type": "cosine", "step_every_batch": True, "warmup_steps": 2},
+    ],
+)
+def test_a_schedule_under_way_goes_on_from_another_initial_rate(settings: dict[str, object]):
+    def made(initial: float) -> tuple[torch.optim.Optimizer, object]:
+        params = optim_params(**settings)
+        params.num_train_batches, params.num_epochs = 5, 2
+        params.learning_rate.initial = initial
+        optim = TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
+        return optim, TorchUtils.lr_scheduler_from_optim_params(params, optim)
+
+    def tail(optim: torch.optim.Optimizer, scheduler: object, steps: int) -> list[float]:
+        seen = []
+        for _ in range(steps):
+            optim.step()
+            scheduler.step()
+            seen.append(optim.param_groups[0]["lr"])
+        return seen
+
+    optim, scheduler = made(0.1)
+    tail(optim, scheduler, 3)
+    TorchUtils.set_initial_learning_rates(optim, scheduler, [0.03])
+    assert tail(optim, scheduler, 4) == pytest.approx(tail(*made(0.03), 7)[3:])
+
+
+def test_a_rate_without_schedule_is_set():
+    optim = TorchUtils.optimizer_from_optim_params(optim_params(), linear([1.0]))
+    TorchUtils.set_initial_learning_rates(optim, None, [0.03])
+    assert optim.param_groups[0]["lr"] == pytest.approx(0.03)
+    assert TorchUtils.initial_learning_rates(optim) == [optim.param_groups[0]["lr"]]
+
+
 def test_no_schedule_by_default():
     params = optim_params()
     optim = TorchUtils.optimizer_from_optim_params(params, linear([1.0]))

@@ -1,0 +1,81 @@
+"""When a population meets next, and whom a process goes on from."""
+
+from pathlib import Path
+
+import pytest
+from test_sweep_driver import result_of, sweep
+
+from raymimic.sweep.population import Adoption, Lineage, Population, find_offered
+from raymimic.sweep.result import TrialResult
+from raymimic.sweep.spec import SweepSpec
+from raymimic.training.checkpoint import CheckpointStore
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> SweepSpec:
+    return sweep(
+        tmp_path,
+        seeds=[1],
+        search="random",
+        space={"algo.alpha": {"loguniform": [0.5, 5]}},
+        scheduler={"pbt": {"interval_steps": 200}},
+        budget={"trials": 3},
+        set=sweep_settings(tmp_path),
+    )
+
+
+def sweep_settings(tmp_path: Path) -> dict[str, object]:
+    return {
+        "observation.modalities.obs.low_dim": ["flat"],
+        "experiment.epoch_every_n_steps": 50,
+        "experiment.rollout.rate": 2,
+        "train.num_epochs": 20,
+        "train.output_dir": str(tmp_path / "out"),
+        "mlflow.enabled": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("reached", "adopted", "meets"),
+    [
+        ((0, 0, 0), (), 200),
+        ((100, 200, 200), (), 200),  # two wait for one
+        ((200, 200, 200), (), 200),  # killed before, or while, they met: they meet again
+        ((200, 200, 200), (200,), 400),
+        ((200, 300, 200), (), 400),  # one has gone on
+        ((500, 400, 400), (200,), 600),
+    ],
+)
+def test_a_resumed_population_meets_as_if_it_had_not_been_killed(
+    spec: SweepSpec, reached: tuple[int, ...], adopted: tuple[int, ...], meets: int
+) -> None:
+    known: dict[str, TrialResult] = {}
+    for trial, steps in zip(spec.trials(), reached, strict=True):
+        result = result_of(trial, 1.0)
+        result.curve.extend((step, 1.0) for step in range(100, steps + 1, 100))
+        known[trial.trial_id] = result
+    for step in adopted:
+        first = next(iter(known.values()))
+        first.schedule.append({"step": step, "from": "other", "setting": first.setting})
+    population = Population(spec, known, lambda *_: None)
+    assert population._next_perturbation_sync == meets
+
+
+def test_another_ones_checkpoint_begins_a_folder_of_its_own(tmp_path: Path) -> None:
+    donor = Lineage("strong", str(tmp_path / "trials/strong"))
+    CheckpointStore(donor.run_dir, None).adopt(b"weights", 4)
+    home = str(tmp_path / "trials/weak")
+    with donor.offered(4, 200) as checkpoint:
+        assert checkpoint is not None
+        kept = checkpoint.to_directory(str(tmp_path / "logs/tune/strong/checkpoint_0"))
+        weak = Lineage("weak", home).after(checkpoint, home)
+        assert donor.after(checkpoint, donor.run_dir) == Lineage("strong", donor.run_dir, 200)
+    assert weak == Lineage("weak", f"{home}_from_strong_200", 200)
+    store = CheckpointStore(weak.run_dir, None)
+    assert store.last is not None
+    assert store.last.epoch == 4
+    assert Path(store.path(store.last)).read_bytes() == b"weights"
+    assert find_offered(str(tmp_path / "logs"), Adoption("strong", 200)) == kept
+    assert find_offered(str(tmp_path / "logs"), Adoption("strong", 400)) is None
+    with donor.offered(2, 100) as gone:
+        assert gone is None
