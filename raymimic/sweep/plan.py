@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raymimic.config.base_config import BaseConfig
 from raymimic.sweep.checks import evaluated_epochs
 from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.table import describe
 from raymimic.training.progress import duration
 
 if TYPE_CHECKING:
@@ -93,8 +94,7 @@ class Plan:
             f"sweep {spec.name}: {spec.algo}, {spec.search} search, scheduler {spec.scheduler}"
         ]
         for trial in spec.trials():
-            values = ", ".join(f"{path}={_short(value)}" for path, value in trial.setting.items())
-            lines.append(f"  {trial.trial_id}: {values}")
+            lines.append(f"  {trial.trial_id}: {describe(spec, trial.setting)}")
         if not spec.settings:
             seeds = ", ".join(map(str, spec.seeds))
             lines.append(f"  {spec.num_settings} settings of Optuna's choice, with seeds {seeds}")
@@ -183,10 +183,6 @@ def _words(spec: SweepSpec) -> str:
         gpu = f" and {gpus:g} GPU" if gpus else ""
     workers = "1 worker" if resources.workers == 1 else f"{resources.workers} workers, each"
     return f"{workers} of {resources.cpus_per_worker:g} CPU{gpu}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
 def _rate(per_second: float) -> str:

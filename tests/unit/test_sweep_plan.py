@@ -136,7 +136,7 @@ def test_a_dry_run_says_it_in_words_and_in_json(
     assert ran.status == 0, ran.err
     said = ran.out
     for trial in made.trials():
-        assert f"{trial.trial_id}: algo.alpha={trial.setting['algo.alpha']}\n" in said
+        assert f"{trial.trial_id}: alpha {trial.setting['algo.alpha']}\n" in said
     assert "6 trials, each with 1 worker of 1 CPU: 420 gradient steps, 36 evaluation ep" in said
     assert "measured here on the CPU, one worker, with one of the settings: " in said
     assert "evaluation included; the budget ends it after 2 hours" in said
