@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from raymimic.errors import ConfigError
 from raymimic.sweep.spec import SweepSpec
 
 # The configs' own names and places for results; a sweep has its own.
-_IGNORED = ("experiment.name", "train.seed", "train.output_dir", "meta.", "mlflow.", "ray.")
-_LOGGING = "experiment.logging."
-_GROUP = "config"
+_IGNORED = (
+    *("experiment.name", "experiment.logging.", "train.seed", "train.output_dir"),
+    *("meta.", "mlflow.", "ray."),
+)
+_ABSENT = object()
 
 
 def configs_in(folder: str | Path, overrides: Sequence[tuple[str, Any]] = ()) -> SweepSpec:
@@ -39,7 +41,8 @@ def configs_in(folder: str | Path, overrides: Sequence[tuple[str, Any]] = ()) ->
                 f"{first.algo_name}: a sweep is over one algorithm, so put them into two folders"
             )
     contents = {path: json.loads(config.dump()) for path, config in configs.items()}
-    varied = _varied_paths(list(contents.values()))
+    leaves = dict.fromkeys(path for config in configs.values() for path, _ in config.leaves())
+    varied = _varied_paths(leaves, list(contents.values()))
     seeds: dict[str, dict[int, Path]] = {}
     for path, content in contents.items():
         setting = seeds.setdefault(json.dumps([_value(content, key) for key in varied]), {})
@@ -57,12 +60,12 @@ def configs_in(folder: str | Path, overrides: Sequence[tuple[str, Any]] = ()) ->
     base = copy.deepcopy(contents[members[0]])
     for key in varied:
         if isinstance(_value(base, key), dict):
-            _section(base, key)[key.rsplit(".", 1)[-1]] = {}  # else its keys would stay
+            _value(base, key).clear()  # else its keys would stay
     names = [_name(configs[path]) for path in members]
     space = {
         key: {
             "grid": [_value(contents[member], key) for member in members],
-            "together": _GROUP,
+            "together": "config",
             **({"label": "", "value_names": names} if i == 0 else {"hidden": True}),
         }
         for i, key in enumerate(varied)
@@ -98,13 +101,13 @@ def _read(folder: Path) -> dict[Path, BaseConfig]:
     return configs
 
 
-def _varied_paths(contents: list[dict[str, Any]]) -> list[str]:
+def _varied_paths(leaves: Iterable[str], contents: Sequence[dict[str, Any]]) -> list[str]:
     """The paths whose values differ; of a key that some lack, the section above it."""
     paths: dict[str, None] = {}
-    for path in dict.fromkeys(p for content in contents for p in _leaves(content)):
-        while not all(_has(content, path) for content in contents):
+    for path in leaves:
+        while any(_value(content, path) is _ABSENT for content in contents):
             path = path.rpartition(".")[0]
-        if path.startswith((*_IGNORED, _LOGGING)):
+        if path.startswith(_IGNORED):
             continue
         first = _value(contents[0], path)
         if any(_value(content, path) != first for content in contents):
@@ -113,31 +116,12 @@ def _varied_paths(contents: list[dict[str, Any]]) -> list[str]:
     return [p for p in paths if not any(p.startswith(f"{other}.") for other in paths)]
 
 
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        found += _leaves(value, f"{path}.") if isinstance(value, dict) and value else [path]
-    return found
-
-
-def _section(content: dict[str, Any], path: str) -> dict[str, Any]:
-    for key in path.split(".")[:-1]:
+def _value(content: Any, path: str) -> Any:
+    for key in path.split("."):
+        if not isinstance(content, dict) or key not in content:
+            return _ABSENT
         content = content[key]
     return content
-
-
-def _has(content: Mapping[str, Any], path: str) -> bool:
-    value: Any = content
-    for key in path.split("."):
-        if not isinstance(value, dict) or key not in value:
-            return False
-        value = value[key]
-    return True
-
-
-def _value(content: dict[str, Any], path: str) -> Any:
-    return _section(content, path)[path.rsplit(".", 1)[-1]]
 
 
 def _name(config: BaseConfig) -> str:
