@@ -5,7 +5,7 @@ checkpoint of each of its seeds plays new episodes, whose seeds no evaluation of
 (`raymimic.envs.seeds.final_seeds`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from raymimic.rollout.report import evaluate_checkpoint
@@ -18,36 +18,47 @@ if TYPE_CHECKING:
 
 
 def evaluate_winner(
-    spec: SweepSpec, config: "BaseConfig", results: Iterable[TrialResult], setting_id: str
+    spec: SweepSpec,
+    config: "BaseConfig",
+    environments: Mapping[str, str],
+    results: Iterable[TrialResult],
+    setting_id: str,
 ) -> FinalScore:
     """Plays new episodes with the best checkpoint of each seed of a setting.
 
-    All checkpoints play the same episodes.
+    All checkpoints play the same episodes, in each environment that counts for the metric.
 
     Args:
         spec: the sweep.
         config: of any of its trials.
+        environments: names of those that trials are evaluated in, by the name that metrics carry.
         results: of all trials.
         setting_id: the winner.
 
     Raises:
         RaymimicError: a checkpoint cannot be read or played.
     """
+    success = spec.metric.startswith("Rollout/Success_Rate")
     played: dict[str, list[float]] = {}
     for result in results:
-        if result.setting_id == setting_id and result.best_checkpoint is not None:
-            report = evaluate_checkpoint(
+        if result.setting_id != setting_id or result.best_checkpoint is None:
+            continue
+        episodes = [
+            episode
+            for key, env in environments.items()
+            if spec.environment in (None, key)
+            for episode in evaluate_checkpoint(
                 result.best_checkpoint,
                 episodes=spec.final_episodes,
                 num_actors=config.ray.rollout_actors,
                 seed=spec.search_seed,
-                env=spec.environment,
+                env=env,
                 imports=config.train.imports,
-            )
-            success = spec.metric.startswith("Rollout/Success_Rate")
-            played[str(result.seed)] = [
-                float(e.success) if success else e.episode_return for e in report.episodes
-            ]
+            ).episodes
+        ]
+        played[str(result.seed)] = [
+            float(e.success) if success else e.episode_return for e in episodes
+        ]
     by_seed = {seed: sum(scores) / len(scores) for seed, scores in played.items()}
     score = estimate(list(by_seed.values()), list(played.values()))
     return FinalScore(

@@ -95,13 +95,14 @@ def run(
     spec.check_data()
     example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
     config, data, _ = prepare(trial_config(spec, example))
+    environments = {env.key: env.env_meta["env_name"] for env in data.env_metas if env.evaluate}
     records = SweepRecords(spec, facts(config, data.digest))
     with ray_session(config):
         placement = at_once(config)  # before there is a folder of a sweep that could never run
         find = SweepFolder.find if resume else SweepFolder.create
         folder = find(spec)
         try:
-            return _run(spec, config, placement, folder, records, quiet)
+            return _run(spec, config, environments, placement, folder, records, quiet)
         finally:
             folder.mirror()
             folder.release()
@@ -110,6 +111,7 @@ def run(
 def _run(
     spec: SweepSpec,
     config: "BaseConfig",
+    environments: Mapping[str, str],
     placement: tuple[Resources, float],
     folder: SweepFolder,
     records: SweepRecords,
@@ -126,7 +128,7 @@ def _run(
         final = None
         if spec.final_episodes:
             board.say(f"evaluating the best setting on {spec.final_episodes} new episodes")
-            final = evaluate_winner(spec, config, results, report.best_setting_id)
+            final = evaluate_winner(spec, config, environments, results, report.best_setting_id)
             report = write_report(spec, results, folder.local, final)
         records.report(report, final, board.episodes)
     for line in report_lines(spec, report):
