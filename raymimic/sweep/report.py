@@ -180,9 +180,10 @@ def _notes(outcome: Outcome) -> list[str]:
     notes = []
     partly = sum(not row.complete for row in rows)
     if partly:
+        after = "; they are ranked after the others" if partly < len(rows) else ""
         notes.append(
-            f"{partly} of {len(rows)} settings lack trials that came to their end with a score; "
-            "they are ranked after the others"
+            f"{partly} of {len(rows)} settings lack trials that came to their end with a score"
+            + after
         )
     without = len(rows) - len(outcome.scored)
     if without:
