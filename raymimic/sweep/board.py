@@ -233,7 +233,9 @@ class Board(TrialProgressCallback):
         if measure != "Return" or not played:
             return result
         names = [environment] if environment else list(played[0])
-        scores = [score for name in names for score in played[0].get(name, [])]
+        # A score is a mean over environments, which are not to be drawn against each other.
+        together = zip(*(played[0].get(name, []) for name in names), strict=False)
+        scores = [sum(one_each) / len(one_each) for one_each in together]
         return replace(result, episode_scores=scores)
 
     def _put(self, result: TrialResult) -> None:

@@ -219,13 +219,14 @@ def test_the_episodes_behind_the_best_score_are_kept(spec: SweepSpec) -> None:
     models = Path(board.home(trial.trial_id)) / "models"
     models.mkdir(parents=True, exist_ok=True)
     outcome = {"epoch": 1, "metrics": {}, "returns": {}, "success_rates": {}}
-    outcomes = [outcome | {"episodes": {"Hopper-v5": [4.0, 6.0]}}]
+    outcomes = [outcome | {"episodes": {"Hopper-v5": [4.0, 6.0], "Ant-v5": [0.0, 8.0]}}]
     kept = [{"epoch": 1, "file": "model_epoch_1.pth", "keep": ["best"], "pending": False}]
     manifest = {"checkpoints": kept, "outcomes": outcomes, "scores": {}}
     (models / "checkpoints.json").write_text(json.dumps(manifest))
     assert CheckpointStore(board.home(trial.trial_id), None).outcomes[0].epoch == 1
     board.on_trial_complete(0, [], RayTrial(trial))
-    assert board.results[trial.trial_id].episode_scores == [4.0, 6.0]
+    # The score is a mean over environments, and so is what stands for an episode.
+    assert board.results[trial.trial_id].episode_scores == [2.0, 7.0]
 
 
 # -- Optuna --
