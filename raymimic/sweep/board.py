@@ -146,11 +146,13 @@ class Board(TrialProgressCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial has a score, or passes on its last epochs."""
+        """A trial has a score, or tells of epochs without one."""
         known = self.results.get(str(trial))
         if known is None or "epochs" not in result:
             return
         self._records.log(known.trial_id, result["epochs"])
+        epoch, step, _ = max(result["epochs"], key=lambda told: told[0])
+        self._table.reached(known.trial_id, epoch, not known.curve or step > known.curve[-1][0])
         if SCORE in result:
             known = self._scored(known, result)
         if known != self.results[known.trial_id]:
@@ -158,9 +160,7 @@ class Board(TrialProgressCallback):
 
     def _scored(self, known: TrialResult, result: dict[str, Any]) -> TrialResult:
         step, score = int(result[STEP]), float(result[SCORE])
-        new = not known.curve or step > known.curve[-1][0]
-        self._table.reached(known.trial_id, result["epoch"], new)
-        if not new:
+        if known.curve and step <= known.curve[-1][0]:
             return known  # a trial that was restarted tells all that its checkpoints know
         known = replace(
             known, curve=[*known.curve, (step, score)], last=score, episodes=result["episodes"]

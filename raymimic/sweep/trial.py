@@ -8,6 +8,7 @@ checkpoint.
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ ENTRY = "entry"
 _ENDED = "ended.json"
 # For the process of a trial that was killed to let go of the trial's folder.
 _PATIENCE_S = 60.0
+# After which a trial tells how far it is, also without a score.
+_SIGN_OF_LIFE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,8 @@ class Reports:
     """Tells Ray Tune what a training tells its tracker, whenever that has a score.
 
     A score is reported with the gradient step of the checkpoint that was evaluated, however late
-    the evaluation comes, and with all epochs since the last report. What is left in the end follows
-    without a score.
+    the evaluation comes, and with all epochs since the last report. Where none comes for long, and
+    in the end, epochs follow without a score.
 
     Args:
         metric: what the score is.
@@ -187,6 +190,7 @@ class Reports:
         self._metric, self._rollouts, self._report = metric, rollouts, report
         self._epochs: list[tuple[int, int, dict[str, float]]] = []
         self._episodes = 0
+        self._told = time.monotonic()
 
     def start(
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
@@ -202,6 +206,8 @@ class Reports:
         score = score_of(self._metric, metrics)
         if score is not None:
             self.report({STEP: step, SCORE: score, "epoch": epoch})
+        elif time.monotonic() - self._told > _SIGN_OF_LIFE_S:
+            self.report({})
 
     def report(self, score: Mapping[str, Any], **attached: Any) -> None:
         """Tells Ray Tune a score, if there is one, and all epochs since the last report.
@@ -212,7 +218,7 @@ class Reports:
         """
         metrics = {**score, "epochs": self._epochs, "episodes": self._episodes}
         self._report(metrics, **attached)
-        self._epochs = []
+        self._epochs, self._told = [], time.monotonic()
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """Does nothing: files lie in the trial's folder."""

@@ -8,6 +8,8 @@ import pytest
 from tiny import write_hopper
 
 from raymimic.errors import ConfigError
+from raymimic.sweep import live
+from raymimic.sweep import trial as trial_module
 from raymimic.sweep.board import Board
 from raymimic.sweep.folder import RESULTS, SweepFolder
 from raymimic.sweep.mlflow_sweep import SweepRecords
@@ -61,8 +63,8 @@ def report(step: int, score: float, epoch: int, episodes: int) -> dict[str, Any]
     return metrics | {"epochs": [(epoch, step, {RETURN: score})]}
 
 
-def board_of(spec: SweepSpec, folder: SweepFolder) -> Board:
-    return Board(spec, folder, SweepRecords(spec, {}), quiet=True)
+def board_of(spec: SweepSpec, folder: SweepFolder, quiet: bool = True) -> Board:
+    return Board(spec, folder, SweepRecords(spec, {}), quiet)
 
 
 def folder_of(spec: SweepSpec) -> SweepFolder:
@@ -88,6 +90,25 @@ def test_a_score_counts_for_the_step_of_the_checkpoint_that_was_evaluated() -> N
         (3, 300),
         (2, 200),
     ]
+
+
+def test_a_trial_that_waits_long_for_a_score_tells_how_far_it_is(
+    spec: SweepSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trial_module, "_SIGN_OF_LIFE_S", -1.0)
+    monkeypatch.setattr(live, "_PLAIN_INTERVAL_S", 0.0)
+    told: list[dict[str, Any]] = []
+    reports = Reports("Rollout/Return", rollouts=4, report=told.append)
+    for epoch in (1, 2):
+        reports.log_epoch(epoch, 100 * epoch, {"Train/Loss": 3.0})
+    assert [result["epochs"][0][0] for result in told] == [1, 2]
+    board, trial = board_of(spec, folder_of(spec), quiet=False), RayTrial(spec.trials()[0])
+    board.on_trial_start(0, [], trial)
+    for result in told:
+        board.on_trial_result(0, [], trial, result)
+    board.on_step_end(0, [])
+    assert board.results[str(trial)].curve == []
+    assert "alpha_1, seed 1: epoch 2/200" in capsys.readouterr().out
 
 
 def test_a_metric_without_environment_is_the_mean_over_them() -> None:
