@@ -30,7 +30,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("raymimic").setLevel(logging.INFO if args.verbose else logging.WARNING)
-    signal.signal(signal.SIGTERM, _terminated)
+    asked: list[int] = []
+
+    def terminated(signum: int, frame: Any) -> NoReturn:
+        # As `kill` asks, but through the `finally` clauses that close records. Ray raises another
+        # SystemExit in the place of this one where it is waiting.
+        asked.append(signum)
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, terminated)
     # Modules of the user's own are found where the command runs, as with `python -m`.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -39,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _exit(0)
     except KeyboardInterrupt:
         _exit(130, "interrupted; --resume goes on from the last checkpoint")
-    except _Terminated:
-        _exit(128 + signal.SIGTERM, "terminated; --resume goes on from the last checkpoint")
+    except SystemExit:
+        if not asked:
+            raise
+        _exit(128 + asked[0], "terminated; --resume goes on from the last checkpoint")
     except BrokenPipeError:
         sys.stderr.close()
         _exit(1)
@@ -70,14 +80,6 @@ def _exit(status: int, message: str = "") -> NoReturn:
     if message:
         print(f"raymimic: {message}", file=sys.stderr, flush=True)
     raise SystemExit(status)
-
-
-class _Terminated(SystemExit):
-    """`kill` asks for an end, which comes through the `finally` clauses that close records."""
-
-
-def _terminated(signum: int, frame: Any) -> NoReturn:
-    raise _Terminated(128 + signum)
 
 
 # -- commands --

@@ -27,6 +27,7 @@ from raymimic.tracking.mlflow_tracker import (
     undelivered_parts,
 )
 from raymimic.tracking.tracker import Status, TrackerGroup
+from raymimic.training.trainer import dataset_name
 from raymimic.utils import storage
 
 if TYPE_CHECKING:
@@ -109,14 +110,17 @@ class SweepRecords:
             return  # its process was lost and started again
         config, labels = self._spec.config_for(trial), self._spec.labels
         varied = {labels[path]: value for path, value in trial.setting.items()}
-        own = {"trial": trial.trial_id, "setting": trial.setting_id, "seed": str(trial.seed)}
+        tags = {**self._tags, "dataset": dataset_name(config)}
+        tags |= {"trial": trial.trial_id, "setting": trial.setting_id, "seed": str(trial.seed)}
+        if "train.data" in trial.setting:
+            tags.pop("dataset_digest", None)  # which is of one of the datasets
         child = self._tracker(
             f"trials/{trial.trial_id}",
             config.experiment.name,
             params=varied | config.to_dict(),
             parent=self._local,
         )
-        child.start(self._local / "trials" / trial.trial_id, config.to_dict(), self._tags | own)
+        child.start(self._local / "trials" / trial.trial_id, config.to_dict(), tags)
         self._children[trial.trial_id] = child
 
     def log(self, trial_id: str, epochs: Sequence[tuple[int, int, dict[str, float]]]) -> None:

@@ -575,11 +575,9 @@ def facts(config: BaseConfig, digest: str) -> dict[str, str]:
 
     import raymimic
 
-    data = config.train.data
-    paths = [data] if isinstance(data, str) else [d["path"] for d in data]
     tags = {
         "algo": config.algo_name,
-        "dataset": ",".join(Path(p).name for p in paths),
+        "dataset": dataset_name(config),
         "dataset_digest": digest,
         "workers": str(config.ray.num_workers),
         "version.raymimic": raymimic.__version__,
@@ -588,6 +586,13 @@ def facts(config: BaseConfig, digest: str) -> dict[str, str]:
     tags |= {f"version.{name}": version(name) for name in ("torch", "ray", "mujoco", "gymnasium")}
     commit = _git_commit()
     return tags | ({"git_commit": commit} if commit else {})
+
+
+def dataset_name(config: BaseConfig) -> str:
+    """The files of a training's data, without their folders."""
+    data = config.train.data
+    paths = [data] if isinstance(data, str) else [d["path"] for d in data]
+    return ",".join(Path(path).name for path in paths)
 
 
 def _git_commit() -> str | None:
