@@ -191,7 +191,7 @@ def _tune(args: argparse.Namespace) -> None:
         return
     from raymimic.sweep.tuner import run
 
-    result = run(spec, resume=args.resume, max_concurrent=args.max_concurrent)
+    result = run(spec, resume=args.resume)
     if args.json:
         print(json.dumps(_finite(result.to_dict())), flush=True)
 
@@ -206,6 +206,8 @@ def _sweep(args: argparse.Namespace) -> "SweepSpec":
         changes.append(("dataset", args.dataset))
     if (args.sweep is None) == (args.configs is None):
         raise ConfigError("what shall be tuned? give a sweep's YAML file, or --configs FOLDER")
+    if args.max_concurrent is not None:
+        changes.append(("max_concurrent", args.max_concurrent))
     if args.configs is not None:
         from raymimic.sweep.config_folder import configs_in
 
@@ -373,14 +375,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change a key of the sweep or of its config, such as budget.trials=8",
     )
-    tune.add_argument(
+    either = tune.add_mutually_exclusive_group()
+    either.add_argument(
         "--resume", action="store_true", help="go on with the newest sweep of this name"
+    )
+    either.add_argument(
+        "--dry-run", action="store_true", help="print the trials and the estimated cost"
     )
     tune.add_argument(
         "--max-concurrent", type=_positive, metavar="N", help="trials at a time, at most"
-    )
-    tune.add_argument(
-        "--dry-run", action="store_true", help="print the trials and the estimated cost"
     )
     tune.add_argument(
         "--json", action="store_true", help="end with one line of JSON that says what came out"

@@ -108,8 +108,8 @@ class Plan:
             f"each environment, and {spec.final_episodes} new ones for each seed of the winner",
             f"measured here on the {self._device}, one worker, with one of the settings: "
             f"{_rate(speed.steps_per_s)} gradient steps/s{rates}",
-            f"so {self._most}about {span} a trial, {duration(cost.total_s)} of one worker in all, "
-            f"evaluation included{self._limits}",
+            f"so {self._most}about {span} a trial, {duration(cost.total_s)} of one worker in all"
+            f"{self._at_once}, evaluation included{self._limits}",
         ]
 
     @property
@@ -120,6 +120,13 @@ class Plan:
     def _device(self) -> str:
         wanted = self.spec.base_config["train"]["cuda"] and self.speed.device != "GPU"
         return f"{self.speed.device} for want of a GPU" if wanted else self.speed.device
+
+    @property
+    def _at_once(self) -> str:
+        at_once = min(self.spec.max_concurrent or 1, self.spec.num_trials)
+        if at_once == 1:
+            return ""
+        return f", {duration(self.cost.total_s / at_once)} with {at_once} trials at a time"
 
     @property
     def _limits(self) -> str:

@@ -132,14 +132,14 @@ def test_a_dry_run_says_it_in_words_and_in_json(
     data = write_hopper(tmp_path / "hopper.hdf5")
     made = spec(data)
     (tmp_path / "s.yaml").write_text(json.dumps(made.to_dict() | {"budget": {"hours": 2}}))
-    ran = cli("tune", "s.yaml", "--dry-run")
+    ran = cli("tune", "s.yaml", "--dry-run", "--max-concurrent", "3")
     assert ran.status == 0, ran.err
     said = ran.out
     for trial in made.trials():
         assert f"{trial.trial_id}: alpha {trial.setting['algo.alpha']}\n" in said
     assert "6 trials, each with 1 worker of 1 CPU: 420 gradient steps, 36 evaluation ep" in said
     assert "measured here on the CPU, one worker, with one of the settings: " in said
-    assert "evaluation included; the budget ends it after 2 hours" in said
+    assert " with 3 trials at a time, evaluation included; the budget ends it after 2" in said
     lines = cli("tune", "--dry-run", "--json", "--set", "seeds=[4]", "s.yaml").out.splitlines()
     told = json.loads(lines[-1])
     assert len(lines) == 1
@@ -197,3 +197,35 @@ def test_every_shipped_sweep_runs_dry_and_trains(
     assert [report["gradient_steps"] for report in heard] == [2, 4]
     assert all(np.isfinite(report[SCORE]) for report in heard)
     assert result.best_checkpoint is not None
+
+
+# -- mistakes --
+
+MISTAKES = {
+    "nothing": ((), "what shall be tuned? give a sweep's YAML file, or --configs FOLDER"),
+    "no file": (("none.yaml",), "cannot read sweep none.yaml: No such file or directory"),
+    "no folder": (("--configs", "none"), "--configs none: there is no such folder"),
+    "no value": (("s.yaml", "--set", "seeds"), "--set takes key=value"),
+    "no key": (
+        ("s.yaml", "--set", "algo.alhpa=1"),
+        "unknown config key 'algo.alhpa'; did you mean",
+    ),
+    "no module": (("s.yaml", "--import", "nowhere_to_be_found"), "is not on the Python path"),
+    "no data": (("s.yaml", "--dataset", "none.hdf5"), "none.hdf5' does not exist"),
+    "no seed": (("s.yaml", "--dry-run", "--set", "seeds=[-1]"), "'seeds' has -1"),
+    "both": (("s.yaml", "--resume", "--dry-run"), "--dry-run: not allowed with argument --resume"),
+    "no number": (("s.yaml", "--max-concurrent", "0"), "'0' is not a whole number from 1"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_in_one_line(
+    name: str, cli: Callable[..., Ran], tmp_path: Path, hopper: Path
+) -> None:
+    args, message = MISTAKES[name]
+    (tmp_path / "s.yaml").write_text(json.dumps(spec(hopper).to_dict()))
+    ran = cli("tune", *args)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("raymimic: error: ")
+    assert ran.err.count("\n") == 1
+    assert message in ran.err
