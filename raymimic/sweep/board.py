@@ -99,7 +99,12 @@ class Board(TrialProgressCallback):
     def adopted(self, trial_id: str, adoption: Adoption, setting: Setting) -> None:
         """A trial goes on from another's weights, with another setting."""
         known = self.results[trial_id]
-        begin = {"step": adoption.step, "from": adoption.donor, "setting": setting}
+        begin = {
+            "step": adoption.step,
+            "from": adoption.donor,
+            "setting": setting,
+            "episodes": known.episodes,
+        }
         run_dir = adoption.run_dir(self.home(trial_id))
         self._put(replace(known, run_dir=run_dir, schedule=[*known.schedule, begin]))
 
@@ -122,7 +127,7 @@ class Board(TrialProgressCallback):
         known = self.results.get(trial_id)
         if known is None:
             setting = told["trial"]["setting"]
-            first = {"step": 0, "from": None, "setting": setting}
+            first = {"step": 0, "from": None, "setting": setting, "episodes": 0}
             known = TrialResult(
                 trial_id=trial_id,
                 setting_id=told["trial"]["setting_id"],
@@ -162,8 +167,12 @@ class Board(TrialProgressCallback):
         step, score = int(result[STEP]), float(result[SCORE])
         if known.curve and step <= known.curve[-1][0]:
             return known  # a trial that was restarted tells all that its checkpoints know
+        before = known.schedule[-1]["episodes"] if known.schedule else 0
         known = replace(
-            known, curve=[*known.curve, (step, score)], last=score, episodes=result["episodes"]
+            known,
+            curve=[*known.curve, (step, score)],
+            last=score,
+            episodes=before + result["episodes"],
         )
         better = known.best is None or (
             score > known.best if self._spec.mode == "max" else score < known.best

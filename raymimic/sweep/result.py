@@ -52,7 +52,8 @@ class TrialResult:
             they are not known.
         schedule: under PBT, the settings that it has had, the first one too: ``step`` (gradient
             step from which it held), ``from`` (trial whose weights it went on with; ``None`` for
-            its own) and ``setting``, in rising order of steps. Empty elsewhere.
+            its own), ``setting`` and ``episodes`` (played until then), in rising order of steps.
+            Empty elsewhere.
     """
 
     trial_id: str

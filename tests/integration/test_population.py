@@ -42,6 +42,8 @@ def test_the_weakest_go_on_from_the_strongest(tmp_path: Path) -> None:
     assert sorted(r["status"] for r in results.values()) == ["failed"] + 3 * ["finished"]
     adopted = [r for r in results.values() if len(r["schedule"]) > 1]
     assert adopted
+    evaluations = sum(len(result["curve"]) for result in results.values())
+    assert sum(r["episodes"] for r in results.values()) == 2 * evaluations
     for result in adopted:
         _check_adoption(undisturbed, result, tmp_path / "again" / result["trial_id"])
 
