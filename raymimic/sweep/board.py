@@ -6,6 +6,7 @@ each change to `results.jsonl`, passes it on to MLflow, and shows it on the term
 
 import math
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from ray.tune import Stopper
@@ -244,7 +245,7 @@ class Board(TrialProgressCallback):
         names = [environment] if environment else list(played[0])
         # A score is a mean over environments, which are not to be drawn against each other.
         together = zip(*(played[0].get(name, []) for name in names), strict=False)
-        scores = [sum(one_each) / len(one_each) for one_each in together]
+        scores = [fmean(one_each) for one_each in together]
         return replace(result, episode_scores=scores)
 
     def _put(self, result: TrialResult) -> None:

@@ -6,6 +6,7 @@ checkpoint of each of its seeds plays new episodes, whose seeds no evaluation of
 """
 
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from raymimic.rollout.report import evaluate_checkpoint
@@ -39,26 +40,26 @@ def evaluate_winner(
         RaymimicError: a checkpoint cannot be read or played.
     """
     success = spec.metric.startswith("Rollout/Success_Rate")
+    names = [env for key, env in environments.items() if spec.environment in (None, key)]
     played: dict[str, list[float]] = {}
     for result in results:
         if result.setting_id != setting_id or result.best_checkpoint is None:
             continue
-        episodes = [
-            episode
-            for key, env in environments.items()
-            if spec.environment in (None, key)
-            for episode in evaluate_checkpoint(
+        scores = []
+        for env in names:
+            report = evaluate_checkpoint(
                 result.best_checkpoint,
                 episodes=spec.final_episodes,
                 num_actors=config.ray.rollout_actors,
                 seed=spec.search_seed,
                 env=env,
                 imports=config.train.imports,
-            ).episodes
-        ]
-        played[str(result.seed)] = [
-            float(e.success) if success else e.episode_return for e in episodes
-        ]
+            )
+            scores.append(
+                [float(e.success) if success else e.episode_return for e in report.episodes]
+            )
+        # A score is a mean over environments, which are not to be drawn against each other.
+        played[str(result.seed)] = [fmean(one_each) for one_each in zip(*scores, strict=True)]
     by_seed = {seed: sum(scores) / len(scores) for seed, scores in played.items()}
     score = estimate(list(by_seed.values()), list(played.values()))
     return FinalScore(
@@ -66,6 +67,6 @@ def evaluate_winner(
         mean=score.mean,
         low=score.low,
         high=score.high,
-        episodes=sum(map(len, played.values())),
+        episodes=len(names) * sum(map(len, played.values())),
         by_seed=by_seed,
     )

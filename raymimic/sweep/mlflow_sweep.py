@@ -108,8 +108,10 @@ class SweepRecords:
         """Opens a trial's run, or goes on with it."""
         if trial.trial_id in self._children:
             return  # its process was lost and started again
-        config, labels = self._spec.config_for(trial), self._spec.labels
-        varied = {labels[path]: value for path, value in trial.setting.items()}
+        config = self._spec.config_for(trial)
+        params = config.to_dict()
+        # Beside the setting and the seed, nothing shall differ on MLflow's comparison page.
+        del params["meta"], params["experiment"]["name"]
         tags = {**self._tags, "dataset": dataset_name(config)}
         tags |= {"trial": trial.trial_id, "setting": trial.setting_id, "seed": str(trial.seed)}
         if "train.data" in trial.setting:
@@ -117,7 +119,7 @@ class SweepRecords:
         child = self._tracker(
             f"trials/{trial.trial_id}",
             config.experiment.name,
-            params=varied | config.to_dict(),
+            params=params,
             parent=self._local,
         )
         child.start(self._local / "trials" / trial.trial_id, config.to_dict(), tags)

@@ -95,8 +95,14 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
         assert child.info.status == "FINISHED"
         points = client.get_metric_history(child.info.run_id, RETURN)
         assert [point.step for point in points] == list(range(RATE, EPOCHS + 1, RATE))
-        assert child.data.params["alpha"] == child.data.params["algo.alpha"]
-        assert float(child.data.params["alpha"]) == after[name]["setting"]["algo.alpha"]
+        assert float(child.data.params["algo.alpha"]) == after[name]["setting"]["algo.alpha"]
+    different = {
+        key
+        for one in children.values()
+        for key, value in one.data.params.items()
+        if any(other.data.params[key] != value for other in children.values())
+    }
+    assert different == {"algo.alpha", "train.seed"}
     (checkpoint,) = client.list_artifacts(parent.info.run_id, "checkpoints")
     assert checkpoint.path.endswith(".pth")
     assert outcome["final"]["episodes"] == 2 * 3
