@@ -94,24 +94,31 @@ def test_a_job_runs_a_sweep_and_tells_of_it(head: Head, hopper: Path, tmp_path: 
     assert config["algo"]["alpha"] == best["setting"]["algo.alpha"]
 
 
-def test_a_sweep_of_a_script_that_could_not_run_makes_no_folder(
-    head: Head, hopper: Path, tmp_path: Path
-) -> None:
+def test_a_sweep_of_a_script_is_a_job_too(head: Head, hopper: Path, tmp_path: Path) -> None:
     script = head.home / "work" / "sweep.py"
     script.parent.mkdir(exist_ok=True)
-    settings = SWEEP["set"] | {"ray.storage_path": str(tmp_path)}
-    sweep = SWEEP | {"name": "s", "dataset": str(hopper), "set": settings}
-    changes = [{"resources": {"workers": 9}}, {"set": settings | {"ray.storage_path": None}}]
+    settings = SWEEP["set"] | {
+        "ray.storage_path": str(tmp_path),
+        "mlflow.enabled": False,
+        "train.num_epochs": 2,
+    }
+    sweep = SWEEP | {"name": "s", "dataset": str(hopper), "seeds": [1], "set": settings}
+    refused = [{"resources": {"workers": 9}}, {"set": settings | {"ray.storage_path": None}}]
     script.write_text(
-        "import raymimic.sweep\nfrom raymimic.errors import RaymimicError\n"
-        f"for sweep in {[sweep | change for change in changes]!r}:\n"
+        "import os\nimport raymimic.sweep\nfrom raymimic.errors import RaymimicError\n"
+        f"for sweep in {[sweep | change for change in refused]!r}:\n"
         "    try:\n"
         "        raymimic.sweep.run(sweep)\n"
         "    except RaymimicError as error:\n"
         "        print('refused:', error)\n"
+        f"print('left:', os.listdir({str(tmp_path)!r}))\n"
+        f"print('ran:', raymimic.sweep.run({sweep!r}).sweep_dir)\n"
     )
     ran = head.submit(sys.executable, script.name)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "refused: the cluster can never place a trial of 9 workers of 1 CPU each" in ran.stdout
     assert "refused: results would go to 'out' in this Ray job's working directory" in ran.stdout
-    assert not list(tmp_path.iterdir())
+    assert "left: []" in ran.stdout  # what could never run made no folder
+    (folder,) = tmp_path.glob("s/*")
+    assert f"ran: {folder}" in ran.stdout
+    assert len(json.loads((folder / "table.json").read_text())["settings"]) == 2
