@@ -96,7 +96,8 @@ def run(
     example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
     config, data, _ = prepare(trial_config(spec, example))
     environments = {env.key: env.env_meta["env_name"] for env in data.env_metas if env.evaluate}
-    records = SweepRecords(spec, facts(config, data.digest))
+    tags = facts(config, data.digest) | {"workers": str(spec.resources.workers)}
+    records = SweepRecords(spec, tags)
     with ray_session(config):
         placement = at_once(config)  # before there is a folder of a sweep that could never run
         find = SweepFolder.find if resume else SweepFolder.create
