@@ -570,9 +570,9 @@ class Algo:
 
     def _optimizers_and_schedulers(self) -> Iterator[tuple[Optimizer, LRScheduler | None]]:
         for name, optimizers in self.optimizers.items():
-            schedulers = self.lr_schedulers[name]
+            schedulers = self.lr_schedulers.get(name)  # not every optimizer has any
             if isinstance(optimizers, list):
-                yield from zip(optimizers, schedulers, strict=True)
+                yield from zip(optimizers, schedulers or [None] * len(optimizers), strict=True)
             else:
                 yield optimizers, schedulers
 

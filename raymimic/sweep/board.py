@@ -45,6 +45,7 @@ class Board(TrialProgressCallback):
         self.failure: OutputError | None = None
         self._spec, self._folder, self._records = spec, folder, records
         self._table = LiveTable(spec, quiet)
+        self._adoptions: list[tuple[str, Adoption, Setting]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray Tune stores its callbacks for a restore that is not used."""
@@ -97,17 +98,26 @@ class Board(TrialProgressCallback):
         trial = replace(trial, setting=newest["setting"])
         return entry(trial, run_dir=known.run_dir, adopt=adopt)
 
-    def adopted(self, trial_id: str, adoption: Adoption, setting: Setting) -> None:
-        """A trial goes on from another's weights, with another setting."""
-        known = self.results[trial_id]
-        begin = {
-            "step": adoption.step,
-            "from": adoption.donor,
-            "setting": setting,
-            "episodes": known.episodes,
-        }
-        run_dir = adoption.run_dir(self.home(trial_id))
-        self._put(replace(known, run_dir=run_dir, schedule=[*known.schedule, begin]))
+    def adopt(self, trial_id: str, adoption: Adoption, setting: Setting) -> None:
+        """A trial goes on from another's weights, with another setting.
+
+        It is noted when Ray Tune has told of the result that led to it, which still belongs to the
+        trial's own weights.
+        """
+        self._adoptions.append((trial_id, adoption, setting))
+
+    def _note_adoptions(self) -> None:
+        for trial_id, adoption, setting in self._adoptions:
+            known = self.results[trial_id]
+            begin = {
+                "step": adoption.step,
+                "from": adoption.donor,
+                "setting": setting,
+                "episodes": known.episodes,
+            }
+            run_dir = adoption.run_dir(self.home(trial_id))
+            self._put(replace(known, run_dir=run_dir, schedule=[*known.schedule, begin]))
+        self._adoptions = []
 
     @property
     def episodes(self) -> int:
@@ -208,6 +218,7 @@ class Board(TrialProgressCallback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Ray Tune has looked round once more."""
+        self._note_adoptions()
         self._table.show(self.results.values())
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:

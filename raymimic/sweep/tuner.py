@@ -272,4 +272,4 @@ def _scheduler(spec: SweepSpec, board: Board) -> Any:
                 min_samples_required=options["min_samples"],
             )
         case "pbt":
-            return Population(spec, board.results, board.adopted)
+            return Population(spec, board.results, board.adopt)

@@ -44,6 +44,9 @@ def test_the_weakest_go_on_from_the_strongest(tmp_path: Path) -> None:
     assert adopted
     evaluations = sum(len(result["curve"]) for result in results.values())
     assert sum(r["episodes"] for r in results.values()) == 2 * evaluations
+    for result in results.values():
+        if result["best_checkpoint"] is not None:
+            assert Path(result["best_checkpoint"]).exists()
     for result in adopted:
         _check_adoption(undisturbed, result, tmp_path / "again" / result["trial_id"])
 
