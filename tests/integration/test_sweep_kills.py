@@ -19,7 +19,7 @@ from raymimic.training.trainer import train_at
 from raymimic.utils.hyperparam_utils import ConfigGenerator
 
 ACTOR_RATE = "algo.optim_params.actor.learning_rate.initial"
-EPOCHS = 16
+EPOCHS = 12
 CHANGES = {
     "mlflow.enabled": False,
     "ray.commit_interval_s": 0,
@@ -49,7 +49,7 @@ def trials_under_way(tune: Tune) -> list[dict[str, Any]]:
         assert tune.process.poll() is None, tune.process.communicate()
         with contextlib.suppress(ValueError, OSError):
             running = [r for r in tune.results().values() if r["status"] == "running"]
-            if running and all(1 <= len(result["curve"]) < 6 for result in running):
+            if running and all(1 <= len(result["curve"]) < 5 for result in running):
                 return running
         time.sleep(0.02)
     raise TimeoutError("no trial is under way")
@@ -92,14 +92,14 @@ def test_trials_of_two_workers_survive_the_loss_of_one(
     sweep = SWEEP | {
         "set": SWEEP["set"] | changes,
         "seeds": [1],
-        "space": {"algo.alpha": {"grid": [0.5, 2.5, 5.0]}},
+        "space": {"algo.alpha": {"grid": [0.5, 2.5]}},
         "resources": {"workers": 2, "cpus_per_worker": 0.25},
     }
     tune = Tune(tmp_path, "pairs", sweep)
     trials_under_way(tune)
     os.kill(pids(marker, "RayTrainWorker")[0], signal.SIGKILL)
     outcome = tune.outcome()
-    assert [row["trials"] for row in outcome["table"]] == [{"finished": 1}] * 3
+    assert [row["trials"] for row in outcome["table"]] == [{"finished": 1}] * 2
     logs = [Path(r["run_dir"]) / "logs" / "log.txt" for r in tune.results().values()]
     assert sum("workers restarted" in log.read_text() for log in logs) == 1
     spec = SweepSpec.from_file(tmp_path / "pairs.yaml")
