@@ -20,7 +20,7 @@ from raymimic.sweep.population import Adoption, find_offered
 from raymimic.sweep.result import TrialResult
 from raymimic.sweep.space import Setting
 from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.trial import ENTRY, SCORE, STEP, Ended, entry, kept_as
+from raymimic.sweep.trial import ENTRY, SCORE, STEP, Ended, entry, kept_as, score_of
 from raymimic.training.checkpoint import CheckpointStore
 from raymimic.utils import storage
 
@@ -73,19 +73,31 @@ class Board(TrialProgressCallback):
         lost = result.status == "failed" and self._spec.scheduler == "pbt"
         return result.status == "finished" or by_scheduler or lost
 
-    def entries(self, trials: list[Trial], again: bool) -> list[dict[str, Any]]:
-        """What Ray Tune shall run.
+    def left(self, trials: list[Trial]) -> list[dict[str, Any]]:
+        """What Ray Tune shall run: the trials that have not ended."""
+        return [self._entry(trial) for trial in trials if not self.has_ended(trial)]
 
-        Args:
-            trials: all trials of the sweep.
-            again: trials that have ended report their scores again, for a scheduler that compares
-                others with them.
-        """
-        over = [t for t in trials if self.has_ended(t)]
-        for trial in over:
-            self._records.amend(trial, self.results[trial.trial_id])
-        entries = [entry(t, replay=self.results[t.trial_id].curve) for t in over if again]
-        return entries + [self._entry(t) for t in trials if not self.has_ended(t)]
+    def replays(self) -> list[dict[str, Any]]:
+        """Scores of trials that have ended, for a scheduler that compares others with them."""
+        if self._spec.scheduler not in ("asha", "median"):
+            return []
+        over = [r for r in self.results.values() if self.has_ended(_begun(r))]
+        return [entry(_begun(result), replay=result.curve) for result in over]
+
+    def amend(self) -> None:
+        """Closes records of trials that ended just before an earlier session was killed."""
+        for result in self.results.values():
+            if self.has_ended(_begun(result)):
+                self._records.amend(_begun(result), result)
+
+    def result_of(self, trial_id: str) -> TrialResult | None:
+        """What is known of a trial, also if it has failed and Ray Tune has not said so yet."""
+        known = self.results.get(trial_id)
+        if known is None or known.status != "running":
+            return known
+        ended = Ended.of(self.home(trial_id))
+        failed = ended is not None and ended.error is not None
+        return replace(known, status="failed") if failed else known
 
     def _entry(self, trial: Trial) -> dict[str, Any]:
         known = self.results.get(trial.trial_id)
@@ -156,8 +168,7 @@ class Board(TrialProgressCallback):
         known = replace(known, status="running", error=None)
         self._put(known)
         self._table.began(known)
-        begin = known.schedule[0]["setting"] if known.schedule else known.setting
-        self._records.open(Trial(known.setting_id, begin, known.seed))
+        self._records.open(_begun(known))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -233,7 +244,7 @@ class Board(TrialProgressCallback):
     def _end(self, result: TrialResult) -> None:
         result = self._with_best(result)
         self._put(result)
-        self._records.close(result)
+        self._records.close(_begun(result), result)
         self._table.ended(result)
 
     def _with_best(self, result: TrialResult) -> TrialResult:
@@ -245,17 +256,21 @@ class Board(TrialProgressCallback):
             return result
         store = CheckpointStore(result.best_checkpoint.rsplit("/models/", 1)[0], None)
         metric = self._spec.metric
+        outcomes = {outcome.epoch: outcome for outcome in store.outcomes}
         best = next((e for e in store.entries if kept_as(metric) in e.keep), None)
-        if best is None:
-            return result
-        result = replace(result, best_checkpoint=store.path(best))
+        # A trial that is stopped upon a score has not settled the evaluation which that is of.
+        found = outcomes.get(best.epoch) if best else None
+        if best and found and score_of(metric, found.metrics) == result.best:
+            result = replace(result, best_checkpoint=store.path(best))
         measure, _, environment = metric.removeprefix("Rollout/").partition("/")
-        played = [o.episodes for o in store.outcomes if o.epoch == best.epoch]
-        if measure != "Return" or not played:
+        files = {store.path(e): e.epoch for e in store.entries}
+        epoch = files.get(result.best_checkpoint or "")
+        if measure != "Return" or epoch not in outcomes:
             return result
-        names = [environment] if environment else list(played[0])
+        played = outcomes[epoch].episodes
+        names = [environment] if environment else list(played)
         # A score is a mean over environments, which are not to be drawn against each other.
-        together = zip(*(played[0].get(name, []) for name in names), strict=False)
+        together = zip(*(played.get(name, []) for name in names), strict=False)
         scores = [fmean(one_each) for one_each in together]
         return replace(result, episode_scores=scores)
 
@@ -303,3 +318,9 @@ class Budget(Stopper):
         elif episodes is not None and self._board.episodes >= episodes:
             self.reason = f"the sweep's {episodes} evaluation episodes were played"
         return self.reason is not None
+
+
+def _begun(result: TrialResult) -> Trial:
+    """The trial as it began; under PBT its setting has changed since."""
+    setting = result.schedule[0]["setting"] if result.schedule else result.setting
+    return Trial(result.setting_id, setting, result.seed)

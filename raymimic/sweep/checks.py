@@ -56,7 +56,7 @@ SCHEDULER_OPTIONS: dict[str, dict[str, tuple[Any, float]]] = {
     "none": {},
     "asha": {"grace_steps": (None, 1), "reduction_factor": (3, 2)},
     "median": {"grace_steps": (None, 1), "min_samples": (3, 1)},
-    "pbt": {"interval_steps": (None, 1), "quantile": (0.25, 0.0), "resample": (0.25, 0.0)},
+    "pbt": {"interval_steps": (None, 1), "quantile": (0.25, 0.01), "resample": (0.25, 0.0)},
 }
 
 
@@ -109,6 +109,11 @@ def check_fields(spec: "SweepSpec") -> None:
             raise ConfigError(f"'seeds' has {seed!r}: list whole numbers from 0, such as [1, 2]")
     if len(set(spec.seeds)) < len(spec.seeds):
         raise ConfigError(f"'seeds' is {list(spec.seeds)}: list each once")
+    if spec.scheduler != "none" and spec.total_steps is None:
+        raise ConfigError(
+            f"scheduler {spec.scheduler} counts gradient steps, which "
+            "'experiment.epoch_every_n_steps' leaves to the data: give a number there, under 'set'"
+        )
     known = SCHEDULER_OPTIONS[spec.scheduler]
     refuse_unknown(f"scheduler.{spec.scheduler}.", spec.scheduler_options, known)
     for option, (default, least) in known.items():
@@ -211,10 +216,10 @@ def _check_population(spec: "SweepSpec") -> None:
             f"'{spec.metric}': use Rollout/Return or Rollout/Success_Rate"
         )
     interval, steps = spec.scheduler_options["interval_steps"], spec.evaluation_steps
-    if steps is None or interval % steps:
+    if interval % (steps or interval):
         raise ConfigError(
             f"'scheduler.pbt.interval_steps' is {interval}: trials are compared where they are "
-            f"evaluated, so make it a multiple of {steps or 'one evaluation'} gradient steps "
+            f"evaluated, so make it a multiple of {steps} gradient steps "
             "(experiment.rollout.rate times experiment.epoch_every_n_steps)"
         )
     for path, dimension in spec.space.items():

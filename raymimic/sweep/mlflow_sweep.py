@@ -130,8 +130,9 @@ class SweepRecords:
         for epoch, step, metrics in epochs:
             self._children[trial_id].log_epoch(epoch, step, metrics)
 
-    def close(self, result: TrialResult) -> None:
+    def close(self, trial: Trial, result: TrialResult) -> None:
         """Closes a trial's run as it ended; the delivery of the rest goes on beside the sweep."""
+        self.open(trial)  # where it was not begun again in this session
         child = self._children.pop(result.trial_id)
         child.set_tags(
             {"status": result.status} | ({"error": result.error} if result.error else {})
@@ -141,20 +142,18 @@ class SweepRecords:
     def amend(self, trial: Trial, result: TrialResult) -> None:
         """Closes the run of a trial that ended just before its driver was killed."""
         if not is_finished(spool_dir_of(self._local / "trials" / trial.trial_id)):
-            self.open(trial)
-            self.close(result)
+            self.close(trial, result)
 
     # -- results --
 
-    def report(self, report: "Report", final: FinalScore | None, episodes: int) -> None:
+    def report(self, report: "Report", final: FinalScore | None) -> None:
         """Gives the parent run the report, the winner's checkpoint and its score.
 
         Args:
             report: files and table.
             final: the winner's score on new episodes.
-            episodes: evaluation episodes that the search played.
         """
-        numbers = {"search/episodes": float(episodes)}
+        numbers = {"search/episodes": float(report.episodes)}
         winner = next(row for row in report.rows if row.setting_id == report.best_setting_id)
         if winner.score is not None:
             score = winner.score

@@ -5,7 +5,7 @@ last of its seeds has ended. The study lies beside the sweep, so that a resumed 
 what Optuna knew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from raymimic.sweep.trial import ENTRY, entry
 
 # Of settings that were tried before, after which the space counts as exhausted.
 _REPEATS = 50
+_DRAWS = 1000
 _SETTING = "setting_id"
 
 
@@ -32,13 +33,18 @@ class OptunaSettings(Searcher):
         spec: the sweep.
         study: file of the study; made where it is not there.
         result_of: what is known of a trial, by its id.
+        replays: scores of earlier trials, which the scheduler shall hear of first.
     """
 
     def __init__(
-        self, spec: SweepSpec, study: Path, result_of: Callable[[str], TrialResult | None]
+        self,
+        spec: SweepSpec,
+        study: Path,
+        result_of: Callable[[str], TrialResult | None],
+        replays: Sequence[dict[str, Any]] = (),
     ) -> None:
         super().__init__(metric=None, mode=None)
-        self._spec, self._result_of = spec, result_of
+        self._spec, self._result_of, self._replays = spec, result_of, list(replays)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = JournalStorage(JournalFileBackend(str(study)))
         self.study = optuna.create_study(
@@ -49,7 +55,8 @@ class OptunaSettings(Searcher):
         )
         known = self.study.get_trials(deepcopy=False)
         # A session that draws as the one before would only suggest the same again.
-        self.study.sampler = optuna.samplers.TPESampler(seed=spec.search_seed + len(known))
+        seed = spec.search_seed + len(known)
+        self._samplers = optuna.samplers.TPESampler(seed=seed), optuna.samplers.RandomSampler(seed)
         self._left = spec.num_settings
         self._asked: dict[str, int] = {}  # a setting's number in the study
         self._queue: list[Trial] = []
@@ -62,9 +69,13 @@ class OptunaSettings(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's config, or that there are no more."""
-        for _ in range(_REPEATS):
+        if self._replays:
+            return {ENTRY: self._replays.pop(0)}
+        for attempt in range(_REPEATS + _DRAWS):
             if self._queue or self._left <= 0:
                 break
+            # In a space of few settings TPE comes back to the best; the budget is for others.
+            self.study.sampler = self._samplers[attempt >= _REPEATS]
             self._ask()
         if not self._queue:
             return Searcher.FINISHED  # type: ignore[return-value] # a word, as Ray Tune wants it
@@ -109,7 +120,10 @@ class OptunaSettings(Searcher):
 
     def _has_ended(self, trial: Trial) -> bool:
         result = self._result_of(trial.trial_id)
-        return result is not None and result.status in ("finished", "failed")
+        return result is not None and (
+            result.status in ("finished", "failed")
+            or (result.status == "stopped" and result.error is None)
+        )
 
     def _tell_if_done(self, trial: Trial) -> None:
         number = self._asked.get(trial.setting_id)
@@ -121,7 +135,7 @@ class OptunaSettings(Searcher):
             self._result_of(self._spec.trial(trial.setting, seed).trial_id)
             for seed in self._spec.seeds
         ]
-        scores = [r.best for r in results if r is not None and r.best is not None]
+        scores = [r.best for r in results if r and r.status != "failed" and r.best is not None]
         if len(scores) < len(results):  # a mean over fewer seeds could not be compared
             self.study.tell(number, state=TrialState.FAIL)
         else:

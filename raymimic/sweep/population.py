@@ -9,12 +9,12 @@ Ray Tune's scheduler decides and copies; what is copied is the checkpoint whose 
 score. A trial that took over another's weights goes on in a folder of its own.
 """
 
-import contextlib
 import json
+import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,13 +85,19 @@ class Population(PopulationBasedTraining):
             log_config=False,
             synch=True,
         )
-        self._spec, self._last_step, self._on_adoption = spec, spec.total_steps, on_adoption
+        self._spec, self._on_adoption = spec, on_adoption
+        self._last_step = spec.total_steps or math.inf
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Has a trial wait for the others, and exploits when it is the last of them."""
-        # After the last step there is nothing left to train with another's weights.
-        if SCORE not in result or result[STEP] == self._last_step:
+        meeting = self._next_perturbation_sync
+        # What a process that was started again tells again is over, and after the last step there
+        # is nothing left to train with another's weights.
+        if SCORE not in result or not meeting <= result[STEP] < self._last_step:
             return self.CONTINUE
+        for one in tune_controller.get_live_trials():
+            if one.is_finished():  # Ray Tune counts trials that failed as alive
+                self._trial_state[one].last_train_time = int(meeting)
         # Ray Tune copies a donor's config as it is; so it must tell whose it is.
         trials = tune_controller.get_trials()
         for one in trials:
@@ -109,18 +115,29 @@ class Population(PopulationBasedTraining):
                 self._on_adoption(str(one), Adoption(donor, result[STEP]), setting)
         return decision
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Keeps what is known of a trial whose process was lost and is started again."""
+        if trial not in self._trial_state:
+            super().on_trial_add(tune_controller, trial)
+
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Lets the others go on if they waited for a trial that has ended."""
         self._go_on_without(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Lets the others go on if they waited for a trial that has failed."""
-        self._go_on_without(tune_controller, trial)
+        """Lets the others go on if they waited for a trial that has failed for good."""
+        # One that is started again has been stopped as failed before Ray Tune tells of it.
+        if not trial.is_finished():
+            self._go_on_without(tune_controller, trial)
 
     def _go_on_without(self, tune_controller: Any, gone: Any) -> None:
         self._trial_state[gone].last_train_time = int(self._next_perturbation_sync)
         self._trial_state[gone].last_score = None
-        others = [trial for trial in tune_controller.get_live_trials() if trial is not gone]
+        others = [
+            trial
+            for trial in tune_controller.get_live_trials()
+            if trial is not gone and not trial.is_finished()
+        ]
         times = [self._trial_state[trial].last_train_time for trial in others]
         if others and min(times) >= self._next_perturbation_sync:
             last: dict[str, Any] = self._trial_state[others[0]].last_result or {}
@@ -221,7 +238,7 @@ def find_offered(logs: str, adoption: Adoption) -> str | None:
         offered = storage.join(logs, experiment, adoption.donor)
         for name in storage.subfolders(offered):
             path = storage.join(offered, name)
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 origin = json.loads(storage.read_bytes(storage.join(path, _ORIGIN)))
                 if origin["step"] == adoption.step:
                     return path

@@ -128,7 +128,7 @@ class SweepSpec:
         filled = {n: options[n][0] if value is None else value for n, value in given.items()}
         for name, value in filled.items():
             if value is None:
-                filled[name] = self._steps_of_one_evaluation(name)
+                filled[name] = self.evaluation_steps
         object.__setattr__(self, "scheduler_options", filled)
         if self.search == "grid":
             object.__setattr__(self, "num_trials", grid_size(self))
@@ -341,14 +341,6 @@ class SweepSpec:
 
     def _config_of(self, setting: Setting) -> BaseConfig:
         return self.config_for(self.trial(setting, self.seeds[0]))
-
-    def _steps_of_one_evaluation(self, option: str) -> int:
-        if self.evaluation_steps is None:
-            raise ConfigError(
-                f"'scheduler' counts gradient steps, which 'experiment.epoch_every_n_steps' "
-                f"leaves to the data: give a number there, or set '{option}' of {self.scheduler}"
-            )
-        return self.evaluation_steps
 
 
 def setting_id(setting: Mapping[str, Any]) -> str:

@@ -137,6 +137,9 @@ def _overridden(content: Mapping[str, Any], overrides: Iterable[tuple[str, Any]]
         section = changed.get(head)
         if section is None:
             section = changed[head] = {}
+        if head == "scheduler" and isinstance(section, dict) and "." in rest:
+            name, _, rest = rest.partition(".")  # its options stand below its name
+            head, section = f"{head}.{name}", section.setdefault(name, {})
         if not isinstance(section, dict):
             raise ConfigError(f"there is no '{key}', as '{head}' is {section!r}")
         section[rest] = value

@@ -7,6 +7,7 @@ checkpoint.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -133,6 +134,8 @@ def run_trial(
         for step, score in told["replay"]:
             tune.report({STEP: step, SCORE: score})
         return
+    # What Ray Tune waits for a stopped trial to leave the process that the next one gets.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(int(_PATIENCE_S)))
     sys.path[:0] = [p for p in sys_path if p not in sys.path]
     sweep, trial = SweepSpec.from_dict(spec), Trial(**told["trial"])
     # Under population based training the entry is the donor's; only the name stays.
@@ -142,8 +145,8 @@ def run_trial(
     try:
         settings = trial_config(sweep, trial)
         settings.experiment.name = trial_id
-        reports: Reports = Reports(sweep.metric, settings.experiment.rollout.n, tune.report)
         run_dir = told["run_dir"] or home
+        reports = Reports(sweep.metric, settings.experiment.rollout.n, tune.report)
         if sweep.scheduler == "pbt":
             from raymimic.sweep.population import Lineage, PopulationReports, checkpoint_at
 

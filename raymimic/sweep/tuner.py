@@ -25,7 +25,8 @@ from raymimic.sweep.population import Population
 from raymimic.sweep.report import report_lines, write_report
 from raymimic.sweep.result import FinalScore, TrialResult
 from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.trial import ENTRY, SCORE, STEP, run_trial, trial_config
+from raymimic.sweep.stopping import Halving, Median
+from raymimic.sweep.trial import ENTRY, SCORE, run_trial, trial_config
 from raymimic.training.cluster import Resources, at_once, memory_share, ray_session
 from raymimic.training.progress import duration
 from raymimic.training.trainer import facts, prepare, user_sys_path
@@ -93,8 +94,7 @@ def run(
     """
     spec = _own_spec(sweep, max_concurrent)
     spec.check_data()
-    example = spec.trial(spec.settings[0] if spec.settings else {}, spec.seeds[0])
-    config, data, _ = prepare(trial_config(spec, example))
+    config, data, _ = prepare(trial_config(spec, spec.example()))
     environments = {env.key: env.env_meta["env_name"] for env in data.env_metas if env.evaluate}
     tags = facts(config, data.digest) | {"workers": str(spec.resources.workers)}
     records = SweepRecords(spec, tags)
@@ -122,6 +122,7 @@ def _run(
     board = Board(spec, folder, records, quiet)
     board.say(f"sweep {spec.name}: results go to {folder.uri}")
     with records.of(folder):
+        board.amend()
         _tune(spec, placement, folder, board)
         results = list(board.results.values())
         _check_scores(results, folder.uri)
@@ -131,7 +132,7 @@ def _run(
             board.say(f"evaluating the best setting on {spec.final_episodes} new episodes")
             final = evaluate_winner(spec, config, environments, results, report.best_setting_id)
             report = write_report(spec, results, folder.local, final)
-        records.report(report, final, board.episodes)
+        records.report(report, final)
     for line in report_lines(spec, report):
         board.say(line)
     board.say(f"sweep finished in {duration(time.monotonic() - begin)}; see {folder.uri}")
@@ -204,13 +205,16 @@ def _tune(
     if spec.search == "optuna":
         from raymimic.sweep.optuna_search import OptunaSettings
 
-        search["search_alg"] = OptunaSettings(spec, folder.local / "optuna.log", board.results.get)
-        search["num_samples"] = spec.num_trials
+        replays = board.replays()
+        search["search_alg"] = OptunaSettings(
+            spec, folder.local / "optuna.log", board.result_of, replays
+        )
+        search["num_samples"] = spec.num_trials + len(replays)
     else:
-        entries = board.entries(spec.trials(), again=spec.scheduler in ("asha", "median"))
-        if all(entry["replay"] is not None for entry in entries):
+        left = board.left(spec.trials())
+        if not left:
             return
-        space[ENTRY] = tune.grid_search(entries)
+        space[ENTRY] = tune.grid_search(board.replays() + left)
     tuner = Tuner(
         trainable,
         param_space=space,
@@ -251,25 +255,14 @@ def _name(trial: Any) -> str:
 
 def _scheduler(spec: SweepSpec, board: Board) -> Any:
     """Who stops trials early, or lets them learn from each other; time is gradient steps."""
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
-
-    options = spec.scheduler_options
     match spec.scheduler:
         case "none":
+            from ray.tune.schedulers import FIFOScheduler
+
             return FIFOScheduler()  # type: ignore[no-untyped-call]
         case "asha":
-            return ASHAScheduler(
-                time_attr=STEP,
-                # A trial that reaches the last rung has ended by itself.
-                max_t=max(spec.total_steps or options["grace_steps"], options["grace_steps"]) + 1,
-                grace_period=options["grace_steps"],
-                reduction_factor=options["reduction_factor"],
-            )
+            return Halving(spec)
         case "median":
-            return MedianStoppingRule(
-                time_attr=STEP,
-                grace_period=options["grace_steps"],
-                min_samples_required=options["min_samples"],
-            )
+            return Median(spec)
         case "pbt":
             return Population(spec, board.results, board.adopt)

@@ -237,7 +237,10 @@ def at_once(config: BaseConfig) -> tuple[Resources, float]:
 
 
 def memory_share(count: int) -> float:
-    """The memory [bytes] of which the nodes hold at most so many shares, each on one node."""
+    """The memory [bytes] of which the nodes hold at most so many shares, each on one node.
+
+    Where more nodes than that are alike, it is all of a node's, and each holds one.
+    """
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -246,7 +249,7 @@ def memory_share(count: int) -> float:
     fitting = (
         share for share in shares if sum(int(amount / share + 1e-9) for amount in memory) <= count
     )
-    return float(int(next(fitting)))
+    return float(int(next(fitting, max(memory))))
 
 
 def _times(wanted: Resources, count: int) -> Resources:

@@ -24,10 +24,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bcq": ("bcq", {"algo.actor.enabled": True}),
     "cql": ("cql", {}),
     "diffusion_policy": ("diffusion_policy", STEADY),
-    "gl": ("gl", {}),
-    "hbc": ("hbc", {}),
     "iql": ("iql", {}),
-    "iris": ("iris", {}),
+    "iris": ("iris", {}),  # which holds a GL and a BC policy
 }
 
 

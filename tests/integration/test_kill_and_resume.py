@@ -21,7 +21,7 @@ from tiny import LAYERS, SETTINGS
 
 from raymimic.utils.file_utils import load_dict_from_checkpoint
 
-EPOCHS = 24
+EPOCHS = 16
 DEADLINE_S = 240.0
 
 
@@ -86,7 +86,7 @@ def launch(folder: Path, dataset: Path, *args: str) -> Launched:
         *LAYERS["td3_bc"],
         *SETTINGS,
         "mlflow.enabled=true",
-        "experiment.epoch_every_n_steps=150",
+        "experiment.epoch_every_n_steps=60",
         f"train.num_epochs={EPOCHS}",
         f"train.output_dir={folder / 'out'}",
         "train.hdf5_normalize_obs=true",
@@ -94,7 +94,7 @@ def launch(folder: Path, dataset: Path, *args: str) -> Launched:
         "train.hdf5_filter_key=train",
         "train.hdf5_validation_filter_key=valid",
         "experiment.rollout.enabled=true",
-        "experiment.rollout.rate=8",
+        "experiment.rollout.rate=4",
         "experiment.save.every_n_epochs=null",
         "experiment.rollout.n=4",
         "experiment.rollout.horizon=50",
@@ -178,7 +178,7 @@ def check(result: dict[str, Any], uninterrupted: dict[str, Any]) -> None:
         "Train/Loss": range(1, EPOCHS + 1),
         "Valid/Loss": range(1, EPOCHS + 1),
         "gradient_steps": range(1, EPOCHS + 1),
-        "Rollout/Return/Hopper-v5": range(8, EPOCHS + 1, 8),
+        "Rollout/Return/Hopper-v5": range(4, EPOCHS + 1, 4),
     }.items():
         points = client.get_metric_history(run.info.run_id, metric)
         assert sorted(point.step for point in points) == list(epochs), metric
@@ -192,7 +192,7 @@ def check(result: dict[str, Any], uninterrupted: dict[str, Any]) -> None:
 def test_a_killed_worker_is_replaced(hopper: Path, tmp_path: Path, uninterrupted: Any) -> None:
     training = launch(tmp_path / "w", hopper)
     try:
-        training.wait_for_epoch(5)
+        training.wait_for_epoch(3)
         workers = training.pids("RayTrainWorker")
         assert len(workers) == 2
         os.kill(workers[0], signal.SIGKILL)
@@ -207,7 +207,7 @@ def test_a_killed_worker_is_replaced(hopper: Path, tmp_path: Path, uninterrupted
 def test_a_killed_driver_is_resumed(hopper: Path, tmp_path: Path, uninterrupted: Any) -> None:
     training = launch(tmp_path / "w", hopper)
     try:
-        training.wait_for_epoch(5)
+        training.wait_for_epoch(3)
         run_dir = training.run_dir
         training.process.kill()
         deadline = time.monotonic() + 60

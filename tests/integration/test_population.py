@@ -1,13 +1,19 @@
 """Population based training for real: what is taken over, by whom, and over a kill."""
 
+import contextlib
 import json
+import os
+import signal
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_sweep import DEADLINE_S, RATE, STEPS, SWEEP, Tune
+from test_sweep_kills import pids
 
 from raymimic.sweep.spec import SweepSpec, Trial
 from raymimic.sweep.trial import trial_config
@@ -35,7 +41,9 @@ POPULATION = SWEEP | {
 }
 
 
-def test_the_weakest_go_on_from_the_strongest(tmp_path: Path) -> None:
+def test_the_weakest_go_on_from_the_strongest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     undisturbed = Tune(tmp_path, "undisturbed", POPULATION, "--max-concurrent", "2")
     undisturbed.outcome()
     results = undisturbed.results()
@@ -50,9 +58,13 @@ def test_the_weakest_go_on_from_the_strongest(tmp_path: Path) -> None:
     for result in adopted:
         _check_adoption(undisturbed, result, tmp_path / "again" / result["trial_id"])
 
-    # The same decisions, with one trial at a time and over a kill of the driver.
+    # The same decisions with one trial at a time, and over kills of a trial and of the driver.
+    marker = uuid.uuid4().hex
+    monkeypatch.setenv("TEST_MARKER", marker)
     killed = Tune(tmp_path, "killed", POPULATION, "--max-concurrent", "1")
-    _wait_for_an_adoption(killed)
+    begun = _wait_for_an_adoption(killed)
+    os.kill(_process_of_a_trial(killed, marker), signal.SIGKILL)
+    _wait_for(killed, lambda results: _scores(results) > begun)
     killed.kill()
     resumed = Tune(tmp_path, "killed", POPULATION, "--max-concurrent", "1", "--resume")
     resumed.outcome()
@@ -61,17 +73,38 @@ def test_the_weakest_go_on_from_the_strongest(tmp_path: Path) -> None:
             assert result[key] == results[trial_id][key], (trial_id, key)
 
 
-def _wait_for_an_adoption(tune: Tune) -> None:
+def _wait_for_an_adoption(tune: Tune) -> int:
+    """Waits until a trial has taken over another's weights; how many scores there are then."""
+    return _scores(
+        _wait_for(tune, lambda results: any(len(r["schedule"]) > 1 for r in results.values()))
+    )
+
+
+def _process_of_a_trial(tune: Tune, marker: str) -> int:
+    """Waits until a trial trains, and finds its process."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        found = pids(marker, "ray::", str(tune.sweep_dir / "trials"))
+        if found:
+            return found[0]
+        time.sleep(0.01)
+    raise TimeoutError("no trial trains")
+
+
+def _wait_for(tune: Tune, condition: Callable[[Any], bool]) -> dict[str, dict[str, Any]]:
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         assert tune.process.poll() is None, tune.process.communicate()
-        try:
-            if any(len(result["schedule"]) > 1 for result in tune.results().values()):
-                return
-        except (ValueError, OSError):
-            pass
+        with contextlib.suppress(ValueError, OSError):
+            results = tune.results()
+            if condition(results):
+                return results
         time.sleep(0.05)
-    raise TimeoutError("no trial has taken over another's weights")
+    raise TimeoutError("the population does not get on")
+
+
+def _scores(results: dict[str, dict[str, Any]]) -> int:
+    return sum(len(result["curve"]) for result in results.values())
 
 
 def _check_adoption(tune: Tune, result: dict[str, Any], folder: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from test_mlflow_server import Server
 from tiny import write_hopper
 
@@ -107,61 +106,6 @@ class Tune:
         assert self.process.returncode == 0, err
         result: dict[str, Any] = json.loads(out.splitlines()[-1])
         return result
-
-
-def test_a_killed_sweep_is_resumed_and_nothing_is_logged_twice(
-    tmp_path: Path, server: Server
-) -> None:
-    sweep = SWEEP | {"set": SWEEP["set"] | {"mlflow.tracking_uri": server.uri}}
-    killed = Tune(tmp_path, "killed", sweep, "--max-concurrent", "2")
-    killed.wait_until_one_has_ended_and_one_runs()
-    killed.kill()
-    before = killed.results()
-    over = {name for name, result in before.items() if result["status"] == "finished"}
-    ended_at = {name: _ended(killed, name) for name in over}
-
-    resumed = Tune(tmp_path, "killed", sweep, "--resume")
-    outcome = resumed.outcome()
-    after = resumed.results()
-    assert len(after) == 4
-    assert {result["status"] for result in after.values()} == {"finished"}
-    assert {name: _ended(resumed, name) for name in over} == ended_at
-    steps = [STEPS * epoch for epoch in range(RATE, EPOCHS + 1, RATE)]
-    for name, result in after.items():
-        assert [step for step, _ in result["curve"]] == steps
-        known = before.get(name, {"curve": []})["curve"]
-        assert result["curve"][: len(known)] == known
-        log = (Path(result["run_dir"]) / "logs" / "log.txt").read_text()
-        if name in over:
-            assert log.count("training td3_bc") == 1
-    assert sum(r["episodes"] for r in after.values()) == 4 * 2 * len(steps)
-
-    client = MlflowClient(server.uri)
-    parent = client.get_run(outcome["mlflow_parent_run_id"])
-    assert parent.info.status == "FINISHED"
-    query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    children = client.search_runs([parent.info.experiment_id], query)
-    assert sorted(child.data.tags["trial"] for child in children) == sorted(after)
-    for child in children:
-        assert child.info.status == "FINISHED"
-        assert child.data.tags["sweep"] == "killed"
-        assert child.data.tags["seed"] == child.data.params["train.seed"]
-        points = client.get_metric_history(child.info.run_id, RETURN)
-        assert [p.step for p in points] == list(range(RATE, EPOCHS + 1, RATE))
-        curve = [value for _, value in after[child.data.tags["trial"]]["curve"]]
-        assert [p.value for p in points] == pytest.approx(curve, abs=1e-9)
-    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"table.csv", "table.json", "best_config.json", "figures", "checkpoints"} <= names
-    assert parent.data.metrics["final/mean"] == pytest.approx(outcome["final"]["mean"])
-    assert outcome["final"]["episodes"] == 2 * 3  # the winner's two seeds
-    means = [row["mean"] for row in outcome["table"]]
-    assert means == sorted(means, reverse=True)
-    best = outcome["table"][0]["by_seed"]
-    assert means[0] == pytest.approx(sum(best.values()) / len(best))
-
-
-def _ended(tune: Tune, trial: str) -> float:
-    return (tune.sweep_dir / "trials" / trial / "ended.json").stat().st_mtime
 
 
 @pytest.mark.parametrize("options", [{"asha": {}}, {"median": {"min_samples": 2}}])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 from test_mlflow_server import Server, wait_for
 from test_sweep import EPOCHS, RATE, RETURN, STEPS, SWEEP, Tune, server  # noqa: F401
@@ -96,8 +97,12 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
     assert children.keys() == after.keys()
     for name, child in children.items():
         assert child.info.status == "FINISHED"
+        assert child.data.tags["sweep"] == "remote"
+        assert child.data.tags["seed"] == child.data.params["train.seed"]
         points = client.get_metric_history(child.info.run_id, RETURN)
         assert [point.step for point in points] == list(range(RATE, EPOCHS + 1, RATE))
+        curve = [score for _, score in after[name]["curve"]]
+        assert [point.value for point in points] == pytest.approx(curve, abs=1e-9)
         assert float(child.data.params["algo.alpha"]) == after[name]["setting"]["algo.alpha"]
     different = {
         key
@@ -106,6 +111,14 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
         if any(other.data.params[key] != value for other in children.values())
     }
     assert different == {"algo.alpha", "train.seed"}
+    assert sum(result["episodes"] for result in after.values()) == 4 * 2 * len(steps)
+    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"table.csv", "table.json", "best_config.json", "figures"} <= artifacts
+    assert parent.data.metrics["final/mean"] == pytest.approx(outcome["final"]["mean"])
+    means = [row["mean"] for row in outcome["table"]]
+    assert means == sorted(means, reverse=True)
+    best = outcome["table"][0]["by_seed"]
+    assert means[0] == pytest.approx(sum(best.values()) / len(best))
     (checkpoint,) = client.list_artifacts(parent.info.run_id, "checkpoints")
     assert checkpoint.path.endswith(".pth")
     assert outcome["final"]["episodes"] == 2 * 3

@@ -16,6 +16,7 @@ from raymimic.sweep.mlflow_sweep import SweepRecords
 from raymimic.sweep.optuna_search import OptunaSettings
 from raymimic.sweep.result import TrialResult
 from raymimic.sweep.spec import SweepSpec, Trial
+from raymimic.sweep.stopping import Halving, Median
 from raymimic.sweep.trial import ENTRY, Ended, Reports, entry, score_of, trial_config
 from raymimic.training.checkpoint import CheckpointStore
 
@@ -49,7 +50,7 @@ class RayTrial:
 
     def __init__(self, trial: Trial) -> None:
         self.config = {ENTRY: entry(trial)}
-        self.name = trial.trial_id
+        self.name = self.trial_id = trial.trial_id
 
     def __str__(self) -> str:
         return self.name
@@ -209,9 +210,9 @@ def test_trials_end_in_different_ways(spec: SweepSpec) -> None:
         ("failed", "its node was lost"),
     ]
     # A resumed sweep tries those again that failed; a scheduler hears of the others.
-    entries = board.entries(spec.trials(), again=True)
-    assert [entry["replay"] for entry in entries] == [[(100, 5.0)], [(100, 5.0)], None, None]
-    assert [e["trial"]["seed"] for e in board.entries(spec.trials(), again=False)] == [1, 2]
+    left = [told["trial"]["setting"] | told["trial"] for told in board.left(spec.trials())]
+    assert [one["seed"] for one in left] == [spec.trials()[1].seed, spec.trials()[3].seed]
+    assert board.replays() == []  # no scheduler compares
 
 
 def test_a_budget_of_episodes_ends_the_sweep(tmp_path: Path) -> None:
@@ -248,6 +249,101 @@ def test_the_episodes_behind_the_best_score_are_kept(spec: SweepSpec) -> None:
     board.on_trial_complete(0, [], RayTrial(trial))
     # The score is a mean over environments, and so is what stands for an episode.
     assert board.results[trial.trial_id].episode_scores == [2.0, 7.0]
+
+
+def test_a_trial_that_is_stopped_upon_its_best_score_keeps_that_checkpoint(
+    spec: SweepSpec,
+) -> None:
+    board = board_of(spec, folder_of(spec))
+    trial = spec.trials()[0]
+    board.on_trial_start(0, [], RayTrial(trial))
+    board.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 2))
+    board.on_trial_result(0, [], RayTrial(trial), report(200, 8.0, 2, 4))
+    models = Path(board.home(trial.trial_id)) / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    outcome = {"epoch": 1, "metrics": {RETURN: 5.0}, "returns": {}, "success_rates": {}}
+    outcomes = [outcome | {"episodes": {"Hopper-v5": [4.0, 6.0]}}]
+    # The evaluation of epoch 2 was told, but the trial was stopped before it was settled.
+    kept = [
+        {"epoch": 1, "file": "model_epoch_1.pth", "keep": ["best"], "pending": False},
+        {"epoch": 2, "file": "model_epoch_2.pth", "keep": [], "pending": True},
+    ]
+    manifest = {"checkpoints": kept, "outcomes": outcomes, "scores": {}}
+    (models / "checkpoints.json").write_text(json.dumps(manifest))
+    board.on_trial_complete(0, [], RayTrial(trial))
+    result = board.results[trial.trial_id]
+    assert result.best_checkpoint == str(models / "model_epoch_2.pth")
+    assert result.episode_scores == []  # those of epoch 1 are not what the score is of
+
+
+def test_a_used_up_budget_ends_trials_that_this_session_has_not_begun(tmp_path: Path) -> None:
+    spec = sweep(tmp_path, budget={"episodes": 8})
+    folder = folder_of(spec)
+    killed = board_of(spec, folder)
+    first, second, *_ = spec.trials()
+    for trial in (first, second):
+        killed.on_trial_start(0, [], RayTrial(trial))
+        killed.on_trial_result(0, [], RayTrial(trial), report(100, 5.0, 1, 4))
+    board = board_of(spec, folder)  # another session, which may play no more
+    assert board.budget.stop_all()
+    board.on_experiment_end([RayTrial(trial) for trial in spec.trials()])
+    assert {result.status for result in board.results.values()} == {"stopped"}
+
+
+# -- early stopping --
+
+
+class Live:
+    """As much of Ray Tune's controller as a scheduler asks."""
+
+    def __init__(self, *trials: Any) -> None:
+        self.trials = list(trials)
+
+    def get_live_trials(self) -> list[Any]:
+        return self.trials
+
+
+def stopping_sweep(tmp_path: Path, scheduler: dict[str, Any]) -> SweepSpec:
+    settings = {
+        "observation.modalities.obs.low_dim": ["flat"],
+        "train.output_dir": str(tmp_path / "out"),
+        "mlflow.enabled": False,
+        "experiment.epoch_every_n_steps": 100,
+        "experiment.rollout.rate": 1,
+        "train.num_epochs": 9,
+    }
+    return sweep(tmp_path, seeds=[1], scheduler=scheduler, set=settings)
+
+
+def told(step: int, score: float) -> dict[str, Any]:
+    return {"gradient_steps": step, "score": score}
+
+
+def test_what_has_trained_to_its_end_is_not_stopped_there(tmp_path: Path) -> None:
+    spec = stopping_sweep(tmp_path, {"asha": {"grace_steps": 100, "reduction_factor": 3}})
+    asha = Halving(spec)
+    asha.set_search_properties("score", "max")
+    trials = [RayTrial(trial) for trial in spec.trials()]
+    for trial in trials:
+        asha.on_trial_add(Live(), trial)
+    good, bad = trials
+    assert asha.on_trial_result(Live(), good, told(900, 2.0)) == "CONTINUE"
+    assert asha.on_trial_result(Live(), bad, told(900, 1.0)) == "CONTINUE"  # a rung is there
+
+
+def test_the_median_bears_trials_that_end_without_a_score(tmp_path: Path) -> None:
+    spec = stopping_sweep(tmp_path, {"median": {"grace_steps": 100, "min_samples": 1}})
+    median = Median(spec)
+    median.set_search_properties("score", "max")
+    good, failed, bad = (RayTrial(trial) for trial in [*spec.trials(), spec.trials()[0]])
+    controller = Live()
+    median.on_trial_complete(controller, failed, {})
+    for step in (100, 200, 300):
+        assert median.on_trial_result(controller, good, told(step, 5.0)) == "CONTINUE"
+    median.on_trial_complete(controller, good, told(300, 5.0))
+    # Told again after a restart: counts once.
+    assert median.on_trial_result(controller, good, told(100, -50.0)) == "CONTINUE"
+    assert median.on_trial_result(controller, bad, told(100, 4.0)) == "STOP"
 
 
 # -- Optuna --
@@ -307,3 +403,31 @@ def test_a_resumed_search_goes_on_with_what_optuna_knew(tmp_path: Path) -> None:
     assert (rest[1].setting_id, rest[1].seed) == (begun[2].setting_id, 2)
     assert rest[2].setting_id not in {trial.setting_id for trial in begun}
     assert second.suggest("more") == "FINISHED"
+
+
+def test_optuna_tries_all_of_a_small_space(tmp_path: Path) -> None:
+    space = {
+        "algo.alpha": {"choice": [0.5, 1.0, 2.0, 4.0]},
+        "algo.actor.update_freq": {"choice": [1, 2, 3]},
+    }
+    spec = sweep(tmp_path, search="optuna", seeds=[1], space=space, budget={"trials": 12})
+    known: dict[str, TrialResult] = {}
+    search = OptunaSettings(spec, tmp_path / "study.log", known.get)
+    tried = set()
+    for number in range(12):
+        suggested = search.suggest(f"t{number}")
+        assert isinstance(suggested, dict), f"only {number} settings"
+        trial = Trial(**suggested[ENTRY]["trial"])
+        tried.add(trial.setting_id)
+        alpha, steps = trial.setting["algo.alpha"], trial.setting["algo.actor.update_freq"]
+        known[trial.trial_id] = result_of(trial, -abs(alpha - 1.0) - steps)
+        search.on_trial_complete(f"t{number}")
+    assert len(tried) == 12
+
+
+def test_a_scheduler_hears_first_of_what_optuna_had_tried(tmp_path: Path) -> None:
+    spec = optuna_sweep(tmp_path)
+    replay = {"replay": [(100, 1.0)]}
+    search = OptunaSettings(spec, tmp_path / "study.log", lambda _: None, [replay])
+    assert search.suggest("r") == {ENTRY: replay}
+    assert search.suggest("t")[ENTRY]["replay"] is None

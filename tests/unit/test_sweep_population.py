@@ -1,13 +1,16 @@
 """When a population meets next, and whom a process goes on from."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.tune.schedulers.pbt import _PBTTrialState
 from test_sweep_driver import result_of, sweep
 
 from raymimic.sweep.population import Adoption, Lineage, Population, find_offered
 from raymimic.sweep.result import TrialResult
-from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.spec import SweepSpec, Trial
+from raymimic.sweep.trial import ENTRY, entry
 from raymimic.training.checkpoint import CheckpointStore
 
 
@@ -79,3 +82,82 @@ def test_another_ones_checkpoint_begins_a_folder_of_its_own(tmp_path: Path) -> N
     assert find_offered(str(tmp_path / "logs"), Adoption("strong", 400)) is None
     with donor.offered(2, 100) as gone:
         assert gone is None
+
+
+class Member:
+    """As much of Ray Tune's trial as the population looks at."""
+
+    status = "PAUSED"
+    checkpoint = None  # so that nothing can be taken over
+    temporary_state = SimpleNamespace(saving_to=None)
+
+    def __init__(self, spec: SweepSpec, trial: Trial) -> None:
+        self.config = {ENTRY: entry(trial)}
+        self.name = trial.trial_id
+        self.experiment_tag = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def is_finished(self) -> bool:
+        return self.status == "ERROR"
+
+
+class Controller:
+    """As much of Ray Tune's controller as the population asks; those that failed count as live."""
+
+    search_alg = None
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+
+    def get_trials(self) -> list[Member]:
+        return self.members
+
+    get_live_trials = get_trials
+
+
+def test_a_population_goes_on_without_a_trial_that_failed_for_good(spec: SweepSpec) -> None:
+    population = Population(spec, {}, lambda *_: None)
+    population.set_search_properties("score", "max")
+    lost, one, other = members = [Member(spec, trial) for trial in spec.trials()]
+    controller = Controller(members)
+    for member in members:
+        population._trial_state[member] = _PBTTrialState(member)
+
+    def told(member: Member, step: int) -> None:
+        population.on_trial_result(controller, member, {"gradient_steps": step, "score": 1.0})
+
+    told(one, 200)
+    told(other, 200)
+    assert population._next_perturbation_sync == 200  # they wait for the third
+    lost.status = "RUNNING"
+    population.on_trial_error(controller, lost)
+    lost.status = "ERROR"
+    assert population._next_perturbation_sync == 400
+    told(one, 100)  # a process that was started again tells what is over
+    assert population._next_perturbation_sync == 400
+    told(one, 400)
+    told(other, 400)
+    assert population._next_perturbation_sync == 600
+    assert population.choose_trial_to_run(controller) in (one, other)
+
+
+def test_a_population_waits_for_a_trial_whose_process_is_started_again(spec: SweepSpec) -> None:
+    population = Population(spec, {}, lambda *_: None)
+    population.set_search_properties("score", "max")
+    lost, one, other = members = [Member(spec, trial) for trial in spec.trials()]
+    controller = Controller(members)
+    for member in members:
+        population._trial_state[member] = _PBTTrialState(member)
+    for member in (one, other):
+        population.on_trial_result(controller, member, {"gradient_steps": 200, "score": 1.0})
+    lost.status = "ERROR"  # so Ray Tune has it when it is about to start it again
+    population.on_trial_error(controller, lost)
+    state = population._trial_state[lost]
+    population.on_trial_add(controller, lost)
+    lost.status = "RUNNING"
+    assert population._trial_state[lost] is state
+    assert population._next_perturbation_sync == 200
+    population.on_trial_result(controller, lost, {"gradient_steps": 200, "score": 1.0})
+    assert population._next_perturbation_sync == 400
