@@ -60,7 +60,7 @@ def evaluate_winner(
             )
         # A score is a mean over environments, which are not to be drawn against each other.
         played[str(result.seed)] = [fmean(one_each) for one_each in zip(*scores, strict=True)]
-    by_seed = {seed: sum(scores) / len(scores) for seed, scores in played.items()}
+    by_seed = {seed: fmean(scores) for seed, scores in played.items()}
     score = estimate(list(by_seed.values()), list(played.values()))
     return FinalScore(
         setting_id=setting_id,

@@ -42,7 +42,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Cost:
-    """The most that a sweep takes; early stopping and a budget make it less.
+    """What a sweep takes at one setting's speed; early stopping and a budget make it less.
 
     Attributes:
         trials: trainings.

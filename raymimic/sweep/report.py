@@ -143,7 +143,7 @@ def report_lines(spec: SweepSpec, report: Report) -> list[str]:
     ]
     told = [_told(spec, one) for one in outcome.importances if one.share is not None]
     if told:
-        lines.append(f"share of the settings' variance: {', '.join(told)}")
+        lines.append(f"share of the variance of the settings' ranks: {', '.join(told)}")
     expected = expected_online_performance(outcome.means, spec.mode).expected
     if len(expected) > 1:
         tried = sorted({1, 2, 4, 8, 16, 32, len(expected)})
@@ -193,7 +193,7 @@ def _notes(outcome: Outcome) -> list[str]:
         )
     seeds = len(spec.seeds)
     if seeds == 1:
-        notes.append("one seed each: the intervals tell of episodes, not of other trainings")
+        notes.append("one seed each: an interval tells of episodes, not of other trainings")
     elif seeds in _COVERAGE:
         notes.append(
             f"{seeds} seeds each: a bootstrap of so few is too narrow; its 95% interval may hold "

@@ -39,7 +39,7 @@ class TrialResult:
         setting_id: name of its setting, the same for every seed.
         setting: value by config path; under PBT those of the best score.
         seed: of the training.
-        status: how it stands; "stopped" was ended early by the scheduler.
+        status: how it stands; "stopped" was ended early, by the scheduler or the budget.
         curve: score of each evaluation by the gradient step of the evaluated checkpoint, in
             rising order of steps.
         best: best score of the curve; ``None`` before the first evaluation.

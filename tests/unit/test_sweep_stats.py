@@ -29,7 +29,11 @@ def test_estimate_of_seeds_alone_has_the_ends_of_all_resamples_counted_out() -> 
 
 
 @pytest.mark.parametrize(
-    ("seeds", "noise", "covered"), [(2, 0.0, 0.50), (3, 0.0, 0.73), (10, 0.0, 0.90), (3, 3.0, 0.89)]
+    ("seeds", "noise", "covered"),
+    [
+        *((2, 0.0, 0.50), (3, 0.0, 0.73), (4, 0.0, 0.80), (5, 0.0, 0.83), (10, 0.0, 0.90)),
+        (3, 3.0, 0.89),
+    ],
 )
 def test_intervals_hold_the_true_mean_as_often_as_the_docs_say(
     seeds: int, noise: float, covered: float
