@@ -233,12 +233,14 @@ class Board(TrialProgressCallback):
         self._table.show(self.results.values())
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Ends the trials that Ray Tune stopped with the whole sweep, of which it says no more."""
-        if self.budget.reason is None:
-            return  # an error or the user ended it
+        """Ends the trials of which Ray Tune has said no more."""
         for trial in trials:
             known = self.results.get(str(trial))
-            if known is not None and known.status == "running":
+            if known is None or known.status != "running":
+                continue
+            if trial.status == "ERROR":  # its process could not be given to the next one
+                self.on_trial_error(0, trials, trial)
+            elif self.budget.reason is not None:  # else an error or the user ended the sweep
                 self.on_trial_complete(0, trials, trial)
 
     def _end(self, result: TrialResult) -> None:

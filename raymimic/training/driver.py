@@ -285,11 +285,20 @@ class Driver:
                 self.progress.line("training is done; waiting for the last evaluations")
                 waited = True
             self.poll(timeout=1.0)
+        store = self.settle()
+        if not self.config.experiment.keep_all_videos:
+            self._drop_videos({entry.epoch for entry in store.entries})
+        return store
+
+    def settle(self) -> CheckpointStore:
+        """Writes what the evaluations found into the list of checkpoints, once training is over.
+
+        Returns:
+            the run's checkpoints.
+        """
         store = CheckpointStore(self.run.uri, self.config.experiment.save)
         for outcome in sorted(self._outcomes.values(), key=lambda o: o.epoch):
             store.settle(outcome)
-        if not self.config.experiment.keep_all_videos:
-            self._drop_videos({entry.epoch for entry in store.entries})
         return store
 
     def _drop_videos(self, kept: set[int]) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,6 +236,11 @@ class _Training:
                 device=get_torch_device(try_to_use_cuda=self.config.train.cuda),
             )
             driver.finish()
+        except BaseException:
+            # So that whoever goes on does not play the same episodes again.
+            with suppress(RaymimicError):
+                driver.settle()
+            raise
         finally:
             torch.set_num_threads(threads)
         return driver

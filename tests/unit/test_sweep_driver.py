@@ -19,6 +19,7 @@ from raymimic.sweep.spec import SweepSpec, Trial
 from raymimic.sweep.stopping import Halving, Median
 from raymimic.sweep.trial import ENTRY, Ended, Reports, entry, score_of, trial_config
 from raymimic.training.checkpoint import CheckpointStore
+from raymimic.training.trainer import train_at
 
 RETURN = "Rollout/Return/Hopper-v5"
 
@@ -47,6 +48,8 @@ def sweep(tmp_path: Path, **changes: Any) -> SweepSpec:
 
 class RayTrial:
     """As much of Ray Tune's trial as the board looks at."""
+
+    status = "TERMINATED"
 
     def __init__(self, trial: Trial) -> None:
         self.config = {ENTRY: entry(trial)}
@@ -125,6 +128,33 @@ def test_a_trial_of_one_worker_needs_no_nested_trainer(tmp_path: Path) -> None:
     assert (alone.ray.num_workers, alone.algo.alpha, alone.train.seed) == (0, 1.0, 1)
     pair = sweep(tmp_path, resources={"workers": 2})
     assert trial_config(pair, pair.trials()[0]).ray.num_workers == 2
+
+
+def test_an_evaluation_upon_which_a_trial_is_stopped_is_not_played_again(tmp_path: Path) -> None:
+    def stop(metrics: dict[str, Any]) -> None:
+        raise SystemExit  # as Ray Tune ends a trial that it stops or pauses
+
+    settings = {
+        "observation.modalities.obs.low_dim": ["flat"],
+        "algo.actor.layer_dims": [8],
+        "algo.critic.layer_dims": [8],
+        "experiment.epoch_every_n_steps": 2,
+        "experiment.rollout.n": 2,
+        "experiment.rollout.horizon": 5,
+        "experiment.rollout.rate": 1,
+        "train.batch_size": 8,
+        "train.num_epochs": 3,
+        "train.cuda": False,
+    }
+    spec = sweep(tmp_path, set=settings)
+    config = trial_config(spec, spec.trials()[0])
+    with pytest.raises(SystemExit):
+        train_at(config, str(tmp_path / "t"), Reports(spec.metric, 2, stop), 0.0)
+    store = CheckpointStore(str(tmp_path / "t"), None)
+    assert [entry.epoch for entry in store.entries] == [1]
+    assert store.pending == []
+    assert [outcome.epoch for outcome in store.outcomes] == [1]
+    assert "best" in store.entries[0].keep
 
 
 # -- the folder --
