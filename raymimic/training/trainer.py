@@ -39,6 +39,8 @@ RESUMABLE = ("train.num_epochs", "train.cuda", "experiment.rollout.rate", "ray."
 NOT_RESUMABLE = ("ray.data_placement", "ray.storage_path")
 
 _POLL_S = 0.1
+# For the workers of a training that failed to end.
+_STOP_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,8 @@ class _Training:
             driver.finish()
         except BaseException as error:
             ray.get(mailbox.stop.remote(f"{type(error).__name__}: {error}"))
+            # Left alone with a Ray that is shut down, the thread would spin.
+            fit.join(_STOP_S)
             raise
         finally:
             if pool is not None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,3 +240,5 @@ def test_a_broken_environment_ends_the_run(cli: Callable[..., Ran], tmp_path: Pa
     assert ran.err.count("\n") == 1
     assert "the simulator has broken" in ran.err
     assert "Breaking-v0" in ran.err
+    # Beside a Ray that is shut down, such a thread would take a whole core for good.
+    assert "ray-train-fit" not in [thread.name for thread in threading.enumerate()]

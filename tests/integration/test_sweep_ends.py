@@ -166,7 +166,7 @@ def end_trials(records: SweepRecords, folder: SweepFolder, trials: dict[int, Tri
     for number, trial in trials.items():
         records.open(trial)
         records.log(trial.trial_id, [(2, 40, {RETURN: float(number)})])
-        records.close(result_of(trial, folder.local, "finished"))
+        records.close(trial, result_of(trial, folder.local, "finished"))
 
 
 def check_runs(server: Server, experiment: str, spec: SweepSpec) -> None:
