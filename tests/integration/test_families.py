@@ -21,10 +21,8 @@ STEADY = {
 RNN = {"algo.gmm.enabled": True, "algo.rnn.enabled": True, "train.seq_length": 10}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bc_rnn_gmm": ("bc", RNN),
-    "bcq": ("bcq", {"algo.actor.enabled": True}),
     "cql": ("cql", {}),
     "diffusion_policy": ("diffusion_policy", STEADY),
-    "iql": ("iql", {}),
     "iris": ("iris", {}),  # which holds a GL and a BC policy
 }
 
