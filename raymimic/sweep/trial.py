@@ -79,8 +79,6 @@ def trial_config(spec: "SweepSpec", trial: "Trial") -> "BaseConfig":
         save.on_best_rollout_return = spec.metric.startswith("Rollout/Return")
         save.on_best_rollout_success_rate = spec.metric.startswith("Rollout/Success_Rate")
         config.ray.num_workers = 0 if resources.workers == 1 else resources.workers
-        config.ray.cpus_per_worker = resources.cpus_per_worker
-        config.ray.gpus_per_worker = resources.gpus_per_worker
         if config.ray.threads_per_worker is None:
             config.ray.threads_per_worker = max(1, int(resources.cpus_per_worker))
     return config

@@ -117,13 +117,18 @@ class Controller:
     get_live_trials = get_trials
 
 
-def test_a_population_goes_on_without_a_trial_that_failed_for_good(spec: SweepSpec) -> None:
+def population_of(spec: SweepSpec) -> tuple[Population, Controller]:
     population = Population(spec, {}, lambda *_: None)
     population.set_search_properties("score", "max")
-    lost, one, other = members = [Member(spec, trial) for trial in spec.trials()]
-    controller = Controller(members)
-    for member in members:
+    controller = Controller([Member(spec, trial) for trial in spec.trials()])
+    for member in controller.members:
         population._trial_state[member] = _PBTTrialState(member)
+    return population, controller
+
+
+def test_a_population_goes_on_without_a_trial_that_failed_for_good(spec: SweepSpec) -> None:
+    population, controller = population_of(spec)
+    lost, one, other = controller.members
 
     def told(member: Member, step: int) -> None:
         population.on_trial_result(controller, member, {"gradient_steps": step, "score": 1.0})
@@ -144,12 +149,8 @@ def test_a_population_goes_on_without_a_trial_that_failed_for_good(spec: SweepSp
 
 
 def test_a_population_waits_for_a_trial_whose_process_is_started_again(spec: SweepSpec) -> None:
-    population = Population(spec, {}, lambda *_: None)
-    population.set_search_properties("score", "max")
-    lost, one, other = members = [Member(spec, trial) for trial in spec.trials()]
-    controller = Controller(members)
-    for member in members:
-        population._trial_state[member] = _PBTTrialState(member)
+    population, controller = population_of(spec)
+    lost, one, other = controller.members
     for member in (one, other):
         population.on_trial_result(controller, member, {"gradient_steps": 200, "score": 1.0})
     lost.status = "ERROR"  # so Ray Tune has it when it is about to start it again
