@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Milliseconds of a Q-ensemble's pass: member by member, by torch.func's vmap, or stacked.
 
-What `ActionValueEnsemble` chooses from. Each figure includes stacking the weights and, with
-gradients, the backward pass into each member's own parameters; the ways take turns, and the fastest
-counts. The sizes: the templates' hidden layers with 256 samples and 10 candidate actions for each,
-and small networks. The last line is JSON.
+The ways that `ActionValueEnsemble` chooses from. Each figure includes stacking the weights and,
+with gradients, the backward pass into each member's own parameters; the ways take turns, and the
+fastest counts. The sizes: the templates' hidden layers with 256 samples and 10 candidate actions
+for each, and small networks. The last line is JSON.
 
 usage: critic_ensembles.py [--threads 1 2] [--repeats 15] [--device cpu] [--out FILE]
 """

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -19,8 +20,9 @@ import numpy as np
 import torch
 
 from raymimic.config.base_config import config_factory
-from raymimic.data.loader import make_loaders
-from raymimic.data.schema import read_metadata
+from raymimic.data.metadata import read_metadata
+from raymimic.data.reads import one_step
+from raymimic.data.training_data import make_loaders
 
 
 def make_file(path: Path, transitions: int) -> None:
@@ -50,7 +52,7 @@ def measure(path: str, batches: int) -> dict[str, object]:
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    data = make_loaders(config, frozenset({"next_obs", "rewards", "dones"}), torch.device("cpu"))
+    data = make_loaders(config, replace(one_step(), next_actions=None), torch.device("cpu"))
     seconds = time.perf_counter() - start
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 

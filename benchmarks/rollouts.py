@@ -17,8 +17,8 @@ import torch
 from raymimic.algo import algo_factory
 from raymimic.config import config_factory
 from raymimic.envs.seeds import evaluation_seeds
-from raymimic.rollout.actors import EvalJob, RolloutPool
-from raymimic.rollout.evaluation import evaluate
+from raymimic.rollout.actors import RolloutPool
+from raymimic.rollout.evaluation import EvalJob, evaluate
 
 ENV = {
     "env_name": "Walker2d-v5",
@@ -62,7 +62,7 @@ def main() -> int:
 
         def job(episodes: int, epoch: int) -> EvalJob:
             return EvalJob(
-                epoch, str(path), {"Walker2d": ENV}, evaluation_seeds(0, epoch, episodes), HORIZON
+                str(path), {"Walker2d": ENV}, evaluation_seeds(0, epoch, episodes), HORIZON
             )
 
         ray.init(num_cpus=args.actors, include_dashboard=False, log_to_driver=False)

@@ -1,9 +1,15 @@
 #!/usr/bin/env python3
 """Gradient steps per second of the whole inner loop: sampling, gather, train_on_batch, metrics.
 
-What `--workers 0` does in an epoch, with the settings of raymimic/exps/templates, on random data of
-Walker2d's sizes (200,000 transitions, observations 17, actions 6). The last line is JSON with the
-key `steps_per_s`, the median over the repeats; of `--algo all`, one for each template.
+The steps of an epoch of `--workers 0`, with the settings of raymimic/exps/templates, on random data
+of Walker2d's sizes (200,000 transitions, observations 17, actions 6). The last line is JSON with
+the key `steps_per_s`, the median over the repeats; of `--algo all`, one for each template. For
+td3_bc each repeat is followed by one of `plain_td3_bc.py`, the same update in plain torch with
+nothing around it, and `ratio` is the median of raymimic's rate over the plain one's. The goal, on
+two quiet cores, is a ratio of at least 1.0 over ten pairs of 20 s, 10 s of each loop (one more
+warms up):
+
+    train_step.py --algo td3_bc --threads 2 --seconds 110 --repeats 10
 
 usage: train_step.py [--algo td3_bc] [--threads 2] [--seconds 10] [--repeats 5] [--device cpu]
 """
@@ -19,13 +25,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from plain_td3_bc import PlainTD3BC
+from plain_td3_bc import steps_per_second as plain_steps_per_second
 
 import raymimic
 from raymimic.algo import algo_class, algo_factory
 from raymimic.config import BaseConfig, config_from_file
 from raymimic.config.base_config import sections_named
-from raymimic.data.loader import make_loaders
-from raymimic.training.epoch import run_epoch
+from raymimic.data.training_data import make_loaders
+from raymimic.training.epoch import EpochRunner
 from raymimic.training.grad_sync import GradientSync
 
 DEMOS, LENGTH, OBS, ACTIONS = 200, 1000, 17, 6
@@ -63,10 +71,14 @@ def benchmark_config(template: str, dataset: Path, steps: int) -> BaseConfig:
 
 def steps_per_second(
     template: str, dataset: Path, steps: int, repeats: int, device: torch.device
-) -> list[float]:
-    """Trains for so many epochs of so many steps, after one that warms up."""
+) -> tuple[list[float], list[float]]:
+    """Trains for so many epochs of so many steps, after one that warms up.
+
+    Returns:
+        The rate of each epoch, and that of the plain loop right after it (for td3_bc, else none).
+    """
     config = benchmark_config(template, dataset, steps)
-    data = make_loaders(config, algo_class(config.algo_name, config).needs, device=device)
+    data = make_loaders(config, algo_class(config.algo_name, config).reads(config), device=device)
     algo = algo_factory(
         config.algo_name,
         config,
@@ -74,12 +86,16 @@ def steps_per_second(
         ac_dim=data.shape_meta["ac_dim"],
         device=device,
     )
-    sync, rates = GradientSync(world_size=1), []
+    plain = PlainTD3BC(DEMOS * LENGTH, device) if template == "td3_bc" else None
+    runner, rates, plain_rates = EpochRunner(algo, GradientSync(world_size=1)), [], []
     for epoch in range(1, repeats + 2):
         start = time.perf_counter()
-        run_epoch(algo, data.train, epoch, sync=sync)  # ends with a transfer, so it is complete
-        rates.append(steps / (time.perf_counter() - start))
-    return rates[1:]
+        runner.run(data.train, epoch)  # ends with a transfer, so it is complete
+        seconds = time.perf_counter() - start
+        rates.append(steps / seconds)
+        if plain is not None:
+            plain_rates.append(plain_steps_per_second(plain, seconds))
+    return rates[1:], plain_rates[1:]
 
 
 def main() -> None:
@@ -93,25 +109,34 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    medians = {}
+    medians, ratio = {}, None
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder) / "benchmark.hdf5"
         write_dataset(dataset)
         for template in templates if args.algo == "all" else [args.algo]:
-            [rough] = steps_per_second(template, dataset, 2, 1, device)
+            [rough], _ = steps_per_second(template, dataset, 2, 1, device)
             steps = max(2, round(rough * args.seconds / (args.repeats + 1)))
-            rates = steps_per_second(template, dataset, steps, args.repeats, device)
+            rates, plain = steps_per_second(template, dataset, steps, args.repeats, device)
             medians[template] = float(f"{statistics.median(rates):.4g}")
             print(
                 f"{template}: {min(rates):.4g} to {max(rates):.4g} steps/s over {len(rates)} "
                 f"repeats of {steps} steps",
                 flush=True,
             )
+            if plain:
+                ratios = [own / other for own, other in zip(rates, plain, strict=True)]
+                ratio = float(f"{statistics.median(ratios):.3g}")
+                print(
+                    f"{template}: {min(ratios):.3g} to {max(ratios):.3g} times a plain torch loop "
+                    f"({min(plain):.4g} to {max(plain):.4g} steps/s)",
+                    flush=True,
+                )
     print(
         json.dumps(
             {
                 "algo": args.algo,
                 "steps_per_s": medians if args.algo == "all" else medians[args.algo],
+                **({} if ratio is None else {"ratio": ratio}),
                 "threads": args.threads,
                 "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
                 "machine": platform.processor() or platform.machine(),

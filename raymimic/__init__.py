@@ -3,9 +3,13 @@
 Importing the package is cheap; torch, Ray and MLflow load when something needs them.
 """
 
-from typing import TYPE_CHECKING, Any
+from raymimic.start import leave_current_folder
 
-__version__ = "0.1.0"
+leave_current_folder()  # before anything else is imported
+
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+__version__ = "0.2.0.dev0"
 
 __all__ = ["TrainResult", "__version__", "train"]
 

@@ -1,18 +1,73 @@
 """Fixtures of several test modules."""
 
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tiny import Ran, write_hopper
+from tiny import Ran, process_as_it_was, write_hopper
+
+if TYPE_CHECKING:  # they import MLflow and Ray
+    from mlflow_server import Server
+    from sweeps import Tune
+
+# Settings of the user that say where commands run and where they record.
+USERS_VARIABLES = ("RAY_ADDRESS", *(f"MLFLOW_{name}" for name in ("EXPERIMENT_NAME", "RUN_ID")))
+USERS_VARIABLES += tuple(
+    f"MLFLOW_TRACKING_{name}" for name in ("URI", "USERNAME", "PASSWORD", "TOKEN")
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start a cluster or a server are slow, and begin before the quick ones."""
+    for item in items:
+        if item.get_closest_marker("ray") or item.get_closest_marker("mlflow"):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_clusters_and_servers_of_the_user() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in USERS_VARIABLES:
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
 def hopper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of 120 transitions, see `write_hopper`; not to be changed."""
     return write_hopper(tmp_path_factory.mktemp("data") / "hopper.hdf5")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """The MLflow server of all test modules of this process; each of their experiments has a name.
+
+    A test that needs it calls `start()`, as another one may have killed it.
+    """
+    from mlflow_server import Server
+
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def tune(tmp_path: Path) -> "Iterator[Callable[..., Tune]]":
+    """Starts `raymimic tune` in `tmp_path`: see `Tune`. It does not outlive the test."""
+    from sweeps import Tune
+
+    started: list[Tune] = []
+
+    def start(name: str, sweep: dict[str, Any] | None, *args: str) -> Tune:
+        started.append(Tune(tmp_path, name, sweep, *args))
+        return started[-1]
+
+    yield start
+    for sweep in started:
+        sweep.kill()
 
 
 @pytest.fixture
@@ -23,8 +78,6 @@ def cli(
     from raymimic.cli import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    handler = signal.getsignal(signal.SIGTERM)
 
     def run(*args: str) -> Ran:
         capfd.readouterr()
@@ -33,5 +86,5 @@ def cli(
         said = capfd.readouterr()
         return Ran(ended.value.code, said.out, said.err)
 
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+    with process_as_it_was():
+        yield run

@@ -37,27 +37,42 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def ray_head(home: Path, *options: str, **variables: str) -> Iterator[None]:
-    """Runs a cluster; starts it again where a busy machine takes longer than Ray waits."""
-    log = home / "head.log"
-    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
+def ray_head(home: Path, *options: str, **variables: str) -> Iterator[int]:
+    """Runs a cluster; starts it again where a busy machine takes longer than Ray waits.
+
+    Yields:
+        its process group.
+    """
+    command = ["--head", "--node-ip-address=127.0.0.1"]
     # The ports that are always the same by default, where other clusters may be.
     command += [
         f"--{name}-port={free_port()}" for name in ("ray-client-server", "dashboard-agent-listen")
     ]
-    command += [f"--temp-dir={home}/t", "--object-store-memory=100000000", *options]
+    command += [f"--temp-dir={home}/t", *options]
+    with _ray_start(home / "head.log", command, environment(home, **variables)) as group:
+        yield group
+
+
+@contextlib.contextmanager
+def ray_node(home: Path, address: str, *options: str, **variables: str) -> Iterator[None]:
+    """Runs a further node of a cluster, until it is killed in the end."""
+    command = [f"--address={address}", "--node-ip-address=127.0.0.1"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", *options]
+    with _ray_start(home / "node.log", command, environment(home, **variables)):
+        yield
+
+
+@contextlib.contextmanager
+def _ray_start(log: Path, options: list[str], env: dict[str, str]) -> Iterator[int]:
+    command = [BIN / "ray", "start", "--block", "--object-store-memory=100000000", *options]
     for attempt in (1, 2, 3):
         with log.open("w") as output:
             process = subprocess.Popen(
-                command,
-                env=environment(home, **variables),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
             if _started(process, log):
-                yield
+                yield process.pid
                 return
         finally:
             # Everything that `ray start` began is in its session's process group.

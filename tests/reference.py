@@ -1,4 +1,4 @@
-"""What robomimic 0.5 computed, and the same starting point for raymimic.
+"""robomimic 0.5's numbers, and the same starting point for raymimic.
 
 ``golden/data/variants_low_dim.json.gz`` holds config and state-dict shapes of robomimic's 80
 variants of algorithms on low-dimensional observations. Both sides start from the same formula for
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from raymimic.algo import Algo, algo_factory
 from raymimic.config import BaseConfig, config_factory
-from raymimic.data.schema import ColumnRequest, DemoSource
+from raymimic.data.columns import ColumnRequest, DemoSource
+from raymimic.data.reads import Reads
 from raymimic.data.sequence import SequenceDataset
 from raymimic.data.store import DemoStore
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.tensors import map_tensor
 
 DATA = Path(__file__).parent / "golden" / "data"
 OBS_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
@@ -163,8 +164,10 @@ def _store() -> DemoStore:
     )
 
 
-def golden_batch(config: BaseConfig, index: list[int]) -> dict[str, Any]:
-    """A raw batch of the golden dataset as the config's loader would give it."""
+def golden_batch(
+    config: BaseConfig, index: list[int], reads: Reads | None = None
+) -> dict[str, Any]:
+    """A raw batch of the golden dataset, as robomimic's loader gives it or in exact windows."""
     train = config.train
     dataset = SequenceDataset(
         _store(),
@@ -174,12 +177,13 @@ def golden_batch(config: BaseConfig, index: list[int]) -> dict[str, Any]:
         pad_frame_stack=train.pad_frame_stack,
         goal_mode=train.goal_mode,
         load_next_obs=train.hdf5_load_next_obs,
+        reads=reads,
     )
     return dataset.gather(torch.tensor(index))
 
 
 def observation(batch: dict[str, Any], config: BaseConfig, rows: slice) -> dict[str, Tensor]:
-    """What a policy sees at the first step of some rows of a raw batch."""
+    """A policy's inputs at the first step of some rows of a raw batch."""
     frames = config.train.frame_stack
     first = slice(0, frames) if frames > 1 else 0
     return {k: x[rows, first] for k, x in batch["obs"].items()}

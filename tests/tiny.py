@@ -1,20 +1,25 @@
-"""A training of a second, and what runs it."""
+"""A training of a second, and ways to run it."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pytest
+from waiting import DEADLINE_S
 
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import sections_named
 
+PROGRAMS = Path(__file__).parent / "programs"  # which tests run in processes of their own
 OBS_DIM, ACTION_DIM = 11, 3  # Hopper-v5's
 DEMOS, STEPS = 6, 20
 
@@ -57,7 +62,7 @@ def small_config(
     Args:
         algo: its name.
         keys: observations of every part; sub-goals are made of them too.
-        goals: what every part is given as goal, but for actors that follow sub-goals.
+        goals: keys of the goals of every part, but for actors that follow sub-goals.
         settings: by dotted keys.
     """
     config = config_factory(algo)
@@ -104,13 +109,13 @@ def train_args(dataset: Path | str, *settings: str, algo: str = "td3_bc") -> lis
     ]
 
 
-def start_ray(attempts: int = 3) -> None:
+def start_ray(attempts: int = 3, **options: Any) -> None:
     """Two CPUs; again where a busy machine takes longer than Ray waits."""
     import ray
 
     for left in reversed(range(attempts)):
         try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **options)
             return
         except Exception:
             ray.shutdown()
@@ -120,7 +125,7 @@ def start_ray(attempts: int = 3) -> None:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did."""
+    """The outcome of a command."""
 
     status: int
     out: str
@@ -128,8 +133,42 @@ class Ran:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What `--json` put on the last line."""
+        """The last line, which `--json` writes."""
         return json.loads(self.out.splitlines()[-1])
+
+
+@contextlib.contextmanager
+def process_as_it_was() -> Iterator[None]:
+    """Undoes afterwards the changes of a command to its process."""
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(signum) for signum in handled]
+    path = [*sys.path]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for signum, handler in zip(handled, handlers, strict=True):
+            signal.signal(signum, handler)
+
+
+def train_here(folder: Path, *args: str) -> Path:
+    """Runs a `train` in this process, for fixtures of modules: the `cli` fixture is a test's.
+
+    Args:
+        folder: where it runs.
+        args: those of `train_args`, and more of them.
+
+    Returns:
+        its run folder.
+    """
+    from raymimic.cli import main
+
+    before = set(folder.glob("*_trained_models/*/*"))
+    with process_as_it_was(), contextlib.chdir(folder), pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 0
+    (run,) = set(folder.glob("*_trained_models/*/*")) - before
+    return run
 
 
 def run_process(*args: str, cwd: Path) -> Ran:
@@ -140,7 +179,7 @@ def run_process(*args: str, cwd: Path) -> Ran:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEADLINE_S,
         check=False,
     )
     return Ran(done.returncode, done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""Algorithms: what is computed on a batch, and what acts at test time."""
+"""Algorithms: their losses and steps on a batch, and the policies that act at test time."""
 
 from raymimic.algo.algo import (
     Algo,
@@ -37,6 +37,7 @@ from raymimic.algo.gl import GL, GL_VAE, ValuePlanner
 from raymimic.algo.hbc import HBC
 from raymimic.algo.iql import IQL
 from raymimic.algo.iris import IRIS
+from raymimic.algo.rebrac import ReBRAC
 from raymimic.algo.td3_bc import TD3_BC
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "HierarchicalAlgo",
     "PlannerAlgo",
     "PolicyAlgo",
+    "ReBRAC",
     "RolloutPolicy",
     "ValueAlgo",
     "ValuePlanner",

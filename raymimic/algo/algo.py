@@ -1,15 +1,15 @@
-"""What an algorithm is: its life cycle, its capabilities, and the registry of all of them.
+"""The base of all algorithms: its life cycle, its capabilities, and the registry of all of them.
 
-A new algorithm is a function that maps ``config.algo`` to a class, registered under the
-``ALGO_NAME`` of its config, and that class: a subclass of :class:`PolicyAlgo` (it acts),
-:class:`ValueAlgo` (it estimates returns) or :class:`PlannerAlgo`, with at least
-``_create_networks``, ``train_on_batch`` and ``get_action``. All else has a default here. Those that
-are made of others are in :mod:`raymimic.algo.composite`.
+A new algorithm is a function that maps `config.algo` to a class, registered under the
+`ALGO_NAME` of its config, and that class: a subclass of `PolicyAlgo` (it acts),
+`ValueAlgo` (it estimates returns) or `PlannerAlgo`, with at least
+`_create_networks`, `updates` (or `train_on_batch`) and `get_action`. All else has a default
+here. Those that are made of others are in `raymimic.algo.composite`.
 """
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import cache
@@ -20,30 +20,40 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from raymimic import tensors
+from raymimic.algo import optimization
+from raymimic.algo.learning import Batch, Learner, Losses, Update
+from raymimic.algo.noise import EpisodeNoise
+from raymimic.algo.optimization import GradSync
 from raymimic.config.base_config import BaseConfig, sections_named
-from raymimic.config.config import Config
+from raymimic.config.config import Config, leaves
+from raymimic.data.reads import Reads, Window, one_step, one_window
 from raymimic.errors import CheckpointError, ConfigError, did_you_mean
-from raymimic.utils import obs_utils, torch_utils
-from raymimic.utils.noise import EpisodeNoise
-from raymimic.utils.obs_utils import ObsShapes
-from raymimic.utils.tensor_utils import map_tensor
-from raymimic.utils.torch_utils import GradSync
+from raymimic.observations import normalization, shapes
+from raymimic.observations.modality import process_obs_dict
+from raymimic.observations.shapes import ObsShapes
+from raymimic.tensors import map_tensor
 
-Batch = dict[str, Any]
 ObsDict = Mapping[str, Tensor]
 FactoryFunc = Callable[[Config], tuple[type["Algo"], dict[str, Any]]]
 
 _FACTORY_FUNCS: dict[str, FactoryFunc] = {}
 
+# Methods that a subclass may override, by their names in 0.1.0.
+_RENAMED = {
+    "fit_config": "correct_config_by_weights",
+    "robomimic_lacks": "why_not_exportable",
+}
+
 
 def register_algo_factory_func(algo_name: str) -> Callable[[FactoryFunc], FactoryFunc]:
-    """Registers the decorated function as what chooses an algorithm's class.
+    """Registers the decorated function, which chooses an algorithm's class.
 
-    The function takes ``config.algo`` and returns the class and further keyword arguments for
+    The function takes `config.algo` and returns the class and further keyword arguments for
     its constructor.
 
     Args:
-        algo_name: the ``ALGO_NAME`` of the algorithm's config.
+        algo_name: the `ALGO_NAME` of the algorithm's config.
 
     Raises:
         ConfigError: if another function has that name already.
@@ -105,67 +115,73 @@ def algo_factory(
         device: where networks live.
 
     Raises:
-        ConfigError: for an unknown name, or one that is not the config's.
+        ConfigError: for an unknown name, or one that is not the config's, and for networks that
+            do not fit into memory.
     """
     factory_func = algo_name_to_factory_func(algo_name)
     if config.algo_name != algo_name:
         raise ConfigError(f"the config is one of '{config.algo_name}', not of '{algo_name}'")
     cls, kwargs = factory_func(config.algo)
-    return cls(
-        algo_config=config.algo,
-        obs_config=config.observation,
-        global_config=config,
-        obs_key_shapes=obs_key_shapes,
-        ac_dim=ac_dim,
-        device=torch.device(device),
-        **kwargs,
-    )
+    try:
+        return cls(
+            algo_config=config.algo,
+            obs_config=config.observation,
+            global_config=config,
+            obs_key_shapes=obs_key_shapes,
+            ac_dim=ac_dim,
+            device=torch.device(device),
+            **kwargs,
+        )
+    except (MemoryError, RuntimeError) as error:
+        # Torch has a class for a full GPU alone.
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        words = ("allocate memory", "Storage size calculation overflowed", "out of memory")
+        if not any(word in reason for word in words):
+            raise
+        raise ConfigError(
+            f"the networks of {algo_name} do not fit into memory ({reason[:200]}): make the layers "
+            "in 'algo' smaller"
+        ) from error
 
 
 @cache
 def _log_name(key: str) -> tuple[str, bool]:
-    """Writes ``critic/q_targets`` as ``Critic/Q_Targets``, the way robomimic names metrics.
+    """Writes `critic/q_targets` as `Critic/Q_Targets`, the way robomimic names metrics.
 
     Returns:
-        The name, and whether what it names is a loss.
+        The name, and whether the metric is a loss.
     """
     name = re.sub(r"(?:^|(?<=[/_]))[a-z]", lambda letter: letter[0].upper(), key)
     return name, re.search(r"(^|[/_])loss$", key) is not None
-
-
-def _flatten(info: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the entries of nested dicts under keys joined by ``/``."""
-    for key, value in info.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
 
 
 class Algo:
     """Base of all algorithms.
 
     Attributes:
-        nets: every network of the algorithm, by name. A name that ends in ``_target`` is a
+        nets: every network of the algorithm, by name. A name that ends in `_target` is a
             target network: it stays in evaluation mode.
-        optimizers: for each network named in ``algo_config.optim_params`` its optimizer, or a
-            list of them, one for each element, where the network is a ``ModuleList``.
-        lr_schedulers: learning-rate schedules (or None), nested like ``optimizers``.
+        optimizers: for each network named in `algo_config.optim_params` its optimizer, or a
+            list of them, one for each element, where the network is a `ModuleList`.
+        lr_schedulers: learning-rate schedules (or None), nested like `optimizers`.
         obs_shapes: shapes and modalities of the observation keys that the policy sees.
         goal_shapes: likewise of the goal; empty without goals.
         subgoal_shapes: likewise of a planner's subgoals.
-        dtype: the floating-point type of networks and batches, ``config.train.dtype``.
-        needs: what the dataset must hold besides observations and actions, of ``"next_obs"``,
-            ``"rewards"``, ``"dones"``; ``"bounded_actions"``: actions in [-1, 1], normalised ones.
-        metric_reductions: how a metric of ``log_info`` is reduced over steps and ranks where
+        dtype: the floating-point type of networks and batches, `config.train.dtype`.
+        needs: for an algorithm without `reads`: the groups that the dataset must hold
+            besides observations and actions, of `"next_obs"`, `"rewards"`, `"dones"` and the
+            names of further datasets; `"next_actions"` and `"pad_mask"`: batches carry them;
+            `"bounded_actions"`: actions in [-1, 1], normalised ones.
+        grad_sync: the other workers that train the same networks, if there are any.
+        metric_reductions: how a metric of `log_info` is reduced over steps and ranks where
             that is not the mean over samples.
-        episode_noise: in rollouts with seeds, what gives each episode of the batch random numbers
-            of its own; :class:`~raymimic.algo.RolloutPolicy` sets it.
+        episode_noise: in rollouts with seeds, the source of each episode's own random numbers;
+            `RolloutPolicy` sets it.
         actor_update_counter: for algorithms that update their actor less often.
 
     Args:
-        algo_config: ``config.algo``.
-        obs_config: ``config.observation``.
+        algo_config: `config.algo`.
+        obs_config: `config.observation`.
         global_config: the whole config.
         obs_key_shapes: shape of each observation key, in the order in which networks
             concatenate them.
@@ -176,7 +192,7 @@ class Algo:
     needs: ClassVar[frozenset[str]] = frozenset()
     metric_reductions: Mapping[str, Literal["mean", "sum", "max"]] = {}
     episode_noise: EpisodeNoise | None = None
-    _grad_sync: GradSync | None = None
+    grad_sync: GradSync | None = None
 
     def __init__(
         self,
@@ -207,17 +223,27 @@ class Algo:
 
     # ------------------------------------------------------------------ construction
 
+    @property
+    def bounded_actions(self) -> bool:
+        """Whether the actions that it learns lie in [-1, 1], even if the data's do not.
+
+        Training then warns of data that leave this range. By default: whether a network has an
+        attribute `bounded_actions` that is true, as those of `raymimic.models.policy_nets`
+        have. An algorithm with networks of its own may say so itself, as a class attribute.
+        """
+        return any(getattr(net, "bounded_actions", False) for net in self.nets.modules())
+
     def _create_shapes(
         self, modalities: Mapping[str, Mapping[str, Any]], obs_key_shapes: Mapping[str, Any]
     ) -> None:
-        """Fills ``obs_shapes``, ``goal_shapes`` and ``subgoal_shapes``.
+        """Fills `obs_shapes`, `goal_shapes` and `subgoal_shapes`.
 
         Raises:
             ConfigError: if the config names a key that has no shape.
         """
 
         def shapes_of(group: str) -> ObsShapes:
-            of_key = obs_utils.modalities_of(modalities.get(group, {}))
+            of_key = shapes.modalities_of(modalities.get(group, {}))
             for key in of_key:
                 if key not in obs_key_shapes:
                     raise ConfigError(
@@ -231,16 +257,16 @@ class Algo:
         self.subgoal_shapes = shapes_of("subgoal")
 
     def _create_networks(self) -> None:
-        """Puts the networks into ``self.nets``, a ``ModuleDict``."""
+        """Puts the networks into `self.nets`, a `ModuleDict`."""
         raise NotImplementedError
 
     def _create_optimizers(self) -> None:
-        """Makes an optimizer and a schedule for each network that ``optim_params`` names."""
+        """Makes an optimizer and a schedule for each network that `optim_params` names."""
 
         def make(name: str, net: nn.Module) -> tuple[Optimizer, LRScheduler | None]:
             params = self.optim_params[name]
-            optimizer = torch_utils.optimizer_from_optim_params(params, net)
-            return optimizer, torch_utils.lr_scheduler_from_optim_params(params, optimizer)
+            optimizer = optimization.optimizer_from_optim_params(params, net)
+            return optimizer, optimization.lr_scheduler_from_optim_params(params, optimizer)
 
         self.optimizers: dict[str, Any] = {}
         self.lr_schedulers: dict[str, Any] = {}
@@ -257,47 +283,100 @@ class Algo:
 
     # ---------------------------------------------------------------------- training
 
-    def process_batch_for_training(self, batch: Batch) -> Batch:
-        """Takes from a batch of the loader what a one-step algorithm trains on.
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """Declares the steps of each group that batches carry.
 
-        With ``algo.n_step`` = n the reward is the discounted sum of n rewards, the next
-        observation is the one n steps later, and done is whether any of the n steps was. With
-        ``algo.infinite_horizon`` the reward of a done step is what it would be worth for ever,
-        1 / (1 - discount^n) times as much. As in ``robomimic/algo/bcq.py``.
+        By default robomimic's one window, `train.seq_length` and `train.frame_stack`, of all
+        that the data hold; those of `needs` must be there.
 
         Args:
-            batch: ``obs`` and ``next_obs`` ``{key: [B, T, *shape]}``, ``actions`` ``[B, T, A]``,
-                ``rewards`` and ``dones`` ``[B, T]``, ``goal_obs`` ``{key: [B, *shape]}``; all but
-                ``obs`` and ``actions`` only if present.
+            config: the whole config; of a part of a composite, with the part's section as `algo`.
+        """
+        return one_window(config.train, cls.needs)
+
+    def _cut(self, batch: Batch, wanted: Reads, given: Reads | None = None) -> Batch:
+        """Cuts windows out of a batch.
+
+        Args:
+            batch: with the windows of `given`, as the loader gathers them, or with robomimic's
+                one window, as a `SequenceDataset` without `reads` does.
+            wanted: the windows to cut out.
+            given: None: the same.
 
         Returns:
-            The same names on the algorithm's device in its dtype: ``[B, *shape]``, ``[B, A]`` and
-            ``[B, 1]``; ``goal_obs`` None if there is no goal.
+            The groups of `wanted` that the batch has, and `goal_obs` if there is a goal. A
+            batch that is too short leaves them shorter.
+        """
+        starts = (wanted if given is None else given).windows
+        whole = Window(1 - self.global_config.train.frame_stack, 1)
+
+        def cut(x: Tensor, name: str, window: Window) -> Tensor:
+            has = starts.get(name)
+            if has is not None and x.shape[1] == len(has):
+                return x if has == window else x[:, window.within(has)]
+            return x[:, window.within(whole)]
+
+        windows: Batch = {"goal_obs": batch["goal_obs"]} if "goal_obs" in batch else {}
+        for name, window in wanted.windows.items():
+            if name in batch:
+                value = batch[name]
+                windows[name] = (
+                    {key: cut(x, name, window) for key, x in value.items()}
+                    if isinstance(value, Mapping)
+                    else cut(value, name, window)
+                )
+        return windows
+
+    def process_batch_for_training(self, batch: Batch) -> Batch:
+        """Takes the inputs of a one-step algorithm from a batch of the loader.
+
+        With `algo.n_step` = n the reward is the discounted sum of n rewards, the next
+        observation is the one n steps later, and done is whether any of the n steps was. With
+        `algo.infinite_horizon` the reward of a done step counts as if it came for ever:
+        1 / (1 - discount^n) times as much. As in `robomimic/algo/bcq.py`.
+
+        Args:
+            batch: `obs` and `next_obs` `{key: [B, T, *shape]}`, `actions` and
+                `next_actions` `[B, T, A]`, `rewards` and `dones` `[B, T]`, `goal_obs`
+                `{key: [B, *shape]}`; all but `obs` and `actions` only if present. The windows
+                are those of `raymimic.data.reads.one_step`, or robomimic's one window.
+
+        Returns:
+            The same names on the algorithm's device in its dtype: `[B, *shape]`, `[B, A]` and
+            `[B, 1]`; `goal_obs` None if there is no goal.
 
         Raises:
-            ConfigError: if ``algo.n_step`` is longer than the batch's sequences.
+            ConfigError: if `algo.n_step` is longer than the batch's sequences, or observations
+                are stacked.
         """
+        self._refuse_stacks(batch)
         n_step = self.algo_config.get("n_step", 1)
-        if batch["actions"].shape[1] < n_step:
-            raise ConfigError(
-                f"algo.n_step={n_step} needs sequences as long: set train.seq_length={n_step} "
-                f"(it is {batch['actions'].shape[1]})"
-            )
+        batch = self._cut(batch, one_step(n_step))
+        for name in ("rewards", "dones"):
+            if name in batch and batch[name].shape[1] < n_step:
+                raise ConfigError(
+                    f"algo.n_step={n_step} needs sequences as long: set train.seq_length={n_step} "
+                    f"(it is {batch[name].shape[1]})"
+                )
 
-        def step_of(obs: Mapping[str, Tensor], t: int) -> dict[str, Tensor]:
-            return {k: self._cast(x[:, t]) for k, x in obs.items()}
+        def only_step(obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {k: self._cast(x[:, 0]) for k, x in obs.items()}
 
         processed: Batch = {
-            "obs": step_of(batch["obs"], 0),
+            "obs": only_step(batch["obs"]),
             "goal_obs": map_tensor(batch.get("goal_obs"), self._cast),
             "actions": self._cast(batch["actions"][:, 0]),
         }
         if "next_obs" in batch:
-            processed["next_obs"] = step_of(batch["next_obs"], n_step - 1)
+            processed["next_obs"] = only_step(batch["next_obs"])
+        if "next_actions" in batch:
+            processed["next_actions"] = self._cast(batch["next_actions"][:, 0])
         if "dones" in batch:
-            processed["dones"] = self._cast(batch["dones"][:, :n_step]).amax(dim=1, keepdim=True)
+            dones = self._cast(batch["dones"])
+            processed["dones"] = dones if n_step == 1 else dones.amax(dim=1, keepdim=True)
         if "rewards" in batch:
-            rewards = self._cast(batch["rewards"][:, :n_step])
+            rewards = self._cast(batch["rewards"])
             discount = self.algo_config.get("discount", 1.0)
             if n_step > 1:
                 powers = torch.arange(n_step, device=self.device, dtype=self.dtype)
@@ -308,8 +387,27 @@ class Algo:
             processed["rewards"] = rewards
         return processed
 
+    def _refuse_stacks(self, batch: Batch) -> None:
+        """Makes sure that a batch begins at the current step, not at the oldest of a stack.
+
+        For algorithms that see one observation at a time: the policy would be given stacks.
+
+        Raises:
+            ConfigError: if it does not.
+        """
+        train = self.global_config.train
+        if train.frame_stack == 1:
+            return
+        if next(iter(batch["obs"].values())).shape[1] > train.seq_length:
+            raise ConfigError(
+                f"'train.frame_stack' is {train.frame_stack}, but {type(self).__name__} sees one "
+                "observation at a time: set it to 1"
+            )
+
     def _cast(self, x: Tensor) -> Tensor:
         """Brings a tensor of the loader onto the algorithm's device and into its dtype."""
+        if x.dtype == self.dtype and x.device == self.device:
+            return x
         return x.to(self.device).to(self.dtype)  # the device first: images travel as bytes
 
     def postprocess_batch_for_training(
@@ -317,14 +415,14 @@ class Algo:
     ) -> Batch:
         """Prepares a batch's observations for networks, on the device.
 
-        Images become ``[..., C, H, W]`` in 0 to 1; observations are normalised.
+        Images become `[..., C, H, W]` in 0 to 1; observations are normalised.
 
         Args:
-            batch: what :meth:`process_batch_for_training` returned.
-            obs_normalization_stats: ``offset`` and ``scale`` ``[1, *shape]`` by key, or None.
+            batch: as `process_batch_for_training` returned it.
+            obs_normalization_stats: `offset` and `scale` `[1, *shape]` by key, or None.
 
         Returns:
-            The batch, with new dicts under ``obs``, ``next_obs`` and ``goal_obs`` wherever they
+            The batch, with new dicts under `obs`, `next_obs` and `goal_obs` wherever they
             are nested.
         """
         groups = {"obs": self.obs_shapes, "next_obs": self.obs_shapes, "goal_obs": self.goal_shapes}
@@ -347,10 +445,10 @@ class Algo:
         shapes: ObsShapes,
         obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None,
     ) -> dict[str, Tensor]:
-        """Prepares one group of a batch's observations, whose modalities ``shapes`` knows."""
-        obs = obs_utils.process_obs_dict(obs, shapes)
+        """Prepares one group of a batch's observations; `shapes` knows their modalities."""
+        obs = process_obs_dict(obs, shapes)
         stats = self._stats_on_device(obs_normalization_stats)
-        return obs if stats is None else obs_utils.normalize_dict(obs, stats)
+        return obs if stats is None else normalization.normalize_dict(obs, stats)
 
     def _stats_on_device(
         self, stats: Mapping[str, Mapping[str, Any]] | None
@@ -359,13 +457,58 @@ class Algo:
         if stats is None:
             return None
         if self._obs_stats is None or self._obs_stats[0] is not stats:
-            self._obs_stats = stats, obs_utils.stats_to_tensors(stats, self.device, self.dtype)
+            self._obs_stats = stats, normalization.stats_to_tensors(stats, self.device, self.dtype)
         return self._obs_stats[1]
+
+    def updates(self) -> Sequence[Update]:
+        """Names the gradient steps of one training step, in their order.
+
+        Settings are read at each call, so that they may change while training goes on.
+        """
+        return ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Gives a class that defines `updates` a `train_on_batch` of its own, and one without
+        `reads` its windows.
+
+        Of its own, so that a subclass which takes its steps by itself may call `train_on_batch` of
+        the class above it (as code for robomimic does), and thereby takes no step twice.
+
+        Raises:
+            ConfigError: the class overrides a method by its name of 0.1.0.
+        """
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED.items():
+            if old in cls.__dict__:
+                raise ConfigError(f"{cls.__qualname__}.{old} is called {new} now: rename it")
+        if "updates" in cls.__dict__ and cls.train_on_batch in (
+            Algo.train_on_batch,
+            Algo._train_by_updates,
+        ):
+            cls.train_on_batch = Algo._train_by_updates  # type: ignore[method-assign]
+        if "reads" not in cls.__dict__:
+            cls._read_as_before()
+
+    @classmethod
+    def _read_as_before(cls) -> None:
+        """Gives a class that says `needs`, or takes its batches by itself, robomimic's one window.
+
+        For code that was written before algorithms declared their windows.
+        """
+        inherited = cls.reads
+        if "needs" in cls.__dict__:
+            cls.reads = classmethod(Algo.reads.__func__)  # type: ignore[assignment,attr-defined]
+        elif "process_batch_for_training" in cls.__dict__:
+
+            def reads(cls: type["Algo"], config: BaseConfig) -> Reads:
+                return one_window(config.train, cls.needs | inherited(config).required)
+
+            cls.reads = classmethod(reads)  # type: ignore[assignment]
 
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
         """Takes one gradient step, or only computes losses.
 
-        Subclasses extend this.
+        An algorithm defines `updates`, which this follows, or extends this.
 
         Args:
             batch: a processed batch.
@@ -373,59 +516,78 @@ class Algo:
             validate: learn nothing.
 
         Returns:
-            What :meth:`log_info` makes metrics of: tensors that are left on the device.
+            The input of `log_info`: tensors that are left on the device.
         """
         if not validate and not self.nets.training:
             raise RuntimeError("call set_train() before training")
         return {}
 
-    def _learns(self, net_name: str, epoch: int, validate: bool) -> bool:
-        """Tells whether a network takes gradient steps: in training, in its epochs."""
-        return not validate and self._check_epoch(net_name, epoch)
+    def _train_by_updates(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
+        """Takes the steps that `updates` names, or only computes losses."""
+        info = Algo.train_on_batch(self, batch, epoch, validate)
+        for update in self.updates():
+            learners = [] if validate else self._due_learners(update, epoch)
+            with tensors.maybe_no_grad(not learners):
+                losses = update.losses(batch, epoch)
+            info |= losses.info
+            if learners:
+                info |= self._step(learners, losses)
+        return info
+
+    def _due_learners(self, update: Update, epoch: int) -> list[Learner]:
+        """Returns the learners of an update that take a step now."""
+        if update.when is not None and not update.when():
+            return []
+        first = update.learners[0].name
+
+        def is_due(learner: Learner) -> bool:
+            gate = learner.name if learner.name in self.optim_params else first
+            return gate not in self.optim_params or self._check_epoch(gate, epoch)
+
+        return [learner for learner in update.learners if is_due(learner)]
+
+    def _step(self, learners: Sequence[Learner], losses: Losses) -> dict[str, Tensor]:
+        """Takes one gradient step with each learner, by one backward pass and one exchange.
+
+        Returns:
+            The squared norms (0-d) of the gradients that were applied, by the metric's name.
+        """
+        names: list[str] = []
+        values: list[Tensor] = []
+        optimizers: list[Optimizer] = []
+        limits: list[float | None] = []
+        for learner in learners:
+            loss, optimizer = losses.of[learner.name], self.optimizers[learner.name]
+            own_losses = [loss] if isinstance(loss, Tensor) else loss
+            values += own_losses
+            optimizers += [optimizer] if isinstance(optimizer, Optimizer) else optimizer
+            limits += [self._longest_gradient(learner)] * len(own_losses)
+            names += [learner.grad_norms.format(i + 1) for i in range(len(own_losses))]
+        norms = optimization.backprop_for_losses(optimizers, values, limits, self.grad_sync)
+        for learner in learners:
+            if learner.then is not None:
+                learner.then()
+        return dict(zip(names, norms, strict=True))
+
+    def _longest_gradient(self, learner: Learner) -> float | None:
+        """Returns the learner's own limit of its gradient's norm, else `train.max_grad_norm`.
+
+        robomimic reads the latter for BC only.
+        """
+        if learner.max_grad_norm is None and learner.name in self.optim_params:
+            limit: float | None = self.global_config.train.max_grad_norm
+            return limit
+        return learner.max_grad_norm
 
     def _check_epoch(self, net_name: str, epoch: int) -> bool:
         """Tells whether a network is trained in an epoch.
 
-        ``start_epoch`` and ``end_epoch`` of its ``optim_params`` say so; -1 is no limit, and
+        `start_epoch` and `end_epoch` of its `optim_params` say so; -1 is no limit, and
         the end is exclusive.
         """
         start = self.optim_params[net_name].get("start_epoch", -1)
         end = self.optim_params[net_name].get("end_epoch", -1)
         return bool((start == -1 or epoch >= start) and (end == -1 or epoch < end))
-
-    def _learn(self, name: str, loss: Tensor, max_grad_norm: float | None = None) -> Tensor:
-        """Takes one gradient step of a network on a loss.
-
-        Args:
-            name: of the network and its optimizer.
-            loss: 0-d, the mean over this rank's samples.
-            max_grad_norm: the longest that the gradient may be; None: ``train.max_grad_norm``,
-                which robomimic reads for BC only.
-
-        Returns:
-            The squared norm (0-d) of the gradient that was applied.
-        """
-        return torch_utils.backprop_for_loss(
-            net=self.nets[name],
-            optim=self.optimizers[name],
-            loss=loss,
-            max_grad_norm=self._max_grad_norm(max_grad_norm),
-        )
-
-    def _max_grad_norm(self, own: float | None) -> float | None:
-        """Returns the algorithm's own limit of a gradient's norm, else ``train.max_grad_norm``."""
-        return self.global_config.train.max_grad_norm if own is None else own
-
-    @property
-    def grad_sync(self) -> GradSync | None:
-        """The other workers, if there are any; training sets it, for all optimizers too."""
-        return self._grad_sync
-
-    @grad_sync.setter
-    def grad_sync(self, sync: GradSync | None) -> None:
-        self._grad_sync = sync
-        for _, optimizer in self.named_optimizers():
-            optimizer.grad_sync = sync  # type: ignore[attr-defined]
 
     def dist_mean(self, x: Tensor) -> Tensor:
         """Returns the mean over the global batch, detached (0-d).
@@ -455,11 +617,11 @@ class Algo:
                         scheduler.step()
 
     def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
-        """Turns what :meth:`train_on_batch` returned into metrics.
+        """Turns the result of `train_on_batch` into metrics.
 
         Each tensor or number becomes its mean, named as robomimic names metrics:
-        ``critic/q_targets`` is logged as ``Critic/Q_Targets``. ``Loss`` is the sum of all that
-        are named ``loss`` or ``…_loss``, unless there is a ``loss`` itself. Learning rates come
+        `critic/q_targets` is logged as `Critic/Q_Targets`. `Loss` is the sum of all that
+        are named `loss` or `…_loss`, unless there is a `loss` itself. Learning rates come
         first.
 
         Returns:
@@ -469,8 +631,8 @@ class Algo:
         for name, optimizer in self.named_optimizers():
             for i, group in enumerate(optimizer.param_groups):
                 log[f"Optimizer/{name}{i}_lr"] = group["lr"]
-        loss: Tensor | float = 0.0
-        for key, value in _flatten(info):
+        losses: list[Tensor | float] = []
+        for key, value in leaves(info, "/"):
             name, is_loss = _log_name(key)
             if isinstance(value, Tensor):
                 value = value.detach()
@@ -480,12 +642,13 @@ class Algo:
             else:
                 continue
             if is_loss:
-                loss = log[name] + loss
-        log.setdefault("Loss", loss)
+                losses.append(log[name])
+        if "Loss" not in log:
+            log["Loss"] = sum(losses[1:], start=losses[0]) if losses else 0.0
         return log
 
     def named_optimizers(self) -> Iterator[tuple[str, Optimizer]]:
-        """Yields all optimizers; those of a list are numbered: ``critic0``, ``critic1``."""
+        """Yields all optimizers; those of a list are numbered: `critic0`, `critic1`."""
         for name, optimizer in self.optimizers.items():
             if isinstance(optimizer, list):
                 yield from ((f"{name}{i}", element) for i, element in enumerate(optimizer))
@@ -506,23 +669,22 @@ class Algo:
     # ------------------------------------------------------------------- checkpoints
 
     @classmethod
-    def fit_config(cls, config: BaseConfig, ckpt: Mapping[str, Any]) -> None:
-        """Corrects the config that a checkpoint holds by its weights.
+    def correct_config_by_weights(cls, config: BaseConfig, model: Mapping[str, Any]) -> None:
+        """Corrects the config of a checkpoint of robomimic by its weights.
 
         For settings that robomimic writes down and ignores. By default: its VAEs' decoders see the
-        observation, whatever ``vae.decoder.is_conditioned`` says.
+        observation, even if `vae.decoder.is_conditioned` is false.
 
         Args:
             config: the config, not locked; changed in place.
-            ckpt: the whole checkpoint; one of raymimic's has the entry ``raymimic``.
+            model: the state of robomimic's algorithm.
         """
-        if "raymimic" not in ckpt:
-            for _, vae in sections_named(config.algo, "vae"):
-                vae.decoder.is_conditioned = True
+        for _, vae in sections_named(config.algo, "vae"):
+            vae.decoder.is_conditioned = True
 
     @classmethod
-    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
-        """Names what a policy of this config needs and robomimic has not got; None: nothing.
+    def why_not_exportable(cls, config: BaseConfig) -> str | None:
+        """Names the part of this config's policy that robomimic lacks; None: it lacks nothing.
 
         Such a checkpoint cannot be exported.
         """
@@ -535,12 +697,12 @@ class Algo:
         """Returns the state of networks, optimizers and schedules, as robomimic 0.5 saves it."""
         return {
             "nets": self.nets.state_dict(),
-            "optimizers": torch_utils.get_state_dict(self.optimizers),
-            "lr_schedulers": torch_utils.get_state_dict(self.lr_schedulers),
+            "optimizers": optimization.get_state_dict(self.optimizers),
+            "lr_schedulers": optimization.get_state_dict(self.lr_schedulers),
         }
 
     def deserialize(self, model_dict: Mapping[str, Any], load_optimizers: bool = False) -> None:
-        """Loads what :meth:`serialize` returned.
+        """Loads the result of `serialize`.
 
         Args:
             model_dict: that, or the networks' state dict alone (robomimic before 0.4).
@@ -562,11 +724,11 @@ class Algo:
                     "the checkpoint holds no optimizers: it can act, but training cannot resume"
                 )
             pairs = list(self._optimizers_and_schedulers())
-            initial = [torch_utils.initial_learning_rates(optimizer) for optimizer, _ in pairs]
-            torch_utils.load_state_dict(self.optimizers, model_dict["optimizers"])
-            torch_utils.load_state_dict(self.lr_schedulers, model_dict["lr_schedulers"])
+            initial = [optimization.initial_learning_rates(optimizer) for optimizer, _ in pairs]
+            optimization.load_state_dict(self.optimizers, model_dict["optimizers"])
+            optimization.load_state_dict(self.lr_schedulers, model_dict["lr_schedulers"])
             for (optimizer, scheduler), rates in zip(pairs, initial, strict=True):
-                torch_utils.set_initial_learning_rates(optimizer, scheduler, rates)
+                optimization.set_initial_learning_rates(optimizer, scheduler, rates)
 
     def _optimizers_and_schedulers(self) -> Iterator[tuple[Optimizer, LRScheduler | None]]:
         for name, optimizers in self.optimizers.items():
@@ -577,7 +739,7 @@ class Algo:
                 yield optimizers, schedulers
 
     def training_state(self) -> dict[str, Any]:
-        """Returns what an exact resume needs besides :meth:`serialize`.
+        """Returns the state that an exact resume needs besides `serialize`.
 
         That is every attribute of the algorithm that is a number, a string or a tensor:
         counters, a discount that was set, a moving average.
@@ -586,9 +748,16 @@ class Algo:
         return {name: value for name, value in vars(self).items() if isinstance(value, plain)}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Loads what :meth:`training_state` returned."""
+        """Loads the result of `training_state`.
+
+        Raises:
+            ValueError: it would replace an attribute that is no part of such a state.
+        """
+        known = self.training_state()
         for name, value in state.items():
             own = getattr(self, name, None)
+            if own is not None and name not in known:
+                raise ValueError(f"'{name}' is no part of an algorithm's state")
             if isinstance(own, Tensor) and isinstance(value, Tensor) and own.shape == value.shape:
                 own.data.copy_(value)  # an optimizer may hold it
             else:
@@ -600,12 +769,12 @@ class Algo:
         """Forgets the episode; for algorithms that remember something of it.
 
         Args:
-            mask: ``[B]`` bool, those of a batch of episodes that start anew; None: all.
+            mask: `[B]` bool, those of a batch of episodes that start anew; None: all.
         """
 
     @staticmethod
     def _check_episodes(remembered: int, given: int) -> None:
-        """Makes sure that what is remembered is of the episodes that are to be acted in.
+        """Makes sure that the remembered episodes are those to act in.
 
         Raises:
             RuntimeError: if there are more or fewer episodes than at the step before.
@@ -623,7 +792,7 @@ class Algo:
         the others' streams of random numbers stay where they are.
 
         Args:
-            mask: ``[B]`` bool, the rows that the draws are for.
+            mask: `[B]` bool, the rows that the draws are for.
         """
         return nullcontext() if self.episode_noise is None else self.episode_noise.only(mask)
 
@@ -638,11 +807,11 @@ class PolicyAlgo(Algo):
         """Chooses actions.
 
         Args:
-            obs_dict: ``{key: [B, *shape]}``, prepared as for training.
+            obs_dict: `{key: [B, *shape]}`, prepared as for training.
             goal_dict: likewise, if there is a goal.
 
         Returns:
-            Actions ``[B, A]``.
+            Actions `[B, A]`.
         """
         raise NotImplementedError
 
@@ -668,13 +837,13 @@ class ValueAlgo(Algo):
         self._discount = value
 
     def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Estimates the values ``[B, 1]`` of states ``{key: [B, *shape]}``."""
+        """Estimates the values `[B, 1]` of states `{key: [B, *shape]}`."""
         raise NotImplementedError
 
     def get_state_action_value(
         self, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Estimates the values ``[B, 1]`` of actions ``[B, A]`` in states."""
+        """Estimates the values `[B, 1]` of actions `[B, A]` in states."""
         raise NotImplementedError
 
 
@@ -684,11 +853,11 @@ class PlannerAlgo(Algo):
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Predicts one subgoal ``{key: [B, *shape]}`` for each state."""
+        """Predicts one subgoal `{key: [B, *shape]}` for each state."""
         raise NotImplementedError
 
     def sample_subgoals(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
-        """Samples subgoals ``{key: [B, num_samples, *shape]}`` for each state."""
+        """Samples subgoals `{key: [B, num_samples, *shape]}` for each state."""
         raise NotImplementedError

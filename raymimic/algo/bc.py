@@ -1,13 +1,14 @@
 """Behavioural cloning: supervised learning of the demonstrated actions.
 
-The aim is one and the same: to make the demonstrated actions likely under the policy. What varies
-is the policy: deterministic, Gaussian, a mixture of Gaussians or a VAE; it may have a memory (an
+The aim is one and the same: to make the demonstrated actions likely under the policy. Only the
+policy varies: deterministic, Gaussian, a mixture of Gaussians or a VAE; it may have a memory (an
 RNN) or see the last observations at once (a transformer).
 
 Mandlekar et al., "What Matters in Learning from Offline Human Demonstrations for Robot
-Manipulation" (2021), https://arxiv.org/abs/2108.03298; after ``robomimic/algo/bc.py``.
+Manipulation" (2021), https://arxiv.org/abs/2108.03298; after `robomimic/algo/bc.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.algo import Algo, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import cosine_loss
+from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
+from raymimic.data.reads import Reads, Window
 from raymimic.errors import ConfigError
 from raymimic.models.base_nets import RNNState, rnn_args_from_config
 from raymimic.models.obs_nets import obs_encoder_args_from_config
@@ -36,13 +40,12 @@ from raymimic.models.transformers import (
     transformer_args_from_config,
 )
 from raymimic.models.vae_nets import VAEActor, gumbel_temperature, vae_args_from_config
-from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.tensors import map_tensor
 
 
 @register_algo_factory_func("bc")
 def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
-    """Chooses the variant of BC: by how actions are distributed, and by what the policy sees.
+    """Chooses the variant of BC: by the distribution of actions, and by the policy's inputs.
 
     Raises:
         ConfigError: for a combination that there is no policy of.
@@ -77,6 +80,11 @@ class BC(PolicyAlgo):
     the first three action dimensions, an end effector's displacement.
     """
 
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """One step's observation and action."""
+        return Reads(obs=Window(0, 1), actions=Window(0, 1))
+
     def _create_networks(self) -> None:
         self.nets["policy"] = self._create_policy(
             obs_shapes=self.obs_shapes,
@@ -94,22 +102,19 @@ class BC(PolicyAlgo):
         """Makes the policy's network, of which the arguments are common to all variants."""
         return ActorNetwork(mlp_layer_dims=self.algo_config.actor_layer_dims, **args)
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step on the loss, or only computes it."""
-        info = super().train_on_batch(batch, epoch, validate)
-        learn = self._learns("policy", epoch, validate)
-        with torch_utils.maybe_no_grad(not learn):
-            losses = self.compute_losses(batch)
-        info.update(losses)
-        if learn:
-            info["policy_grad_norms"] = self._learn("policy", losses["loss"])
-        return info
+    def updates(self) -> Sequence[Update]:
+        """Steps the policy."""
+        return (Update((Learner("policy", "policy_grad_norms"),), self._losses),)
+
+    def _losses(self, batch: Batch, epoch: int) -> Losses:
+        losses = self.compute_losses(batch)
+        return Losses({"policy": losses["loss"]}, losses)
 
     def compute_losses(self, batch: Batch) -> dict[str, Any]:
         """Compares the policy's actions with the demonstrated ones.
 
         Returns:
-            ``loss``, which is minimised, and its parts.
+            `loss`, which is minimised, and its parts.
         """
         weights = self.algo_config.loss
         actions, targets = self._predict(batch["obs"], batch["goal_obs"]), batch["actions"]
@@ -125,7 +130,7 @@ class BC(PolicyAlgo):
         return actions
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns the policy's actions ``[B, A]``, drawn if it is stochastic."""
+        """Returns the policy's actions `[B, A]`, drawn if it is stochastic."""
         action: Tensor = self._policy(obs_dict, goal_dict)
         return action
 
@@ -134,7 +139,7 @@ class BC_Gaussian(BC):
     """Behavioural cloning of a Gaussian policy: maximises the log-likelihood.
 
     That is the log-likelihood under the standard deviation that is learned, in validation too,
-    where robomimic takes the one that the policy acts by with ``low_noise_eval``, 0.0001.
+    where robomimic takes the one that the policy acts by with `low_noise_eval`, 0.0001.
     """
 
     def _create_policy(self, **args: Any) -> nn.Module:
@@ -145,7 +150,7 @@ class BC_Gaussian(BC):
         )
 
     def compute_losses(self, batch: Batch) -> dict[str, Any]:
-        """Returns ``loss``, the mean of -log π(a | s), and its opposite."""
+        """Returns `loss`, the mean of -log π(a | s), and its opposite."""
         log_likelihood = self._log_prob(batch).mean()
         return {"loss": -log_likelihood, "log_likelihood": log_likelihood}
 
@@ -177,15 +182,15 @@ class BC_VAE(BC):
     def _create_policy(self, **args: Any) -> nn.Module:
         return VAEActor(**vae_args_from_config(self.algo_config.vae), **args)
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step; a categorical latent's temperature falls by the epoch."""
+    def _losses(self, batch: Batch, epoch: int) -> Losses:
+        """Computes the losses; a categorical latent's temperature falls by the epoch."""
         prior = self.algo_config.vae.prior
         if prior.use_categorical:
             self._policy.set_gumbel_temperature(gumbel_temperature(prior, epoch))
-        return super().train_on_batch(batch, epoch, validate)
+        return super()._losses(batch, epoch)
 
     def compute_losses(self, batch: Batch) -> dict[str, Any]:
-        """Returns ``loss``, -log p(a | z, s) + β KL(q(z | a, s) || p(z | s)), and its parts."""
+        """Returns `loss`, -log p(a | z, s) + β KL(q(z | a, s) || p(z | s)), and its parts."""
         output = self._policy.forward_train(batch["actions"], batch["obs"], batch["goal_obs"])
         reconstruction, kl = output["reconstruction_loss"], output["kl_loss"]
         losses = {
@@ -202,12 +207,12 @@ class BC_VAE(BC):
 
 @dataclass
 class _Memory:
-    """What a recurrent policy remembers of each episode of a batch.
+    """A recurrent policy's memory of each episode of a batch.
 
     Args:
-        step: ``[B]``, steps since the hidden state was last cleared; 0: to be cleared.
-        state: the hidden state ``[L, B, H]``, of an LSTM two of them.
-        obs: observations ``{key: [B, *shape]}`` of step 0, of an open-loop policy.
+        step: `[B]`, steps since the hidden state was last cleared; 0: to be cleared.
+        state: the hidden state `[L, B, H]`, of an LSTM two of them.
+        obs: observations `{key: [B, *shape]}` of step 0, of an open-loop policy.
     """
 
     step: Tensor
@@ -218,10 +223,17 @@ class _Memory:
 class BC_RNN(BC):
     """Behavioural cloning of a recurrent policy.
 
-    It learns from sequences of ``rnn.horizon`` steps, and when it acts it forgets after as many.
+    It learns from sequences of `rnn.horizon` steps, and when it acts it forgets after as many.
     An open-loop policy sees the first observation of these only. Each episode of a batch counts
     its own steps.
     """
+
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """Sequences; of an open-loop policy's observations the first."""
+        sequence = Window(0, config.train.seq_length)
+        obs = Window(0, 1) if config.algo.rnn.open_loop else sequence
+        return Reads(obs=obs, actions=sequence)
 
     def _create_networks(self) -> None:
         super()._create_networks()
@@ -235,10 +247,14 @@ class BC_RNN(BC):
         )
 
     def process_batch_for_training(self, batch: Batch) -> Batch:
-        """Takes whole sequences: ``{key: [B, T, *shape]}`` and actions ``[B, T, A]``.
+        """Takes whole sequences: `{key: [B, T, *shape]}` and actions `[B, T, A]`.
 
         Of an open-loop policy every observation of a sequence is the first.
+
+        Raises:
+            ConfigError: if observations are stacked.
         """
+        self._refuse_stacks(batch)
         obs = batch["obs"]
         if self.algo_config.rnn.open_loop:
             obs = {k: x[:, :1] for k, x in obs.items()}
@@ -251,14 +267,14 @@ class BC_RNN(BC):
         }
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Forgets the episode; those of a mask ``[B]`` at their next action."""
+        """Forgets the episode; those of a mask `[B]` at their next action."""
         if mask is None:
             self._memory = None
         elif self._memory is not None:
             self._memory.step.masked_fill_(mask.to(self.device), 0)
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns actions ``[B, A]`` for the next step of each episode.
+        """Returns actions `[B, A]` for the next step of each episode.
 
         Raises:
             RuntimeError: if there are more or fewer episodes than at the step before.
@@ -278,7 +294,7 @@ class BC_RNN(BC):
         return action
 
     def _recall(self, obs_dict: ObsDict) -> _Memory:
-        """Returns what is remembered of the episodes; at first, a memory of nothing."""
+        """Returns the memory of the episodes, an empty one at first."""
         size = len(next(iter(obs_dict.values())))
         if self._memory is None:
             self._memory = _Memory(
@@ -303,12 +319,28 @@ class BC_RNN_GMM(BC_RNN, BC_GMM):
 
 
 class BC_Transformer(BC):
-    """Behavioural cloning of a transformer that sees the last ``context_length`` observations.
+    """Behavioural cloning of a transformer that sees the last `context_length` observations.
 
     It predicts an action at each of these steps, and the last one acts. That alone is trained,
-    or all of them (``supervise_all_steps``). With ``pred_future_acs`` the predictions are the
+    or all of them (`supervise_all_steps`). With `pred_future_acs` the predictions are the
     current action and those to come instead, and the first one acts.
     """
+
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """A stack of observations, and the actions to predict."""
+        return cls._windows(config.algo.transformer, 1 - config.train.frame_stack)
+
+    @staticmethod
+    def _windows(config: Config, first: int) -> Reads:
+        """Windows of a stack that begins at step `first`."""
+        length = config.context_length
+        now = first + length - 1  # the last of the stack
+        actions = Window(now, now + 1)
+        if config.supervise_all_steps:
+            start = now if config.pred_future_acs else first
+            actions = Window(start, start + length)
+        return Reads(obs=Window(first, first + length), actions=actions)
 
     def _create_policy(self, **args: Any) -> nn.Module:
         return TransformerActorNetwork(
@@ -316,31 +348,30 @@ class BC_Transformer(BC):
         )
 
     def process_batch_for_training(self, batch: Batch) -> Batch:
-        """Takes stacks of observations ``{key: [B, T, *shape]}`` and the actions to predict.
+        """Takes stacks of observations `{key: [B, T, *shape]}` and the actions to predict.
 
-        Those are ``[B, A]``, or ``[B, T, A]`` where all steps are supervised.
+        Those are `[B, A]`, or `[B, T, A]` where all steps are supervised.
 
         Raises:
             ConfigError: if the batch's sequences are too short.
         """
         config = self.algo_config.transformer
-        length = config.context_length
-        now = length - 1  # where in the stack the current step is
-        steps: int | slice = now
-        if config.supervise_all_steps:
-            start = now if config.pred_future_acs else 0
-            steps = slice(start, start + length)
-        needed = steps.stop if isinstance(steps, slice) else length
+        length, first = config.context_length, 1 - self.global_config.train.frame_stack
+        windows = self._windows(config, first)
+        assert windows.actions is not None
         available = batch["actions"].shape[1]
-        if available < needed:
+        needed = windows.actions.stop - first
+        if available < needed and available != len(windows.actions):
             raise ConfigError(
                 f"the transformer needs sequences of {needed} steps but there are {available}: "
                 f"set train.frame_stack={length} and train.seq_length={needed - length + 1}"
             )
+        batch = self._cut(batch, windows)
+        actions = batch["actions"] if config.supervise_all_steps else batch["actions"][:, 0]
         return {
-            "obs": {k: self._cast(x[:, :length]) for k, x in batch["obs"].items()},
+            "obs": map_tensor(batch["obs"], self._cast),
             "goal_obs": map_tensor(batch.get("goal_obs"), self._cast),
-            "actions": self._cast(batch["actions"][:, steps]),
+            "actions": self._cast(actions),
         }
 
     def _predict(self, obs_dict: ObsDict, goal_dict: ObsDict | None) -> Tensor:
@@ -348,7 +379,7 @@ class BC_Transformer(BC):
         return actions if self.algo_config.transformer.supervise_all_steps else actions[:, -1]
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns actions ``[B, A]`` for stacks of observations ``{key: [B, T, *shape]}``."""
+        """Returns actions `[B, A]` for stacks of observations `{key: [B, T, *shape]}`."""
         actions = super().get_action(obs_dict, goal_dict)
         return actions[:, 0 if self.algo_config.transformer.pred_future_acs else -1]
 

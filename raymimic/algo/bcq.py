@@ -1,16 +1,21 @@
 """BCQ: Q-learning over the actions that a generative model of the data proposes.
 
 Fujimoto, Meger & Precup, "Off-Policy Deep Reinforcement Learning without Exploration" (2018),
-https://arxiv.org/abs/1812.02900; after ``robomimic/algo/bcq.py``.
+https://arxiv.org/abs/1812.02900; after `robomimic/algo/bcq.py`.
 """
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, register_algo_factory_func
+from raymimic import tensors
+from raymimic.algo import optimization
+from raymimic.algo.algo import Algo, ObsDict, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
+from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import categorical_loss, project_onto_atoms, td_target
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError
@@ -23,13 +28,12 @@ from raymimic.models.policy_nets import (
 )
 from raymimic.models.vae_nets import VAEActor, gumbel_temperature, vae_args_from_config
 from raymimic.models.value_nets import DistributionalActionValueNetwork
-from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import repeat_rows
+from raymimic.tensors import repeat_rows
 
 
 @register_algo_factory_func("bcq")
 def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any]]:
-    """Chooses by the model that proposes actions and by what critics predict.
+    """Chooses by the model that proposes actions and by the critics' predictions.
 
     Raises:
         ConfigError: if nothing proposes actions, or the atoms of a return have no bounds.
@@ -58,8 +62,8 @@ class Candidates(NamedTuple):
     """Actions to choose from, n for each of B states, one state's side by side.
 
     Attributes:
-        obs: the states ``{key: [B * n, *shape]}``, each repeated.
-        actions: ``[B * n, A]``.
+        obs: the states `{key: [B * n, *shape]}`, each repeated.
+        actions: `[B * n, A]`.
         goal: the goals, likewise, if there are any.
     """
 
@@ -73,7 +77,7 @@ class BCQ(CriticAlgo):
 
     Each step trains G on the data; regresses the critics to a target that maximises over actions
     of G, each moved a little by the perturbation network ξ; and trains ξ, which may be absent
-    (``actor.enabled``), to move actions uphill.
+    (`actor.enabled`), to move actions uphill.
     """
 
     def _create_networks(self) -> None:
@@ -90,7 +94,7 @@ class BCQ(CriticAlgo):
                 self.nets[name] = PerturbationActorNetwork(
                     mlp_layer_dims=self.algo_config.actor.layer_dims, **args
                 )
-            torch_utils.hard_update(self.nets["actor"], self.nets["actor_target"])
+            optimization.hard_update(self.nets["actor"], self.nets["actor_target"])
 
     def _make_action_sampler(self, **args: Any) -> nn.Module:
         """Makes G, of which the arguments are common to all variants."""
@@ -98,43 +102,42 @@ class BCQ(CriticAlgo):
 
     # ---------------------------------------------------------------------- training
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step with G, then with every critic, then with ξ."""
-        info = super().train_on_batch(batch, epoch, validate)
-        sampler = self.nets["action_sampler"]
-        learn = {net: self._learns(net, epoch, validate) for net in self.optimizers}
-
-        with torch_utils.maybe_no_grad(not learn["action_sampler"]):
-            losses = self.compute_action_sampler_losses(batch, epoch)
-        if learn["action_sampler"]:
-            losses["grad_norms"] = self._learn("action_sampler", losses["loss"])
-        info |= {f"action_sampler/{key}": value for key, value in losses.items()}
-        total = losses["loss"].detach()
-
-        sampler.eval()  # proposes as it does when the policy acts
-        with torch_utils.maybe_no_grad(not learn["critic"]):
-            target = self.compute_td_target(batch)
-            critic_losses = self.compute_critic_losses(batch, target)
-        info["critic/done_mask_percentage"] = 100.0 * (1.0 - batch["dones"])
-        info["critic/q_targets"] = target
-        info |= self._learn_critics(critic_losses, learn["critic"])
-        total = total + sum(loss.detach() for loss in critic_losses)
-
+    def updates(self) -> Sequence[Update]:
+        """Steps G, then every critic, then ξ; targets follow."""
+        limit = self.algo_config.critic.max_gradient_norm
+        names = "critic/critic{}_grad_norms"
+        critic = Learner("critic", names, limit, then=partial(self._update_target, "critic"))
+        updates = [
+            Update((Learner("action_sampler", "action_sampler/grad_norms"),), self._sampler_losses),
+            Update((critic,), self._critic_losses),
+        ]
         if "actor" in self.nets:
-            with torch_utils.maybe_no_grad(not learn["actor"]):
-                loss = info["actor/loss"] = self.compute_actor_loss(batch)
-            if learn["actor"]:
-                info["actor/grad_norms"] = self._learn("actor", loss)
-            total = total + loss.detach()
-        sampler.train(self.nets.training)
+            follow = partial(self._update_target, "actor")
+            actor = Learner("actor", "actor/grad_norms", then=follow)
+            updates.append(Update((actor,), self._actor_losses))
+        return updates
 
-        for net in ("critic", "actor"):
-            if learn.get(net, False):
-                self._update_target(net)
-        return info | {"loss": total}  # the parts of the VAE's loss would count twice
+    def _sampler_losses(self, batch: Batch, epoch: int) -> Losses:
+        losses = self.compute_action_sampler_losses(batch, epoch)
+        info = {f"action_sampler/{key}": value for key, value in losses.items()}
+        return Losses({"action_sampler": losses["loss"]}, info)
+
+    def _critic_losses(self, batch: Batch, epoch: int) -> Losses:
+        return self.td_losses(batch, self.compute_td_target(batch))
+
+    def _actor_losses(self, batch: Batch, epoch: int) -> Losses:
+        loss = self.compute_actor_loss(batch)
+        return Losses({"actor": loss}, {"actor/loss": loss})
+
+    def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
+        """Turns the losses of a step into metrics; `Loss` is without the parts of the VAE's."""
+        critics = range(1, len(self._critics()) + 1)
+        losses = [info["action_sampler/loss"], info.get("actor/loss", 0.0)]
+        losses += [info[f"critic/critic{i}_loss"] for i in critics]
+        return super().log_info({**info, "loss": sum(losses)})
 
     def compute_action_sampler_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
-        """Returns the VAE's ``loss``, reconstruction error + β KL, and its parts."""
+        """Returns the VAE's `loss`, reconstruction error + β KL, and its parts."""
         sampler = cast("VAEActor", self.nets["action_sampler"])
         config = self.algo_config.action_sampler
         if config.vae.prior.use_categorical:
@@ -155,10 +158,10 @@ class BCQ(CriticAlgo):
 
     @torch.no_grad()
     def compute_td_target(self, batch: Batch) -> Tensor:
-        """TD target ``[B, 1]``: r + discount (1 - done) max over a' of Q'(s', a') (eq. 13).
+        """TD target `[B, 1]`: r + discount (1 - done) max over a' of Q'(s', a') (eq. 13).
 
-        The a' are ``critic.num_action_samples`` candidates, moved by ξ'; Q' mixes the smallest and
-        the largest of the target critics by ``ensemble.weight``, the paper's λ.
+        The a' are `critic.num_action_samples` candidates, moved by ξ'; Q' mixes the smallest and
+        the largest of the target critics by `ensemble.weight`, the paper's λ.
         """
         n = self.algo_config.critic.num_action_samples
         candidates = self.propose(batch["next_obs"], batch["goal_obs"], n, "actor_target")
@@ -172,7 +175,7 @@ class BCQ(CriticAlgo):
         with torch.no_grad():
             actions = self._sample(obs, goal, 1)
         critic = self._critics()[0]
-        with torch_utils.frozen(critic):  # its weight gradients are of no use here
+        with tensors.frozen(critic):  # its weight gradients are of no use here
             values: Tensor = critic(obs, self._perturb("actor", obs, actions, goal), goal)
         return -values.mean()
 
@@ -182,24 +185,28 @@ class BCQ(CriticAlgo):
         """Draws n actions of G for each state and moves them by ξ.
 
         Args:
-            obs_dict: ``{key: [B, *shape]}``.
+            obs_dict: `{key: [B, *shape]}`.
             goal_dict: likewise, if there is a goal.
             n: number of candidates.
-            actor: ``actor`` or ``actor_target``.
+            actor: `actor` or `actor_target`.
         """
         obs, goal = repeat_rows((dict(obs_dict), goal_dict), n)
         actions = self._sample(obs_dict, goal_dict, n)
         return Candidates(obs, self._perturb(actor, obs, actions, goal), goal)
 
     def _sample(self, obs_dict: ObsDict, goal_dict: ObsDict | None, n: int) -> Tensor:
-        """Draws n actions ``[B * n, A]`` of G for each state, which lie side by side."""
+        """Draws n actions `[B * n, A]` of G for each state, which lie side by side.
+
+        In training G proposes as it does when the policy acts, in evaluation mode.
+        """
         sampler = cast("VAEActor", self.nets["action_sampler"])
-        return sampler.sample(obs_dict, goal_dict, n)
+        with tensors.evaluating(sampler):
+            return sampler.sample(obs_dict, goal_dict, n)
 
     def _perturb(
         self, actor: str, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None
     ) -> Tensor:
-        """Moves actions ``[B, A]`` by ξ, if there is one."""
+        """Moves actions `[B, A]` by ξ, if there is one."""
         if actor not in self.nets:
             return actions
         net = self.nets[actor]
@@ -210,15 +217,15 @@ class BCQ(CriticAlgo):
     # ------------------------------------------------------------------------ acting
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns the best of ``critic.num_action_samples_rollout`` candidates ``[B, A]``."""
+        """Returns the best of `critic.num_action_samples_rollout` candidates `[B, A]`."""
         return self._best(obs_dict, goal_dict)[0]
 
     def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns the value ``[B, 1]`` of the best of so many candidates."""
+        """Returns the value `[B, 1]` of the best of so many candidates."""
         return self._best(obs_dict, goal_dict)[1]
 
     def _best(self, obs_dict: ObsDict, goal_dict: ObsDict | None) -> tuple[Tensor, Tensor]:
-        """Returns the best candidate ``[B, A]`` of each state by the first critic, and its Q."""
+        """Returns the best candidate `[B, A]` of each state by the first critic, and its Q."""
         n = self.algo_config.critic.num_action_samples_rollout
         candidates = self.propose(obs_dict, goal_dict, n, "actor")
         values, best = self.get_state_action_value(*candidates).view(-1, n).max(1, keepdim=True)
@@ -226,7 +233,7 @@ class BCQ(CriticAlgo):
 
 
 def _pick(x: Tensor, index: Tensor, n: int) -> Tensor:
-    """Takes from each n rows of ``[B * n, D]`` the one that ``[B, 1]`` says: ``[B, D]``."""
+    """Takes from each n rows of `[B * n, D]` the one that `[B, 1]` says: `[B, D]`."""
     return x.view(len(index), n, -1).take_along_dim(index.unsqueeze(-1), dim=1).squeeze(1)
 
 
@@ -234,7 +241,7 @@ class BCQ_GMM(BCQ):
     """BCQ whose generative model is a mixture of Gaussians.
 
     In validation its likelihood is that of the learned standard deviation, where robomimic takes
-    the one that it acts by with ``low_noise_eval``, 0.0001.
+    the one that it acts by with `low_noise_eval`, 0.0001.
     """
 
     def _make_action_sampler(self, **args: Any) -> nn.Module:
@@ -244,7 +251,7 @@ class BCQ_GMM(BCQ):
         )
 
     def compute_action_sampler_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
-        """Returns ``loss``, the mean of -log G(a | s)."""
+        """Returns `loss`, the mean of -log G(a | s)."""
         sampler = cast("GMMActorNetwork", self.nets["action_sampler"])
         dist = sampler.forward_train(batch["obs"], batch["goal_obs"])
         return {"loss": -dist.log_prob(batch["actions"]).mean()}
@@ -266,11 +273,11 @@ class BCQ_Distributional(BCQ):
 
     @torch.no_grad()
     def compute_td_target(self, batch: Batch) -> Tensor:
-        """Probabilities ``[B, N]`` of the atoms: Φ(r + discount (1 - done) Z'(s', a*)) (eq. 7).
+        """Probabilities `[B, N]` of the atoms: Φ(r + discount (1 - done) Z'(s', a*)) (eq. 7).
 
         a* is the candidate with the largest expected return. By default returns are cut off at
-        the second lowest atom, as robomimic has it (``loss_utils.project_values_onto_atoms``
-        takes it for the highest); ``distributional.clip_to_second_atom=false`` is C51.
+        the second lowest atom, as robomimic has it (`loss_utils.project_values_onto_atoms`
+        takes it for the highest); `distributional.clip_to_second_atom=false` is C51.
         """
         config = self.algo_config.critic
         n = config.num_action_samples
@@ -284,14 +291,14 @@ class BCQ_Distributional(BCQ):
         return project_onto_atoms(returns, _pick(dist.probs, best, n), atoms)
 
     def compute_critic_losses(self, batch: Batch, target: Tensor) -> list[Tensor]:
-        """Returns the divergence (0-d) of Z(s, a) from target probabilities ``[B, N]``."""
+        """Returns the divergence (0-d) of Z(s, a) from target probabilities `[B, N]`."""
         dist = self._predict_returns("critic", batch["obs"], batch["actions"], batch["goal_obs"])
         return [categorical_loss(dist.logits, target)]
 
     def _predict_returns(
         self, name: str, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None
     ) -> DiscreteValueDistribution:
-        """Returns Z(s, a) of the ``critic`` or the ``critic_target``."""
+        """Returns Z(s, a) of the `critic` or the `critic_target`."""
         critic = cast("DistributionalActionValueNetwork", self._critics(name)[0])
         return critic.forward_train(obs_dict, actions, goal_dict)
 
@@ -299,5 +306,5 @@ class BCQ_Distributional(BCQ):
 class BCQ_GMM_Distributional(BCQ_GMM, BCQ_Distributional):
     """Both: a mixture proposes, and the critic predicts distributions.
 
-    (robomimic takes the VAE here, whatever ``action_sampler.gmm.enabled`` is.)
+    (robomimic takes the VAE here even with `action_sampler.gmm.enabled`.)
     """

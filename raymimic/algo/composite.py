@@ -2,32 +2,60 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cached_property, reduce
+from operator import or_
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, algo_name_to_factory_func
+from raymimic.algo.algo import Algo, ObsDict, algo_name_to_factory_func
+from raymimic.algo.learning import Batch
+from raymimic.algo.noise import EpisodeNoise
+from raymimic.algo.optimization import GradSync
+from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
+from raymimic.data.reads import Reads
 from raymimic.errors import CheckpointError
-from raymimic.utils.noise import EpisodeNoise
-from raymimic.utils.obs_utils import ObsShapes
-from raymimic.utils.torch_utils import GradSync
+from raymimic.observations.shapes import ObsShapes
 
 
 class CompositeAlgo(Algo):
     """An algorithm made of others, its parts, of which each has sections of the config.
 
     All that concerns networks, optimizers, schedules, metrics and checkpoints is the parts'
-    own business, and handed on to them. Batches and ``info`` are dicts over parts.
+    own business, and handed on to them. Batches and `info` are dicts over parts.
 
     Attributes:
-        parts: the algorithms, by name; ``nets`` holds the networks of each under its name.
-        log_names: what the names of each part's metrics begin with.
+        parts: the algorithms, by name; `nets` holds the networks of each under its name.
+        log_names: prefix of the names of each part's metrics.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {}
+    _grad_sync: GradSync | None = None
     _episode_noise: EpisodeNoise | None = None
+
+    @classmethod
+    def part_reads(cls, config: BaseConfig) -> dict[str, Reads]:
+        """Declares the steps that each part reads, see `reads_of_part`.
+
+        A composite that does not is given robomimic's one window.
+        """
+        return {}
+
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """All that the parts read."""
+        parts = cls.part_reads(config).values()
+        return reduce(or_, parts) if parts else super().reads(config)
+
+    @cached_property
+    def _own_part_reads(self) -> dict[str, Reads]:
+        return self.part_reads(config_of(self.global_config, self.algo_config))
+
+    @cached_property
+    def _own_reads(self) -> Reads:
+        return reduce(or_, self._own_part_reads.values())
 
     def _create_parts(self) -> Mapping[str, Algo]:
         """Makes the parts, in the order in which they are trained."""
@@ -49,8 +77,8 @@ class CompositeAlgo(Algo):
 
         Args:
             algo_name: as registered.
-            algo_config: what is ``config.algo`` for an algorithm that stands alone.
-            obs_config: likewise ``config.observation``.
+            algo_config: the section that an algorithm on its own has as `config.algo`.
+            obs_config: likewise `config.observation`.
             obs_key_shapes: where they are not this algorithm's own.
         """
         cls, kwargs = algo_name_to_factory_func(algo_name)(algo_config)
@@ -74,6 +102,11 @@ class CompositeAlgo(Algo):
             for name, part in self.parts.items()
             for key, reduction in part.metric_reductions.items()
         }
+
+    @property
+    def bounded_actions(self) -> bool:
+        """Whether a trained part has bounded actions."""
+        return any(part.bounded_actions for part in self._trained_parts.values())
 
     def _create_optimizers(self) -> None:
         self.optimizers = {name: part.optimizers for name, part in self.parts.items()}
@@ -102,8 +135,17 @@ class CompositeAlgo(Algo):
             part.episode_noise = noise
 
     def process_batch_for_training(self, batch: Batch) -> Batch:
-        """Gives each part what it trains on: ``{part: its processed batch}``."""
-        return {name: part.process_batch_for_training(batch) for name, part in self.parts.items()}
+        """Gives each part its own batch: `{part: its processed batch}`."""
+        return {
+            name: part.process_batch_for_training(self._batch_of(name, batch))
+            for name, part in self.parts.items()
+        }
+
+    def _batch_of(self, part: str, batch: Batch) -> Batch:
+        """Cuts out the steps that a part reads."""
+        if not self._own_part_reads:
+            return batch
+        return self._cut(batch, self._own_part_reads[part], given=self._own_reads)
 
     def postprocess_batch_for_training(
         self, batch: Batch, obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None
@@ -133,7 +175,7 @@ class CompositeAlgo(Algo):
         return log
 
     def named_optimizers(self) -> Iterator[tuple[str, Optimizer]]:
-        """Yields all optimizers of all parts, such as ``planner/goal_network``."""
+        """Yields all optimizers of all parts, such as `planner/goal_network`."""
         for name, part in self.parts.items():
             yield from ((f"{name}/{key}", optimizer) for key, optimizer in part.named_optimizers())
 
@@ -163,11 +205,11 @@ class CompositeAlgo(Algo):
             part.set_eval()
 
     def serialize(self) -> dict[str, Any]:
-        """Returns what each part's ``serialize`` returns, as robomimic 0.5 saves it."""
+        """Returns the result of each part's `serialize`, as robomimic 0.5 saves it."""
         return {name: part.serialize() for name, part in self.parts.items()}
 
     def deserialize(self, model_dict: Mapping[str, Any], load_optimizers: bool = False) -> None:
-        """Loads what :meth:`serialize` returned.
+        """Loads the result of `serialize`.
 
         Args:
             model_dict: that.
@@ -186,24 +228,45 @@ class CompositeAlgo(Algo):
             part.deserialize(model_dict[name], load_optimizers=load_optimizers)
 
     def training_state(self) -> dict[str, Any]:
-        """Returns what an exact resume needs besides :meth:`serialize`, of each part too."""
+        """Returns the state that an exact resume needs besides `serialize`, of each part too."""
         parts = {name: part.training_state() for name, part in self.parts.items()}
         return {**super().training_state(), **parts}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Loads what :meth:`training_state` returned."""
+        """Loads the result of `training_state`."""
         super().load_training_state({k: v for k, v in state.items() if k not in self.parts})
         for name, part in self.parts.items():
             part.load_training_state(state[name])
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Lets each part forget the episode, or those of a mask ``[B]``."""
+        """Lets each part forget the episode, or those of a mask `[B]`."""
         for part in self.parts.values():
             part.reset(mask)
 
     def __repr__(self) -> str:
         parts = "\n".join(f"{name}: {part!r}" for name, part in self.parts.items())
         return f"{type(self).__name__}(\n{textwrap.indent(parts, '  ')}\n)"
+
+
+def reads_of_part(algo_name: str, config: BaseConfig, algo_config: Config) -> Reads:
+    """Steps that a part of another algorithm reads.
+
+    Args:
+        algo_name: as registered.
+        config: the composite's.
+        algo_config: the part's section of it.
+    """
+    part = algo_name_to_factory_func(algo_name)(algo_config)[0]
+    return part.reads(config_of(config, algo_config))
+
+
+def config_of(config: BaseConfig, algo_config: Config) -> BaseConfig:
+    """A copy of a composite's config as a part sees it, whose section is then `algo`."""
+    own = config.copy()
+    assert isinstance(own, BaseConfig)
+    own.unlock()
+    own["algo"] = algo_config.copy()
+    return own
 
 
 def _joined(*shapes: ObsShapes) -> ObsShapes:
@@ -216,16 +279,16 @@ class HierarchicalAlgo(CompositeAlgo):
     """An algorithm that plans subgoals and acts towards them."""
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Chooses actions ``[B, A]`` towards the current subgoal."""
+        """Chooses actions `[B, A]` towards the current subgoal."""
         raise NotImplementedError
 
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Predicts one subgoal ``{key: [B, *shape]}`` for each state."""
+        """Predicts one subgoal `{key: [B, *shape]}` for each state."""
         raise NotImplementedError
 
     @property
     def current_subgoal(self) -> dict[str, Tensor]:
-        """The subgoal ``{key: [B, *shape]}`` that is being followed."""
+        """The subgoal `{key: [B, *shape]}` that is being followed."""
         raise NotImplementedError

@@ -2,26 +2,29 @@
 
 Kumar et al., "Conservative Q-Learning for Offline Reinforcement Learning" (2020),
 https://arxiv.org/abs/2006.04779, on top of Haarnoja et al., "Soft Actor-Critic Algorithms and
-Applications" (2018), https://arxiv.org/abs/1812.05905; after ``robomimic/algo/cql.py``.
+Applications" (2018), https://arxiv.org/abs/1812.05905; after `robomimic/algo/cql.py`.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, register_algo_factory_func
+from raymimic import tensors
+from raymimic.algo.algo import Algo, ObsDict, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
+from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import conservative_gap, regression_loss, td_target
 from raymimic.config.config import Config
 from raymimic.models.base_nets import Parameter
 from raymimic.models.distributions import rsample_with_log_prob
 from raymimic.models.obs_nets import obs_encoder_args_from_config
 from raymimic.models.policy_nets import GaussianActorNetwork, stochastic_actor_from_config
-from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import repeat_rows
+from raymimic.tensors import repeat_rows
 
 
 @register_algo_factory_func("cql")
@@ -35,7 +38,7 @@ class CQL(CriticAlgo):
 
     Each step updates the actor, then every critic, then the targets. Two weights may be dual
     variables, tuned by gradient steps of their own: the entropy's, so that the policy has
-    ``actor.target_entropy``, and the penalty's, so that the gap is ``critic.target_q_gap``.
+    `actor.target_entropy`, and the penalty's, so that the gap is `critic.target_q_gap`.
     """
 
     def _create_networks(self) -> None:
@@ -65,14 +68,14 @@ class CQL(CriticAlgo):
 
     @property
     def entropy_weight(self) -> Tensor:
-        """Weight alpha ``[1]`` of the entropy: exp of its dual variable, or 1."""
+        """Weight alpha `[1]` of the entropy: exp of its dual variable, or 1."""
         if "log_entropy_weight" in self.nets:
             return torch.exp(self.nets["log_entropy_weight"]())
         return torch.ones(1, device=self.device, dtype=self.dtype)
 
     @property
     def cql_weight(self) -> Tensor:
-        """Weight ``[1]`` of the critics' penalty: exp of its dual variable, or ``cql_weight``."""
+        """Weight `[1]` of the critics' penalty: exp of its dual variable, or `cql_weight`."""
         if "log_cql_weight" in self.nets:
             return torch.exp(self.nets["log_cql_weight"]()).clamp(max=1e6)
         fixed = self.algo_config.critic.cql_weight
@@ -84,57 +87,61 @@ class CQL(CriticAlgo):
         target = self.algo_config.actor.target_entropy
         return float(-self.ac_dim if target == "default" else target)
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step with the actor, then with every critic; targets follow."""
-        info = super().train_on_batch(batch, epoch, validate)
-        for net, train in (
-            ("actor", self._train_actor_on_batch),
-            ("critic", self._train_critics_on_batch),
-        ):
-            learn = self._learns(net, epoch, validate)
-            with torch_utils.maybe_no_grad(not learn):
-                info |= train(batch, learn)
-        critics = range(1, len(self._critics()) + 1)
-        # The dual variables' losses are no part of the sum.
-        info["loss"] = info["actor/loss"] + sum(info[f"critic/critic{i}_loss"] for i in critics)
-        return info
+    def updates(self) -> Sequence[Update]:
+        """Steps the actor, then every critic, each beside its dual variable; targets follow."""
+        actor, critic = self.algo_config.actor, self.algo_config.critic
+        follow = partial(self._update_target, "critic")
+        limit = critic.max_gradient_norm
+        actors = [Learner("actor", "actor/grad_norms", actor.max_gradient_norm, self._count_step)]
+        critics = [Learner("critic", "critic/critic{}_grad_norms", limit, follow)]
+        if "entropy" in self.optimizers:
+            actors.append(Learner("entropy", "entropy_grad_norms"))
+        if "cql" in self.optimizers:
+            critics.append(Learner("cql", "critic/CQL_grad_norms"))
+        return (
+            Update(tuple(actors), self._actor_losses),
+            Update(tuple(critics), self._critic_losses),
+        )
 
-    def _train_actor_on_batch(self, batch: Batch, learn: bool) -> dict[str, Any]:
-        """Updates the actor and the entropy's weight alpha.
+    def _count_step(self) -> None:
+        self.actor_update_counter += 1
+
+    def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
+        """Turns the losses of a step into metrics; `Loss` is without those of dual variables."""
+        critics = range(1, len(self._critics()) + 1)
+        total = info["actor/loss"] + sum(info[f"critic/critic{i}_loss"] for i in critics)
+        return super().log_info({**info, "loss": total})
+
+    def _actor_losses(self, batch: Batch, epoch: int) -> Losses:
+        """Losses of the actor and of the entropy's weight alpha.
 
         The actor minimises mean(alpha log π(a|s) - min Q(s, a)), a ~ π(s) (SAC, eq. 7); in the
-        first ``bc_start_steps`` steps log π(a|s) of the data's action stands for Q. Alpha rises
+        first `bc_start_steps` steps log π(a|s) of the data's action stands for Q. Alpha rises
         while the entropy, mean(-log π), is below its target (SAC, eq. 18, in log alpha).
         """
-        settings = self.algo_config.actor
         policy = self._policy(batch["obs"], batch["goal_obs"])
         actions, log_prob = rsample_with_log_prob(policy)
         alpha = self.entropy_weight
-        if self.actor_update_counter < settings.bc_start_steps:
+        if self.actor_update_counter < self.algo_config.actor.bc_start_steps:
             gain = policy.log_prob(batch["actions"])
         else:
-            with torch_utils.frozen(self.nets["critic"]):  # their weights' gradients: of no use
+            with tensors.frozen(self.nets["critic"]):  # their weights' gradients: of no use
                 args = batch["obs"], actions, batch["goal_obs"]
                 gain = self.ensemble_values("critic", *args).amin(dim=0)
         loss = (alpha.detach() * log_prob).mean() - gain.mean()
+        losses = {"actor": loss}
         info = {"actor/loss": loss, "entropy_weight": alpha, "entropy_weight_loss": 0.0}
-
-        if "log_entropy_weight" in self.nets:
+        if "entropy" in self.optimizers:
             missing = (log_prob.detach() + self.target_entropy).mean()
             dual_loss = -(self.nets["log_entropy_weight"]() * missing).mean()
-            info["entropy_weight_loss"] = dual_loss
-            if learn:
-                info["entropy_grad_norms"] = self._learn_dual("entropy", dual_loss)
-        if learn:
-            info["actor/grad_norms"] = self._learn("actor", loss, settings.max_gradient_norm)
-            self.actor_update_counter += 1
-        return info
+            losses["entropy"] = info["entropy_weight_loss"] = dual_loss
+        return Losses(losses, info)
 
-    def _train_critics_on_batch(self, batch: Batch, learn: bool) -> dict[str, Any]:
-        """Updates critics, targets and the penalty's weight.
+    def _critic_losses(self, batch: Batch, epoch: int) -> Losses:
+        """Losses of the critics and of the penalty's weight.
 
-        Each critic minimises its TD error plus weight * (``min_q_weight`` * gap - ``target_q_gap``)
-        (CQL, eq. 4), the gap being :func:`~raymimic.algo.losses.conservative_gap`. The weight rises
+        Each critic minimises its TD error plus weight * (`min_q_weight` * gap - `target_q_gap`)
+        (CQL, eq. 4), the gap being `conservative_gap`. The weight rises
         while the gap is above its target (CQL, appendix F); where it is fixed, there is no target.
         """
         settings = self.algo_config.critic
@@ -147,39 +154,32 @@ class CQL(CriticAlgo):
         actions = torch.cat([batch["actions"].unsqueeze(1), sampled], dim=1)
         values = self._values_of_many("critic", batch["obs"], actions, batch["goal_obs"])
 
-        tuned = "log_cql_weight" in self.nets
+        tuned = "cql" in self.optimizers
         weight = self.cql_weight
         gaps = torch.stack([conservative_gap(q[:, 1:], log_densities, q[:, 0]) for q in values])
         excess = settings.min_q_weight * gaps - (settings.target_q_gap if tuned else 0.0)
         errors = [regression_loss(q[:, :1], target, settings.use_huber) for q in values]
         losses = torch.stack(errors) + weight.detach() * excess
 
-        info: dict[str, Any] = {"critic/done_mask_percentage": 100.0 * (1.0 - batch["dones"])}
-        if tuned and learn:
-            dual_loss = -(weight * excess.detach()).mean()
-            info["critic/CQL_weight"] = weight
-            info["critic/CQL_weight_loss"] = dual_loss
-            info["critic/CQL_grad_norms"] = self._learn_dual("cql", dual_loss)
-        info |= self._learn_critics(losses.unbind(), learn)
-        if learn:
-            self._update_target("critic")
-        return info
+        critics = self.losses_of_critics(
+            losses.unbind(), {"critic/done_mask_percentage": 100.0 * (1.0 - batch["dones"])}
+        )
+        if not tuned:
+            return critics
+        dual_loss = -(weight * excess.detach()).mean()
+        info = {"critic/CQL_weight": weight, "critic/CQL_weight_loss": dual_loss}
+        return Losses({**critics.of, "cql": dual_loss}, {**critics.info, **info})
 
     def _policy(self, obs_dict: ObsDict, goal_dict: ObsDict | None) -> Distribution:
-        """Returns π(s), the distribution over actions ``[B, A]``."""
+        """Returns π(s), the distribution over actions `[B, A]`."""
         return cast("GaussianActorNetwork", self.nets["actor"]).forward_train(obs_dict, goal_dict)
-
-    def _learn_dual(self, name: str, loss: Tensor) -> Tensor:
-        """Takes one gradient step of a dual variable, on all workers alike."""
-        net = self.nets[f"log_{name}_weight"]
-        return torch_utils.backprop_for_loss(net, self.optimizers[name], loss)
 
     @torch.no_grad()
     def compute_td_target(self, batch: Batch, next_policy: Distribution) -> Tensor:
-        """TD target ``[B, 1]``: r + discount (1 - done) min max Q'(s', a').
+        """TD target `[B, 1]`: r + discount (1 - done) min max Q'(s', a').
 
-        The maximum is over ``num_action_samples`` actions a' ~ π(s'), the minimum over target
-        critics. With one sample and without ``deterministic_backup`` -alpha log π(a'|s') is added,
+        The maximum is over `num_action_samples` actions a' ~ π(s'), the minimum over target
+        critics. With one sample and without `deterministic_backup` -alpha log π(a'|s') is added,
         as in SAC (eq. 3).
 
         Args:
@@ -199,10 +199,10 @@ class CQL(CriticAlgo):
     ) -> tuple[Tensor, Tensor]:
         """Samples actions from which the soft maximum of Q is estimated.
 
-        ``num_random_actions`` = N for each state, of each of three kinds: uniform, π(s), π(s').
+        `num_random_actions` = N for each state, of each of three kinds: uniform, π(s), π(s').
 
         Returns:
-            Actions ``[B, 3 N, A]`` and their log-densities ``[B, 3 N]``.
+            Actions `[B, 3 N, A]` and their log-densities `[B, 3 N]`.
         """
         shape = (self.algo_config.critic.num_random_actions,)
         actions, log_densities = rsample_with_log_prob(policy, shape)
@@ -217,7 +217,7 @@ class CQL(CriticAlgo):
     def _values_of_many(
         self, name: str, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None
     ) -> Tensor:
-        """Returns Q(s, a) ``[n, B, M]`` of M actions ``[B, M, A]`` in each state."""
+        """Returns Q(s, a) `[n, B, M]` of M actions `[B, M, A]` in each state."""
         num = actions.shape[1]
         obs, goal = repeat_rows((obs_dict, goal_dict), num)
         values = self.ensemble_values(name, obs, actions.flatten(0, 1), goal)

@@ -1,25 +1,28 @@
 """Diffusion Policy: a network that denoises a sequence of actions.
 
 Chi et al., "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion" (2023),
-https://arxiv.org/abs/2303.04137; after ``robomimic/algo/diffusion_policy.py``, which has the
-U-Net alone, ignores ``algo.unet``, ``prediction_type`` (in training) and goals, and forgets the
-moving average's step when it resumes. The noise schedules are those of ``diffusers``.
+https://arxiv.org/abs/2303.04137; after `robomimic/algo/diffusion_policy.py`, which has the
+U-Net alone, ignores `algo.unet`, `prediction_type` (in training) and goals, and forgets the
+moving average's step when it resumes. The noise schedules are those of `diffusers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo import optimization
+from raymimic.algo.algo import Algo, ObsDict, PolicyAlgo, register_algo_factory_func
+from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
+from raymimic.data.reads import Reads, Window
 from raymimic.errors import CheckpointError, ConfigError
 from raymimic.models.diffusion_nets import ConditionalUnet1D, DiffusionTransformer
 from raymimic.models.obs_nets import (
@@ -27,8 +30,7 @@ from raymimic.models.obs_nets import (
     obs_and_goal_groups,
     obs_encoder_args_from_config,
 )
-from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.tensors import map_tensor
 
 
 @register_algo_factory_func("diffusion_policy")
@@ -46,10 +48,10 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
 
 
 def noise_scheduler_from_config(algo_config: Config) -> Any:
-    """Makes the scheduler of ``diffusers`` that ``algo.ddpm`` or ``algo.ddim`` describes.
+    """Makes the scheduler of `diffusers` that `algo.ddpm` or `algo.ddim` describes.
 
     Raises:
-        ConfigError: if neither is enabled, or ``diffusers`` is not installed.
+        ConfigError: if neither is enabled, or `diffusers` is not installed.
     """
     try:
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -78,7 +80,7 @@ def inference_steps(algo_config: Config, scheduler: Any) -> list[int]:
 
     Where these are fewer than in training, a step of DDPM must remove the noise of those between.
     robomimic's does not: it removes that of one step and leaves the rest. So does this, unless
-    ``algo.ddpm.respace_steps`` is set: ``diffusers`` spans them once it was told of them.
+    `algo.ddpm.respace_steps` is set: `diffusers` spans them once it was told of them.
     """
     settings = algo_config[_scheduler_name(algo_config)]
     trained, taken = settings.num_train_timesteps, settings.num_inference_timesteps
@@ -93,7 +95,7 @@ def ema_decay(step: int, power: float) -> float:
     """Share of itself that the moving average of the weights keeps at a step, counted from 0.
 
     It grows as 1 - step^-power up to 0.9999, so that the average forgets the start. The average
-    is a copy of the weights at steps 0 and 1. (``diffusers.training_utils.EMAModel`` 0.11.)
+    is a copy of the weights at steps 0 and 1. (`diffusers.training_utils.EMAModel` 0.11.)
     """
     return min(1.0 - step**-power, 0.9999) if step > 1 else 0.0
 
@@ -103,15 +105,15 @@ class ActionQueue:
     """The actions that are yet to be taken, for each of a batch of environments.
 
     Attributes:
-        actions: ``[B, Ta, A]``.
-        left: ``[B]``, how many of them, counted from the end, are to be taken.
+        actions: `[B, Ta, A]`.
+        left: `[B]`, how many of them, counted from the end, are to be taken.
     """
 
     actions: Tensor
     left: Tensor
 
     def pop(self) -> Tensor:
-        """Returns the next action of each row ``[B, A]``."""
+        """Returns the next action of each row `[B, A]`."""
         rows = torch.arange(len(self.left), device=self.left.device)
         action = self.actions[rows, self.actions.shape[1] - self.left]
         self.left -= 1
@@ -122,16 +124,28 @@ class DiffusionPolicy(PolicyAlgo):
     """Base of the variants, which differ in the network that predicts the noise.
 
     Training adds noise of a random diffusion step to demonstrated actions and regresses the noise
-    (eq. 5). To act, the policy denoises ``prediction_horizon`` actions from pure noise (eq. 4), by
-    the moving average of the weights, and takes ``action_horizon`` of them, from the present one
+    (eq. 5). To act, the policy denoises `prediction_horizon` actions from pure noise (eq. 4), by
+    the moving average of the weights, and takes `action_horizon` of them, from the present one
     on, before it looks again.
 
     Attributes:
-        ema: the moving average of ``nets``; None without it.
+        ema: the moving average of `nets`; None without it.
         ema_step: number of gradient steps that the average has seen.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"bounded_actions"})
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """The observed steps and the actions to predict, which start at the same step."""
+        return cls._windows(config.algo.horizon, 1 - config.train.frame_stack)
+
+    @staticmethod
+    def _windows(horizon: Config, first: int) -> Reads:
+        """Windows that begin at step `first`."""
+        return Reads(
+            obs=Window(first, first + horizon.observation_horizon),
+            actions=Window(first, first + horizon.prediction_horizon),
+            bounded_actions=True,
+        )
 
     def _create_networks(self) -> None:
         encoder = ObservationGroupEncoder(
@@ -150,7 +164,7 @@ class DiffusionPolicy(PolicyAlgo):
         self._queue: ActionQueue | None = None
 
     def _noise_net(self, obs_dim: int) -> nn.Module:
-        """Makes what predicts the noise, given the size of one observed step's features."""
+        """Makes the network that predicts the noise, from the size of one step's features."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------------- training
@@ -159,45 +173,43 @@ class DiffusionPolicy(PolicyAlgo):
         """Takes the observed steps and the actions to predict, which start at the same step.
 
         Args:
-            batch: ``obs`` ``{key: [B, T, *shape]}`` and ``actions`` ``[B, T, A]``, ``goal_obs``
-                ``{key: [B, *shape]}`` if present.
+            batch: `obs` `{key: [B, T, *shape]}` and `actions` `[B, T, A]`, `goal_obs`
+                `{key: [B, *shape]}` if present.
 
         Returns:
-            ``obs`` ``{key: [B, To, *shape]}``, ``actions`` ``[B, Tp, A]``, ``goal_obs``.
+            `obs` `{key: [B, To, *shape]}`, `actions` `[B, Tp, A]`, `goal_obs`.
 
         Raises:
             ConfigError: if the sequences are shorter than the prediction horizon.
         """
         horizon = self.algo_config.horizon
-        actions = batch["actions"][:, : horizon.prediction_horizon]
+        batch = self._cut(batch, self._windows(horizon, 1 - self.global_config.train.frame_stack))
+        actions = batch["actions"]
         if actions.shape[1] < horizon.prediction_horizon:
             raise ConfigError(
                 f"algo.horizon.prediction_horizon={horizon.prediction_horizon} needs sequences as "
                 f"long: raise train.seq_length (a sample has {actions.shape[1]} actions)"
             )
-        observed = horizon.observation_horizon
         return {
-            "obs": {k: self._cast(x[:, :observed]) for k, x in batch["obs"].items()},
+            "obs": map_tensor(batch["obs"], self._cast),
             "goal_obs": map_tensor(batch.get("goal_obs"), self._cast),
             "actions": self._cast(actions),
         }
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step on the noise's error, or only computes it."""
-        info = super().train_on_batch(batch, epoch, validate)
-        learn = self._learns("policy", epoch, validate)
-        with torch_utils.maybe_no_grad(not learn):
-            info["loss"] = self.compute_loss(batch)
-        if learn:
-            info["policy_grad_norms"] = self._learn("policy", info["loss"])
-            self._update_ema()
-        return info
+    def updates(self) -> Sequence[Update]:
+        """Steps the policy; the average follows."""
+        policy = Learner("policy", "policy_grad_norms", then=self._update_ema)
+        return (Update((policy,), self._losses),)
+
+    def _losses(self, batch: Batch, epoch: int) -> Losses:
+        loss = self.compute_loss(batch)
+        return Losses({"policy": loss}, {"loss": loss})
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """Mean squared error (0-d) of the predicted noise (eq. 5).
 
-        With ``prediction_type`` ``"sample"`` that of the predicted actions, with
-        ``"v_prediction"`` that of the velocity (https://arxiv.org/abs/2202.00512).
+        With `prediction_type` `"sample"` that of the predicted actions, with
+        `"v_prediction"` that of the velocity (https://arxiv.org/abs/2202.00512).
         """
         actions, scheduler = batch["actions"], self.noise_scheduler
         noise = torch.randn_like(actions)
@@ -215,14 +227,14 @@ class DiffusionPolicy(PolicyAlgo):
 
     @staticmethod
     def _encode(nets: nn.ModuleDict, batch: Batch) -> Tensor:
-        """Returns the features ``[B, To, D]`` of what is observed, the goal's included."""
+        """Returns the features `[B, To, D]` of the observations and of the goal."""
         encoder = nets["policy"]["obs_encoder"]  # type: ignore[index]
         features: Tensor = encoder.encode_sequence(obs=batch["obs"], goal=batch["goal_obs"])
         return features
 
     @staticmethod
     def _predict(nets: nn.ModuleDict, noisy: Tensor, step: Tensor | int, cond: Tensor) -> Tensor:
-        """Returns the noise (or what ``prediction_type`` says) in actions ``[B, Tp, A]``."""
+        """Returns the noise (or `prediction_type`'s quantity) in actions `[B, Tp, A]`."""
         predicted: Tensor = nets["policy"]["noise_pred_net"](noisy, step, cond)  # type: ignore[index]
         return predicted
 
@@ -230,25 +242,25 @@ class DiffusionPolicy(PolicyAlgo):
         """Moves the average towards the weights."""
         if self.ema is not None:
             decay = ema_decay(self.ema_step, self.algo_config.ema.power)
-            torch_utils.soft_update(self.nets, self.ema, tau=1.0 - decay)
+            optimization.soft_update(self.nets, self.ema, tau=1.0 - decay)
             self.ema_step += 1
 
     # ----------------------------------------------------------------------- acting
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Empties the queues of actions, or those of a mask ``[B]``."""
+        """Empties the queues of actions, or those of a mask `[B]`."""
         if mask is None:
             self._queue = None
         elif self._queue is not None:
             self._queue.left.masked_fill_(mask.to(self.device), 0)
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns each row's next action ``[B, A]``; rows that have none left look again.
+        """Returns each row's next action `[B, A]`; rows that have none left look again.
 
         Args:
-            obs_dict: the steps that the environment stacks, ``{key: [B, To, *shape]}``, or
-                ``{key: [B, *shape]}`` where there is one.
-            goal_dict: ``{key: [B, *shape]}``, if there is a goal.
+            obs_dict: the steps that the environment stacks, `{key: [B, To, *shape]}`, or
+                `{key: [B, *shape]}` where there is one.
+            goal_dict: `{key: [B, *shape]}`, if there is a goal.
 
         Raises:
             RuntimeError: if there are more or fewer episodes than at the step before.
@@ -278,11 +290,11 @@ class DiffusionPolicy(PolicyAlgo):
         """Denoises actions (eq. 4).
 
         Args:
-            obs_dict: ``{key: [B, To, *shape]}``.
-            goal_dict: ``{key: [B, *shape]}``, if there is a goal.
+            obs_dict: `{key: [B, To, *shape]}`.
+            goal_dict: `{key: [B, *shape]}`, if there is a goal.
 
         Returns:
-            The actions from the last observed step on, ``[B, Ta, A]``.
+            The actions from the last observed step on, `[B, Ta, A]`.
         """
         horizon, scheduler = self.algo_config.horizon, self.noise_scheduler
         nets = self.nets if self.ema is None else self.ema
@@ -298,12 +310,12 @@ class DiffusionPolicy(PolicyAlgo):
     # ------------------------------------------------------------------- checkpoints
 
     def serialize(self) -> dict[str, Any]:
-        """Returns what robomimic saves, the average under ``ema``, and the average's step."""
+        """Returns robomimic's state, the average under `ema`, and the average's step."""
         ema = None if self.ema is None else self.ema.state_dict()
         return {**super().serialize(), "ema": ema, "ema_step": self.ema_step}
 
     def deserialize(self, model_dict: Mapping[str, Any], load_optimizers: bool = False) -> None:
-        """Loads what :meth:`serialize` returned, or robomimic's, which has no step.
+        """Loads the result of `serialize`, or robomimic's, which has no step.
 
         The optimizer counts as many steps, so that robomimic's checkpoint trains on as if it
         had been there. (robomimic starts again at 0, which discards the average.)
@@ -346,14 +358,12 @@ class DiffusionPolicyUNet(DiffusionPolicy):
         return net
 
     @classmethod
-    def fit_config(cls, config: BaseConfig, ckpt: Mapping[str, Any]) -> None:
-        """Reads the U-Net's sizes from robomimic's weights: its ``algo.unet`` may say others.
+    def correct_config_by_weights(cls, config: BaseConfig, model: Mapping[str, Any]) -> None:
+        """Reads the U-Net's sizes from robomimic's weights: its `algo.unet` may say others.
 
         Goals are struck out, as its network sees none.
         """
-        if "raymimic" in ckpt:
-            return
-        weights = ckpt["model"].get("nets", ckpt["model"])
+        weights = model.get("nets", model)
         net = "policy.noise_pred_net"
         names = (f"{net}.down_modules.{level}.0.blocks.0.block.0.weight" for level in count())
         first = []
@@ -362,7 +372,7 @@ class DiffusionPolicyUNet(DiffusionPolicy):
                 break
             first.append(weights[name])
         if not first:
-            return  # loading will say what is amiss
+            return  # loading will name the fault
         unet = config.algo.unet
         unet.down_dims = [w.shape[0] for w in first]
         unet.kernel_size = first[0].shape[2]
@@ -373,8 +383,8 @@ class DiffusionPolicyUNet(DiffusionPolicy):
         goals.update({modality: [] for modality in goals})
 
     @classmethod
-    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
-        """Goals, and any U-Net but the one that it builds, whatever ``algo.unet`` says."""
+    def why_not_exportable(cls, config: BaseConfig) -> str | None:
+        """Goals, and any U-Net but the one that it always builds, as it ignores `algo.unet`."""
         if config.use_goals:
             return "Diffusion Policy that sees goals (observation.modalities.goal)"
         own, its = config.algo.unet, DiffusionPolicyConfig().algo.unet
@@ -401,6 +411,6 @@ class DiffusionPolicyTransformer(DiffusionPolicy):
         )
 
     @classmethod
-    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
+    def why_not_exportable(cls, config: BaseConfig) -> str | None:
         """This variant."""
         return "Diffusion Policy with a transformer"

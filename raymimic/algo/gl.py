@@ -1,10 +1,10 @@
 """Goal learning: predicts the observation some steps ahead, a subgoal, for a hierarchy's planner.
 
 As in IRIS (Mandlekar et al. 2020, https://arxiv.org/abs/1911.05321), which samples subgoals from
-a conditional VAE and chooses the one of highest value; after ``robomimic/algo/gl.py``.
+a conditional VAE and chooses the one of highest value; after `robomimic/algo/gl.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,19 +13,20 @@ from torch import Tensor
 
 from raymimic.algo.algo import (
     Algo,
-    Batch,
     ObsDict,
     PlannerAlgo,
     ValueAlgo,
     register_algo_factory_func,
 )
-from raymimic.algo.composite import CompositeAlgo
+from raymimic.algo.composite import CompositeAlgo, reads_of_part
+from raymimic.algo.learning import Batch, Learner, Losses, Update
+from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
+from raymimic.data.reads import Reads, Window
 from raymimic.errors import ConfigError
 from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups, obs_encoder_args_from_config
 from raymimic.models.vae_nets import VAE, gumbel_temperature, vae_args_from_config
-from raymimic.utils import torch_utils
-from raymimic.utils.tensor_utils import map_tensor, repeat_rows
+from raymimic.tensors import map_tensor, repeat_rows
 
 
 @register_algo_factory_func("gl")
@@ -35,13 +36,20 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
 
 
 class GL(PlannerAlgo):
-    """Predicts one subgoal for each state: regresses the observation ``subgoal_horizon`` ahead.
+    """Predicts one subgoal for each state: regresses the observation `subgoal_horizon` ahead.
 
     With normalised observations subgoals are normalised too; robomimic leaves them as they are
     in the data, so that its actors meet them normalised in training and raw when they act.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """The present observation, and the one that is its subgoal."""
+        return cls._windows(config.algo.subgoal_horizon)
+
+    @staticmethod
+    def _windows(horizon: int) -> Reads:
+        return Reads(obs=Window(0, 1), next_obs=Window(horizon - 1, horizon))
 
     def _create_networks(self) -> None:
         self.nets["goal_network"] = MIMO_MLP(
@@ -55,27 +63,28 @@ class GL(PlannerAlgo):
         """Takes the first observation of each sequence, and the one that is its subgoal.
 
         Args:
-            batch: as :meth:`Algo.process_batch_for_training` takes it.
+            batch: as `Algo.process_batch_for_training` takes it.
 
         Returns:
-            On the algorithm's device, in its dtype: ``obs`` and ``target_subgoals``
-            ``{key: [B, *shape]}``, and ``goal_obs``, None if there is no goal.
+            On the algorithm's device, in its dtype: `obs` and `target_subgoals`
+            `{key: [B, *shape]}`, and `goal_obs`, None if there is no goal.
 
         Raises:
-            ConfigError: if the subgoal lies beyond the batch's sequences.
+            ConfigError: if the subgoal lies beyond the batch's sequences, or observations are
+                stacked.
         """
+        self._refuse_stacks(batch)
         horizon = self.algo_config.subgoal_horizon
-        length = batch["actions"].shape[1]
-        if horizon > length:
+        batch = self._cut(batch, self._windows(horizon))
+        if not all(x.shape[1] for x in batch["next_obs"].values()):
             raise ConfigError(
-                f"subgoal_horizon={horizon} needs sequences as long: set train.seq_length="
-                f"{horizon} (it is {length})"
+                f"subgoal_horizon={horizon} needs sequences as long: set train.seq_length={horizon}"
+                f" (it is {self.global_config.train.seq_length})"
             )
-
         return {
             "obs": {k: self._cast(batch["obs"][k][:, 0]) for k in self.obs_shapes},
             "target_subgoals": {
-                k: self._cast(batch["next_obs"][k][:, horizon - 1]) for k in self.subgoal_shapes
+                k: self._cast(batch["next_obs"][k][:, 0]) for k in self.subgoal_shapes
             },
             "goal_obs": map_tensor(batch.get("goal_obs"), self._cast),
         }
@@ -90,15 +99,13 @@ class GL(PlannerAlgo):
         )
         return prepared
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step on ``goal_loss``, or only computes losses."""
-        info = super().train_on_batch(batch, epoch, validate)
-        learn = self._learns("goal_network", epoch, validate)
-        with torch_utils.maybe_no_grad(not learn):
-            info.update(self.compute_losses(batch, epoch))
-        if learn:
-            info["goal_grad_norms"] = self._learn("goal_network", info["goal_loss"])
-        return info
+    def updates(self) -> Sequence[Update]:
+        """Steps the network that predicts subgoals."""
+        return (Update((Learner("goal_network", "goal_grad_norms"),), self._losses),)
+
+    def _losses(self, batch: Batch, epoch: int) -> Losses:
+        losses = self.compute_losses(batch, epoch)
+        return Losses({"goal_network": losses["goal_loss"]}, losses)
 
     def compute_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
         """Squared errors (0-d) of the predicted subgoals, for each key and their sum."""
@@ -108,7 +115,7 @@ class GL(PlannerAlgo):
         losses = {f"goal_{key}_loss": error for key, error in errors.items()}
         return {**losses, "goal_loss": torch.stack(list(errors.values())).sum()}
 
-    # What `info` holds is logged under these names; losses under their own too.
+    # Entries of `info` are logged under these names; losses under their own too.
     _LOG_NAMES: ClassVar[Mapping[str, str]] = {
         "goal_loss": "loss",
         "goal_grad_norms": "grad_norms",
@@ -119,7 +126,7 @@ class GL(PlannerAlgo):
     }
 
     def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
-        """Turns what :meth:`train_on_batch` returned into metrics, under robomimic's names."""
+        """Turns the result of `train_on_batch` into metrics, under robomimic's names."""
         named = {self._LOG_NAMES[key]: x for key, x in info.items() if key in self._LOG_NAMES}
         losses = {key: x.detach() for key, x in info.items() if key.endswith("_loss")}
         return {**super().log_info(named), **losses}
@@ -127,14 +134,14 @@ class GL(PlannerAlgo):
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Predicts one subgoal ``{key: [B, *shape]}`` for each state."""
+        """Predicts one subgoal `{key: [B, *shape]}` for each state."""
         subgoals: dict[str, Tensor] = self.nets["goal_network"](obs=obs_dict, goal=goal_dict)
         return subgoals
 
     def sample_subgoals(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
-        """Returns the same subgoal ``{key: [B, num_samples, *shape]}`` in place of each sample."""
+        """Returns the same subgoal `{key: [B, num_samples, *shape]}` in place of each sample."""
         subgoals = self.get_subgoal_predictions(obs_dict, goal_dict)
         return {
             k: x.unsqueeze(1).expand(-1, num_samples, *x.shape[1:]) for k, x in subgoals.items()
@@ -144,7 +151,7 @@ class GL(PlannerAlgo):
 class GL_VAE(GL):
     """Samples subgoals from a VAE that is conditioned on the state.
 
-    Minimises reconstruction error + β KL (``kl_weight``), a bound of the negative log-likelihood.
+    Minimises reconstruction error + β KL (`kl_weight`), a bound of the negative log-likelihood.
     """
 
     def _create_networks(self) -> None:
@@ -162,7 +169,7 @@ class GL_VAE(GL):
         return cast("VAE", self.nets["goal_network"])
 
     def compute_losses(self, batch: Batch, epoch: int) -> dict[str, Any]:
-        """Returns the terms (0-d) of the loss, and what there is to know of the posterior."""
+        """Returns the terms (0-d) of the loss, and the posterior's statistics."""
         config = self.algo_config.vae
         if config.prior.use_categorical:
             self._vae.set_gumbel_temperature(gumbel_temperature(config.prior, epoch))
@@ -182,13 +189,13 @@ class GL_VAE(GL):
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Samples one subgoal ``{key: [B, *shape]}`` for each state."""
+        """Samples one subgoal `{key: [B, *shape]}` for each state."""
         return self._vae.decode(obs_dict, goal_dict)
 
     def sample_subgoals(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
-        """Samples subgoals ``{key: [B, num_samples, *shape]}`` for each state."""
+        """Samples subgoals `{key: [B, num_samples, *shape]}` for each state."""
         subgoals = self._vae.sample(obs_dict, goal_dict, num_samples)
         return {k: x.view(-1, num_samples, *x.shape[1:]) for k, x in subgoals.items()}
 
@@ -197,12 +204,19 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
     """Chooses, of several subgoals that a planner samples, the one of highest value.
 
     Attributes:
-        planner: goal learning (``gl``), which samples subgoals.
-        value_net: batch-constrained Q-learning (``bcq``), whose V(subgoal) ranks them.
+        planner: goal learning (`gl`), which samples subgoals.
+        value_net: batch-constrained Q-learning (`bcq`), whose V(subgoal) ranks them.
     """
 
-    needs: ClassVar[frozenset[str]] = GL.needs | ValueAlgo.needs
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "value_net": "ValueNetwork"}
+
+    @classmethod
+    def part_reads(cls, config: BaseConfig) -> dict[str, Reads]:
+        """Reads the steps of the planner and of the value network."""
+        return {
+            "planner": reads_of_part("gl", config, config.algo.planner),
+            "value_net": reads_of_part("bcq", config, config.algo.value),
+        }
 
     def _create_parts(self) -> Mapping[str, Algo]:
         config, obs_config = self.algo_config, self.obs_config
@@ -221,7 +235,7 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Chooses one subgoal ``{key: [B, *shape]}``, of ``num_samples``, for each state."""
+        """Chooses one subgoal `{key: [B, *shape]}`, of `num_samples`, for each state."""
         num_samples = self.algo_config.num_samples
         subgoals = self.sample_subgoals(obs_dict, goal_dict, num_samples)
         values = self.value_net.get_state_value(
@@ -235,7 +249,7 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
     def sample_subgoals(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
-        """Samples subgoals ``{key: [B, num_samples, *shape]}`` for each state."""
+        """Samples subgoals `{key: [B, num_samples, *shape]}` for each state."""
         return self.planner.sample_subgoals(obs_dict, goal_dict, num_samples)
 
     @property
@@ -248,11 +262,11 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
         self.value_net.discount = value
 
     def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Estimates the values ``[B, 1]`` of states ``{key: [B, *shape]}``."""
+        """Estimates the values `[B, 1]` of states `{key: [B, *shape]}`."""
         return self.value_net.get_state_value(obs_dict, goal_dict)
 
     def get_state_action_value(
         self, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Estimates the values ``[B, 1]`` of actions ``[B, A]`` in states."""
+        """Estimates the values `[B, 1]` of actions `[B, A]` in states."""
         return self.value_net.get_state_action_value(obs_dict, actions, goal_dict)

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from raymimic.algo.algo import (
     Algo,
-    Batch,
     ObsDict,
     PolicyAlgo,
     register_algo_factory_func,
 )
-from raymimic.algo.composite import HierarchicalAlgo
+from raymimic.algo.composite import HierarchicalAlgo, reads_of_part
 from raymimic.algo.gl import GL, ValuePlanner
+from raymimic.algo.learning import Batch
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.config.hbc_config import LATENT_SUBGOAL
+from raymimic.data.reads import Reads, Window
 from raymimic.models.vae_nets import VAE
-from raymimic.utils.tensor_utils import map_tensor
 
 
 @register_algo_factory_func("hbc")
@@ -31,11 +31,11 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
 
 @dataclass
 class _Plan:
-    """What a batch of episodes pursues.
+    """The subgoals of a batch of episodes.
 
     Args:
-        subgoal: ``{key: [B, *shape]}``.
-        age: ``[B]``, steps since an episode's subgoal was planned; on the CPU.
+        subgoal: `{key: [B, *shape]}`.
+        age: `[B]`, steps since an episode's subgoal was planned; on the CPU.
     """
 
     subgoal: dict[str, Tensor]
@@ -45,22 +45,22 @@ class _Plan:
 class HBC(HierarchicalAlgo):
     """Hierarchical behavioural cloning (https://arxiv.org/abs/2003.06085).
 
-    The planner (GL) learns p(s_{t+H} | s_t), where subgoals lie H = ``subgoal_horizon`` steps
+    The planner (GL) learns p(s_{t+H} | s_t), where subgoals lie H = `subgoal_horizon` steps
     ahead; the actor (BC) learns π(a_t | s_t, s_{t+H}). The actor is trained towards states that
-    were reached (``mode="separate"``), or towards what the planner predicts (``"cascade"``). To
-    act, a subgoal is planned every ``subgoal_update_interval`` steps, for each episode of a
-    batch by its own clock. After ``robomimic/algo/hbc.py``.
+    were reached (`mode="separate"`), or towards the planner's predictions (`"cascade"`). To
+    act, a subgoal is planned every `subgoal_update_interval` steps, for each episode of a
+    batch by its own clock. After `robomimic/algo/hbc.py`.
 
-    With ``latent_subgoal`` a subgoal is a latent of the planner's VAE: the encoder's in training,
-    or with ``prior_correction`` that sample of the prior that is nearest to it, and one of the
+    With `latent_subgoal` a subgoal is a latent of the planner's VAE: the encoder's in training,
+    or with `prior_correction` that sample of the prior that is nearest to it, and one of the
     prior's to act.
 
-    Deviations: the modes ``"planner_only"`` and ``"actor_only"``, which robomimic documents, work;
+    Deviations: the modes `"planner_only"` and `"actor_only"`, which robomimic documents, work;
     so do random subgoals, prior correction and acting towards latents, with which robomimic's HBC
     stops with an error. The planner of an actor that sees stacked frames sees the current one,
     not the oldest. Subgoals are normalised like observations, for planner and actor alike.
 
-    What the actor sees of a subgoal is listed in ``observation.actor.modalities.goal``. So it is
+    `observation.actor.modalities.goal` lists the keys of a subgoal that the actor sees. So it is
     in effect in robomimic, which means to list all of it there but writes to another place: by
     default an actor sees nothing of its subgoals.
 
@@ -69,11 +69,30 @@ class HBC(HierarchicalAlgo):
         actor: pursues them.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "actor": "Actor"}
 
     planner: GL | ValuePlanner
     actor: PolicyAlgo
+
+    @classmethod
+    def reads(cls, config: BaseConfig) -> Reads:
+        """All that planner and actor read."""
+        return super().reads(config)
+
+    @classmethod
+    def part_reads(cls, config: BaseConfig) -> dict[str, Reads]:
+        """Reads the steps of planner and actor, and those that `random` subgoals are drawn from."""
+        reads = {
+            "planner": cls._planner_reads(config),
+            "actor": reads_of_part("bc", config, config.algo.actor),
+        }
+        if config.algo.actor_use_random_subgoals:
+            reads["random"] = Reads(next_obs=Window(0, config.train.seq_length))
+        return reads
+
+    @classmethod
+    def _planner_reads(cls, config: BaseConfig) -> Reads:
+        return reads_of_part("gl", config, config.algo.planner)
 
     def _create_networks(self) -> None:
         super()._create_networks()
@@ -98,12 +117,12 @@ class HBC(HierarchicalAlgo):
 
     @property
     def _goal_learner(self) -> GL:
-        """What predicts subgoals."""
+        """The network that predicts subgoals."""
         assert isinstance(self.planner, GL)
         return self.planner
 
     @classmethod
-    def robomimic_lacks(cls, config: BaseConfig) -> str | None:
+    def why_not_exportable(cls, config: BaseConfig) -> str | None:
         """Modes that train one part, latents to act by, and planners beside stacked frames."""
         if config.algo.mode not in ("separate", "cascade"):
             return f"the mode '{config.algo.mode}' (set algo.mode to 'separate' to train the rest)"
@@ -111,7 +130,7 @@ class HBC(HierarchicalAlgo):
             return "latent subgoals when it acts: its planner fails to sample them"
         if config.train.frame_stack > 1:
             return "planners of policies that see several observations (train.frame_stack)"
-        return super().robomimic_lacks(config)
+        return super().why_not_exportable(config)
 
     # ---------------------------------------------------------------------- training
 
@@ -125,19 +144,17 @@ class HBC(HierarchicalAlgo):
 
         Stacked observations are the actor's; the planner sees the current one.
         """
-        first = self.global_config.train.frame_stack - 1
-        rest = {k: v for k, v in batch.items() if k != "goal_obs"}
-        current = map_tensor(rest, lambda x: x[:, first:] if x.dim() > 1 else x)
-        goal = {"goal_obs": batch["goal_obs"]} if "goal_obs" in batch else {}
+        actors = self._batch_of("actor", batch)
+        actors.pop("goal_obs", None)  # its goals are subgoals
         processed = {
-            "planner": self.planner.process_batch_for_training({**current, **goal}),
-            "actor": self.actor.process_batch_for_training(rest),
+            "planner": self.planner.process_batch_for_training(self._batch_of("planner", batch)),
+            "actor": self.actor.process_batch_for_training(actors),
         }
         if self.algo_config.actor_use_random_subgoals:
-            size, length = current["actions"].shape[:2]
-            step = torch.randint(0, length, (size,), device=current["actions"].device)
+            next_obs = self._batch_of("random", batch)["next_obs"]
+            size, length = next(iter(next_obs.values())).shape[:2]
+            step = torch.randint(0, length, (size,), device=batch["actions"].device)
             row = torch.arange(size, device=step.device)
-            next_obs = current["next_obs"]
             subgoals = {k: self._cast(next_obs[k][row, step]) for k in self.subgoal_shapes}
             processed["random"] = {**self._planner_batch(processed), "target_subgoals": subgoals}
         return processed
@@ -154,10 +171,10 @@ class HBC(HierarchicalAlgo):
         return processed
 
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Trains the planner, then the actor towards the subgoals that ``mode`` says.
+        """Trains the planner, then the actor towards the subgoals that `mode` says.
 
         Returns:
-            ``planner`` and ``actor``, the ``info`` of what is trained.
+            `planner` and `actor`, the `info` of the trained ones.
         """
         info = {}
         if "planner" in self._trained_parts:
@@ -169,7 +186,7 @@ class HBC(HierarchicalAlgo):
 
     @torch.no_grad()
     def _actor_goal(self, batch: Batch) -> dict[str, Tensor] | None:
-        """Returns what the actor is trained towards, None if it sees nothing of subgoals."""
+        """Returns the actor's goals in training, None if it sees nothing of subgoals."""
         if not self.actor.goal_shapes:
             return None
         seen = self._planner_batch(batch)
@@ -182,12 +199,12 @@ class HBC(HierarchicalAlgo):
         return subgoals
 
     def _planner_batch(self, batch: Batch) -> Batch:
-        """Returns what the network that predicts subgoals is trained on."""
+        """Returns the batch of the network that predicts subgoals."""
         planner_batch: Batch = batch["planner"]
         return planner_batch
 
     def _latents(self, subgoals: ObsDict, obs: ObsDict, goal: ObsDict | None) -> Tensor:
-        """Returns latents ``[B, Z]`` that stand for subgoals ``{key: [B, *shape]}``."""
+        """Returns latents `[B, Z]` that stand for subgoals `{key: [B, *shape]}`."""
         vae, correction = self._vae, self.algo_config.latent_subgoal.prior_correction
         z = vae.prior.sample_posterior(vae.encode(subgoals, obs, goal))
         if correction.enabled:
@@ -208,13 +225,13 @@ class HBC(HierarchicalAlgo):
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Plans a subgoal ``{key: [B, *shape]}`` for each state; a latent if those are subgoals."""
+        """Plans a subgoal `{key: [B, *shape]}` for each state; a latent if those are subgoals."""
         if self.algo_config.latent_subgoal.enabled:
             return {LATENT_SUBGOAL: self._vae.sample_prior(obs_dict, goal_dict)}
         return self.planner.get_subgoal_predictions(obs_dict, goal_dict)
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Chooses actions ``[B, A]`` towards each episode's subgoal, which it plans when due.
+        """Chooses actions `[B, A]` towards each episode's subgoal, which it plans when due.
 
         Raises:
             RuntimeError: if there are more or fewer episodes than at the step before.
@@ -246,7 +263,7 @@ class HBC(HierarchicalAlgo):
 
     @property
     def current_subgoal(self) -> dict[str, Tensor]:
-        """The subgoal ``{key: [B, *shape]}`` that each episode pursues.
+        """The subgoal `{key: [B, *shape]}` that each episode pursues.
 
         Raises:
             RuntimeError: before the first action.
@@ -256,7 +273,7 @@ class HBC(HierarchicalAlgo):
         return {k: x.clone() for k, x in self._plan.subgoal.items()}
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Forgets the episode; those of a mask ``[B]`` plan anew at their next action."""
+        """Forgets the episode; those of a mask `[B]` plan anew at their next action."""
         super().reset(mask)
         if mask is None:
             self._plan = None

@@ -1,25 +1,26 @@
 """IQL: Q-learning that never asks for the value of an action outside the data.
 
 Kostrikov et al., "Offline Reinforcement Learning with Implicit Q-Learning" (2021),
-https://arxiv.org/abs/2110.06169; after ``robomimic/algo/iql.py``.
+https://arxiv.org/abs/2110.06169; after `robomimic/algo/iql.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, register_algo_factory_func
+from raymimic.algo.algo import Algo, ObsDict, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
+from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import advantage_weights, expectile_loss, regression_loss, td_target
 from raymimic.config.config import Config
 from raymimic.models.obs_nets import obs_encoder_args_from_config
 from raymimic.models.policy_nets import StochasticActorNetwork, stochastic_actor_from_config
 from raymimic.models.value_nets import ValueNetwork
-from raymimic.utils import torch_utils
 
-# Greatest weight of an action in the actor's loss, with ``adv.use_final_clip``.
+# Greatest weight of an action in the actor's loss, with `adv.use_final_clip`.
 MAX_ADVANTAGE_WEIGHT = 100.0
 
 
@@ -51,58 +52,55 @@ class IQL(CriticAlgo):
             **args,
         )
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step with critics, V and actor, all from where they stand before."""
-        info = super().train_on_batch(batch, epoch, validate)
+    def updates(self) -> Sequence[Update]:
+        """Steps critics, V and actor together, all from where they stand before."""
+        critic, actor = self.algo_config.critic, self.algo_config.actor
+        follow = partial(self._update_target, "critic")
+        limit = critic.max_gradient_norm
+        learners = (
+            Learner("critic", "critic/critic{}_grad_norms", limit, then=follow),
+            Learner("vf", "vf/grad_norms", limit),
+            Learner("actor", "actor/grad_norms", actor.max_gradient_norm),
+        )
+        return (Update(learners, self._losses),)
+
+    def _losses(self, batch: Batch, epoch: int) -> Losses:
         settings = self.algo_config
         obs, actions, goal = batch["obs"], batch["actions"], batch["goal_obs"]
-        learn = {net: self._learns(net, epoch, validate) for net in self.optimizers}
-        with torch_utils.maybe_no_grad(not any(learn.values())):
-            with torch.no_grad():
-                q = self.ensemble_values("critic_target", obs, actions, goal).amin(dim=0)
-                next_v = self.nets["vf"](batch["next_obs"], goal)
-            target = td_target(batch["rewards"], batch["dones"], next_v, self.discount)
-            values = self.ensemble_values("critic", obs, actions, goal)
-            critic_losses = [
-                regression_loss(value, target, settings.critic.use_huber) for value in values
-            ]  # eq. 6
+        with torch.no_grad():
+            q = self.ensemble_values("critic_target", obs, actions, goal).amin(dim=0)
+            next_v = self.nets["vf"](batch["next_obs"], goal)
+        target = td_target(batch["rewards"], batch["dones"], next_v, self.discount)
+        values = self.ensemble_values("critic", obs, actions, goal)
+        critics = self.losses_of_critics(
+            [regression_loss(value, target, settings.critic.use_huber) for value in values]
+        )  # eq. 6
 
-            v = self.nets["vf"](obs, goal)
-            v_loss = expectile_loss(v, q, settings.vf_quantile)  # eq. 5
+        v = self.nets["vf"](obs, goal)
+        v_loss = expectile_loss(v, q, settings.vf_quantile)  # eq. 5
 
-            actor = cast("StochasticActorNetwork", self.nets["actor"])
-            log_prob = actor.forward_train(obs, goal).log_prob(actions)
-            advantages = q - v.detach()
-            weights = self.compute_advantage_weights(advantages)
-            actor_loss = -(weights.squeeze(1) * log_prob).mean()  # eq. 7
+        actor = cast("StochasticActorNetwork", self.nets["actor"])
+        log_prob = actor.forward_train(obs, goal).log_prob(actions)
+        advantages = q - v.detach()
+        weights = self.compute_advantage_weights(advantages)
+        actor_loss = -(weights.squeeze(1) * log_prob).mean()  # eq. 7
 
-        info |= self._learn_critics(critic_losses, learn["critic"])
-        if learn["critic"]:
-            self._update_target("critic")
-        if learn["vf"]:
-            limit = settings.critic.max_gradient_norm
-            info["vf/grad_norms"] = self._learn("vf", v_loss, limit)
-        if learn["actor"]:
-            limit = settings.actor.max_gradient_norm
-            info["actor/grad_norms"] = self._learn("actor", actor_loss, limit)
-        info |= {
-            "loss": actor_loss + v_loss + sum(critic_losses),
+        info = {
+            **critics.info,
+            "loss": actor_loss + v_loss + sum(critics.of["critic"]),
             "critic/critic1_pred": values[0],
             "actor/log_prob": log_prob,
             "actor/loss": actor_loss,
             "vf/v_loss": v_loss,
+            **_statistics("vf/q_pred", q),
+            **_statistics("vf/v_pred", v),
+            **_statistics("adv/adv", advantages),
+            **_statistics("adv/adv_weight", weights),
         }
-        for name, x in (
-            ("vf/q_pred", q),
-            ("vf/v_pred", v),
-            ("adv/adv", advantages),
-            ("adv/adv_weight", weights),
-        ):
-            info |= _statistics(name, x.detach())
-        return info
+        return Losses({**critics.of, "vf": v_loss, "actor": actor_loss}, info)
 
     def compute_advantage_weights(self, advantages: Tensor) -> Tensor:
-        """Weights exp((Q - V) / beta) of the data's actions, for advantages ``[B, 1]``."""
+        """Weights exp((Q - V) / beta) of the data's actions, for advantages `[B, 1]`."""
         settings = self.algo_config.adv
         return advantage_weights(
             advantages,
@@ -112,9 +110,9 @@ class IQL(CriticAlgo):
         )
 
     def log_info(self, info: Mapping[str, Any]) -> dict[str, Tensor | float]:
-        """Turns what :meth:`train_on_batch` returned into metrics.
+        """Turns the result of `train_on_batch` into metrics.
 
-        Robomimic writes the names of this algorithm's metrics small. ``Loss`` and learning rates,
+        Robomimic writes the names of this algorithm's metrics small. `Loss` and learning rates,
         which it does not log, are named as for other algorithms.
         """
         log = super().log_info({"loss": info["loss"]})
@@ -122,13 +120,14 @@ class IQL(CriticAlgo):
         return log
 
     def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns V(s) ``[B, 1]``."""
+        """Returns V(s) `[B, 1]`."""
         value: Tensor = self.nets["vf"](obs_dict, goal_dict)
         return value
 
 
 def _statistics(name: str, x: Tensor) -> dict[str, Tensor]:
-    """Summarises values ``[B, 1]`` as robomimic logs them."""
+    """Summarises values `[B, 1]` as robomimic logs them."""
+    x = x.detach()
     low, high = x.aminmax()
     std = x.std(correction=min(1, len(x) - 1))  # of a single sample: 0
     return {f"{name}/max": high, f"{name}/min": low, f"{name}/mean": x.mean(), f"{name}/std": std}

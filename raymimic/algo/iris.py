@@ -1,13 +1,17 @@
 """IRIS: hierarchical behavioural cloning that chooses among subgoals by their value."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
-from raymimic.algo.algo import Algo, Batch, ObsDict, ValueAlgo, register_algo_factory_func
+from raymimic.algo.algo import Algo, ObsDict, ValueAlgo, register_algo_factory_func
+from raymimic.algo.composite import config_of
 from raymimic.algo.gl import GL, ValuePlanner
 from raymimic.algo.hbc import HBC
+from raymimic.algo.learning import Batch
+from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
+from raymimic.data.reads import Reads
 
 
 @register_algo_factory_func("iris")
@@ -22,13 +26,15 @@ class IRIS(HBC, ValueAlgo):
     HBC whose planner samples many subgoals and pursues the one with the highest value, which BCQ
     learns from the rewards of the demonstrations: argmax_g V(g), g ~ p(s_{t+H} | s_t).
     So it makes the best of demonstrations that are not all good. After
-    ``robomimic/algo/iris.py``; deviations as of HBC, and ``mode="cascade"``, with which
+    `robomimic/algo/iris.py`; deviations as of HBC, and `mode="cascade"`, with which
     robomimic's IRIS stops with an error, works.
     """
 
-    needs: ClassVar[frozenset[str]] = HBC.needs | ValueAlgo.needs
-
     planner: ValuePlanner
+
+    @classmethod
+    def _planner_reads(cls, config: BaseConfig) -> Reads:
+        return ValuePlanner.reads(config_of(config, config.algo.value_planner))
 
     def _create_planner(self) -> ValuePlanner:
         return ValuePlanner(
@@ -57,11 +63,11 @@ class IRIS(HBC, ValueAlgo):
         self.planner.discount = value
 
     def get_state_value(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Estimates the values ``[B, 1]`` of states ``{key: [B, *shape]}``."""
+        """Estimates the values `[B, 1]` of states `{key: [B, *shape]}`."""
         return self.planner.get_state_value(obs_dict, goal_dict)
 
     def get_state_action_value(
         self, obs_dict: ObsDict, actions: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Estimates the values ``[B, 1]`` of actions ``[B, A]`` in states."""
+        """Estimates the values `[B, 1]` of actions `[B, A]` in states."""
         return self.planner.get_state_action_value(obs_dict, actions, goal_dict)

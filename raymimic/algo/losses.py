@@ -1,7 +1,7 @@
 """Losses: functions of predictions and targets that know nothing of networks or logging.
 
 Those of variational autoencoders, which networks compute themselves, are in
-:mod:`raymimic.models.vae_losses`.
+`raymimic.models.vae_losses`.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """One minus the cosine of the angle between vectors ``[..., D]``, averaged (0-d)."""
+    """One minus the cosine of the angle between vectors `[..., D]`, averaged (0-d)."""
     return 1.0 - F.cosine_similarity(predictions, targets, dim=-1).mean()
 
 
@@ -26,13 +26,13 @@ def td_target(rewards: Tensor, dones: Tensor, next_values: Tensor, discount: flo
     """Bellman's backup r + discount (1 - done) V(s').
 
     Args:
-        rewards: ``[B, 1]``, of one step or discounted sums of n.
-        dones: ``[B, 1]``, 1 where nothing follows.
-        next_values: ``[B, 1]``, or ``[B, K]`` for K values of each state.
+        rewards: `[B, 1]`, of one step or discounted sums of n.
+        dones: `[B, 1]`, 1 where nothing follows.
+        next_values: `[B, 1]`, or `[B, K]` for K values of each state.
         discount: of the next value, discount^n after n steps.
 
     Returns:
-        Targets of the shape of ``next_values``.
+        Targets of the shape of `next_values`.
     """
     return rewards + discount * (1.0 - dones) * next_values
 
@@ -44,11 +44,11 @@ def ensemble_mix(values: Tensor, weight: float) -> Tensor:
     soft version of BCQ (https://arxiv.org/abs/1812.02900, eq. 13).
 
     Args:
-        values: ``[n, *shape]``, of n members.
+        values: `[n, *shape]`, of n members.
         weight: of the minimum, 0 to 1.
 
     Returns:
-        ``[*shape]``.
+        `[*shape]`.
     """
     low, high = values.aminmax(dim=0)
     return torch.lerp(high, low, weight)
@@ -57,16 +57,16 @@ def ensemble_mix(values: Tensor, weight: float) -> Tensor:
 def project_onto_atoms(values: Tensor, probs: Tensor, atoms: Tensor) -> Tensor:
     """Moves the probability of each value onto its two neighbours among evenly spaced atoms.
 
-    In proportion to their nearness; what lies beyond the outermost atoms goes onto these (C51's
+    In proportion to their nearness; values beyond the outermost atoms go onto these (C51's
     projection Φ, https://arxiv.org/abs/1707.06887, eq. 7).
 
     Args:
-        values: ``[B, K]``.
-        probs: their probabilities ``[B, K]``.
-        atoms: ``[N]``, ascending, at least two.
+        values: `[B, K]`.
+        probs: their probabilities `[B, K]`.
+        atoms: `[N]`, ascending, at least two.
 
     Returns:
-        Probabilities of the atoms ``[B, N]``.
+        Probabilities of the atoms `[B, N]`.
     """
     low, high, intervals = atoms[0], atoms[-1], len(atoms) - 1
     position = (values.clamp(low, high) - low) * (intervals / (high - low))
@@ -84,8 +84,8 @@ def categorical_loss(log_probs: Tensor, target_probs: Tensor) -> Tensor:
     Its gradient is the cross-entropy's, C51's loss; at the target it is zero.
 
     Args:
-        log_probs: predicted log-probabilities ``[B, N]``.
-        target_probs: ``[B, N]``.
+        log_probs: predicted log-probabilities `[B, N]`.
+        target_probs: `[B, N]`.
     """
     return F.kl_div(log_probs, target_probs, reduction="batchmean")
 
@@ -98,13 +98,13 @@ def conservative_gap(sampled_values: Tensor, log_densities: Tensor, data_values:
 
     log ∫ exp Q(s, a) da is estimated from samples of several distributions, each weighed by the
     inverse of its density (https://arxiv.org/abs/2006.04779, eq. 4 and appendix F). As in
-    ``robomimic/algo/cql.py`` samples are summed, not averaged: with M of them the result is log M
+    `robomimic/algo/cql.py` samples are summed, not averaged: with M of them the result is log M
     larger than the paper's.
 
     Args:
-        sampled_values: Q ``[B, M]`` of M actions sampled in each state.
-        log_densities: ``[B, M]``, of these actions under the distribution that each comes from.
-        data_values: Q ``[B]`` of the dataset's actions.
+        sampled_values: Q `[B, M]` of M actions sampled in each state.
+        log_densities: `[B, M]`, of these actions under the distribution that each comes from.
+        data_values: Q `[B]` of the dataset's actions.
 
     Returns:
         The mean over states (0-d).

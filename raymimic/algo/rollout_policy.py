@@ -11,10 +11,11 @@ from torch import Tensor
 
 from raymimic.algo.algo import Algo, PolicyAlgo
 from raymimic.algo.composite import HierarchicalAlgo
+from raymimic.algo.noise import EpisodeNoise
 from raymimic.errors import ConfigError, EnvError, did_you_mean
-from raymimic.utils import obs_utils
-from raymimic.utils.noise import EpisodeNoise
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations import normalization
+from raymimic.observations.modality import modality_named, process_obs_dict
+from raymimic.observations.shapes import ObsShapes
 
 Stats = Mapping[str, Mapping[str, Any]]
 Actor = PolicyAlgo | HierarchicalAlgo
@@ -26,20 +27,20 @@ def can_act(algo: type[Algo]) -> bool:
 
 
 class RolloutPolicy:
-    """A trained algorithm with what was done to its data: the thing to call in an environment.
+    """A trained algorithm with its data's normalisation: call it in an environment.
 
-    It acts for one environment or for a batch of them, whose rows keep to themselves: what the
-    algorithm remembers (a hidden state, a queue of actions, a subgoal) is each row's own, and so
-    are its random numbers once :meth:`start_episode` was given seeds.
+    It acts for one environment or for a batch of them, whose rows keep to themselves: the
+    algorithm's memory (a hidden state, a queue of actions, a subgoal) is each row's own, and so
+    are its random numbers once `start_episode` was given seeds.
 
-    An algorithm that sees the last ``train.frame_stack`` observations is given them: from single
+    An algorithm that sees the last `train.frame_stack` observations is given them: from single
     observations they are collected, each row's own, the first one repeated where an episode has
-    just begun; stacks that the environment has made (robomimic's ``FrameStackWrapper``) are taken
+    just begun; stacks that the environment has made (robomimic's `FrameStackWrapper`) are taken
     as they are.
 
     Args:
         policy: the algorithm.
-        obs_normalization_stats: ``offset`` and ``scale`` ``[1, *shape]`` of each observation key;
+        obs_normalization_stats: `offset` and `scale` `[1, *shape]` of each observation key;
             None: observations were not normalised.
         action_normalization_stats: likewise for each action key; None: actions were not.
 
@@ -63,7 +64,7 @@ class RolloutPolicy:
         self._begins: Tensor | None = None  # [B], rows whose episode begins; None: all
         self._obs_stats = None
         if obs_normalization_stats is not None:
-            self._obs_stats = obs_utils.stats_to_tensors(
+            self._obs_stats = normalization.stats_to_tensors(
                 obs_normalization_stats, policy.device, policy.dtype
             )
         self._action_offset: NDArray[Any] | float = 0.0
@@ -80,15 +81,25 @@ class RolloutPolicy:
             self._action_offset = np.concatenate([np.ravel(s["offset"]) for s in stats])
             self._action_scale = np.concatenate([np.ravel(s["scale"]) for s in stats])
 
+    @property
+    def obs_keys(self) -> list[str]:
+        """The observations that the policy reads."""
+        return list(self.policy.obs_shapes)
+
+    @property
+    def goal_keys(self) -> list[str]:
+        """The goals that it reads."""
+        return list(self.policy.goal_shapes)
+
     def start_episode(
         self, mask: NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
     ) -> None:
         """Prepares for a new episode.
 
         Args:
-            mask: ``[B]``, those of a batch of environments that start anew; None: all.
-            seeds: ``[B]``, from which an episode's random numbers follow, see
-                :class:`~raymimic.utils.noise.EpisodeNoise` (those of rows outside the mask are
+            mask: `[B]`, those of a batch of environments that start anew; None: all.
+            seeds: `[B]`, from which an episode's random numbers follow, see
+                `EpisodeNoise` (those of rows outside the mask are
                 not looked at); None: torch's own random numbers.
         """
         self.policy.set_eval()
@@ -119,16 +130,18 @@ class RolloutPolicy:
         """Chooses actions.
 
         Args:
-            ob: raw observation arrays ``{key: [*shape]}``, ``[B, *shape]`` if batched, or stacks
-                of them (``[B, T, *shape]``); keys that the policy does not see are ignored.
+            ob: raw observation arrays `{key: [*shape]}`, `[B, *shape]` if batched, or stacks
+                of them (`[B, T, *shape]`); keys that the policy does not see are ignored. Key
+                `robot/eef` may lie in a nested dict, as `{"robot": {"eef": …}}`.
             goal: raw observations, one for each row, likewise.
             batched_ob: whether there is a batch dimension.
 
         Returns:
-            The action as the environment takes it, ``[A]`` or ``[B, A]``, float32 (or float64).
+            The action as the environment takes it, `[A]` or `[B, A]`, float32 (or float64).
 
         Raises:
-            EnvError: if an observation or the goal that the policy needs is missing.
+            EnvError: if an observation or the goal that the policy needs is missing, or is no
+                array of numbers of its shape.
         """
         if goal is None and self.policy.goal_shapes:
             raise EnvError(
@@ -136,34 +149,77 @@ class RolloutPolicy:
                 "none: pass goal=env.get_goal()"
             )
         obs = self._prepare(ob, self.policy.obs_shapes, batched_ob)
-        goals = None if goal is None else self._prepare(goal, self.policy.goal_shapes, batched_ob)
+        goals = None
+        if goal is not None:
+            goals = self._prepare(goal, self.policy.goal_shapes, batched_ob, "goal")
         obs = self._stacked(obs)
         with self.policy.episode_noise or nullcontext():
             action = self.policy.get_action(obs, goals).cpu().numpy()
-        # Statistics may be float64; the environment gets what the policy computes in.
+        # Statistics may be float64; the environment gets the policy's own type.
         action = (action * self._action_scale + self._action_offset).astype(action.dtype)
         return action if batched_ob else action[0]
 
     def _prepare(
-        self, ob: Mapping[str, Any], shapes: ObsShapes, batched: bool
+        self, ob: Mapping[str, Any], shapes: ObsShapes, batched: bool, kind: str = "observation"
     ) -> dict[str, Tensor]:
         """Brings raw observations into the form that networks were trained on."""
+        if not isinstance(ob, Mapping):
+            raise EnvError(
+                f"the policy takes each {kind} by its key ({', '.join(shapes)}), in a dict, and is "
+                f"given {type(ob).__name__}"
+            )
         prepared = {}
         for key in shapes:
-            if key not in ob:
-                raise EnvError(
-                    f"the policy needs observation '{key}', which the environment does not give"
-                    f"{did_you_mean(key, ob)}"
-                )
-            x = torch.as_tensor(np.asarray(ob[key])).to(self.policy.device).to(self.policy.dtype)
+            x = self._tensor(_lookup(ob, key, kind), key, kind)
+            self._check_shape(x, key, shapes, batched, kind)
             prepared[key] = x if batched else x[None]
-        prepared = obs_utils.process_obs_dict(prepared, shapes)
+        if batched and len({len(x) for x in prepared.values()}) > 1:
+            rows = ", ".join(f"'{key}' {len(x)}" for key, x in prepared.items())
+            raise EnvError(f"the {kind}s of a batch differ in their rows: {rows}")
+        prepared = process_obs_dict(prepared, shapes)
         if self._obs_stats is not None:
-            prepared = obs_utils.normalize_dict(prepared, self._obs_stats)
+            prepared = normalization.normalize_dict(prepared, self._obs_stats)
         return prepared
 
+    def _tensor(self, value: Any, key: str, kind: str) -> Tensor:
+        """Brings one observation onto the device.
+
+        Raises:
+            EnvError: it is no array of numbers.
+        """
+        try:
+            x = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        except (TypeError, ValueError) as error:
+            raise EnvError(
+                f"{kind} '{key}' is no array of numbers, but {type(value).__name__}"
+                + (f" with keys {', '.join(map(str, value))}" if isinstance(value, dict) else "")
+            ) from error
+        x = x.to(self.policy.device).to(self.policy.dtype)
+        return x if x.dim() else x[None]
+
+    def _check_shape(
+        self, x: Tensor, key: str, shapes: ObsShapes, batched: bool, kind: str
+    ) -> None:
+        """Makes sure that an observation has the shape that the policy was trained on."""
+        shape = modality_named(shapes.modality(key)).raw_shape(shapes[key])
+        given = list(x.shape)
+        ends_right = given[len(given) - len(shape) :] == shape
+        leading = len(given) - len(shape)
+        least = 1 if batched else 0  # a stack has one more
+        if ends_right and least <= leading <= least + 1:
+            length = self.policy.global_config.train.frame_stack
+            if leading == least or given[least] == length:
+                return
+        wanted = ", ".join(map(str, ["B", *shape] if batched else shape))
+        hint = ""
+        if ends_right and leading == 0:
+            hint = ": leave batched_ob out for a single one"
+        elif ends_right and not batched and leading == 1:
+            hint = ": pass batched_ob=True for a batch"
+        raise EnvError(f"{kind} '{key}' has shape {given}, and the policy reads [{wanted}]{hint}")
+
     def _stacked(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Makes stacks ``[B, T, *shape]`` of observations ``[B, *shape]``, if stacks are wanted."""
+        """Makes stacks `[B, T, *shape]` of observations `[B, *shape]`, if stacks are wanted."""
         length = self.policy.global_config.train.frame_stack
         shapes = self.policy.obs_shapes
         if length == 1 or any(x.dim() != 1 + len(shapes[k]) for k, x in obs.items()):
@@ -183,3 +239,21 @@ class RolloutPolicy:
 
     def __repr__(self) -> str:
         return repr(self.policy)
+
+
+def _lookup(ob: Mapping[str, Any], key: str, kind: str) -> Any:
+    """Finds an observation by its key, also where it is a path into nested dicts.
+
+    Raises:
+        EnvError: it is not there.
+    """
+    if key in ob:
+        return ob[key]
+    found: Any = ob
+    for part in key.split("/"):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if found is not None:
+        return found
+    inside = [name for name, value in ob.items() if isinstance(value, Mapping) and key in value]
+    hint = f": pass the content of '{inside[0]}'" if inside else did_you_mean(key, map(str, ob))
+    raise EnvError(f"the policy needs {kind} '{key}', which the environment does not give{hint}")

@@ -1,22 +1,25 @@
 """TD3+BC: TD3 on a fixed dataset, with a behavioural-cloning term in the actor's loss.
 
 Fujimoto & Gu, "A Minimalist Approach to Offline Reinforcement Learning" (2021),
-https://arxiv.org/abs/2106.06860; after ``robomimic/algo/td3_bc.py``.
+https://arxiv.org/abs/2106.06860; after `robomimic/algo/td3_bc.py`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymimic.algo.algo import Algo, Batch, register_algo_factory_func
+from raymimic import tensors
+from raymimic.algo import optimization
+from raymimic.algo.algo import Algo, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
+from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import td_target
 from raymimic.config.config import Config
 from raymimic.models.obs_nets import obs_encoder_args_from_config
 from raymimic.models.policy_nets import ActorNetwork
-from raymimic.utils import torch_utils
 
 
 @register_algo_factory_func("td3_bc")
@@ -28,7 +31,7 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
 class TD3_BC(CriticAlgo):
     """TD3+BC.
 
-    Each step regresses every critic to the TD target; every ``actor.update_freq`` steps the
+    Each step regresses every critic to the TD target; every `actor.update_freq` steps the
     actor is updated and all target networks follow.
     """
 
@@ -42,49 +45,39 @@ class TD3_BC(CriticAlgo):
                 goal_shapes=self.goal_shapes,
                 **obs_encoder_args_from_config(self.obs_config.encoder),
             )
-        torch_utils.hard_update(self.nets["actor"], self.nets["actor_target"])
+        optimization.hard_update(self.nets["actor"], self.nets["actor_target"])
 
-    def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
-        """Takes one gradient step with every critic and, when it is its turn, with the actor."""
-        info = super().train_on_batch(batch, epoch, validate)
-
-        learn_critic = self._learns("critic", epoch, validate)
-        with torch_utils.maybe_no_grad(not learn_critic):
-            info.update(self._train_critic_on_batch(batch, learn=learn_critic))
-
-        self.actor_update_counter += learn_critic
-        learn_actor = (
-            self._learns("actor", epoch, validate)
-            and self.actor_update_counter % self.algo_config.actor.update_freq == 0
+    def updates(self) -> Sequence[Update]:
+        """Steps every critic; then, when it is its turn, the actor."""
+        limit = self.algo_config.critic.max_gradient_norm
+        critic = Learner("critic", "critic/critic{}_grad_norms", limit, then=self._count_step)
+        actor = Learner("actor", "actor/grad_norms", then=self._update_targets)
+        return (
+            Update((critic,), self._critic_losses),
+            Update((actor,), self._actor_losses, when=self._is_actors_turn),
         )
-        with torch_utils.maybe_no_grad(not learn_actor):
-            info.update(self._train_actor_on_batch(batch, learn=learn_actor))
 
-        if learn_actor:  # as in the authors' code, targets move only with the actor
-            self._update_target("critic")
-            self._update_target("actor")
-        return info
+    def _critic_losses(self, batch: Batch, epoch: int) -> Losses:
+        return self.td_losses(batch, self.compute_td_target(batch))
 
-    def _train_critic_on_batch(self, batch: Batch, learn: bool) -> dict[str, Tensor]:
-        """Regresses each critic to the TD target."""
-        target = self.compute_td_target(batch)
-        info = {
-            "critic/done_mask_percentage": 100.0 * (1.0 - batch["dones"]),
-            "critic/q_targets": target,
-        }
-        return info | self._learn_critics(self.compute_critic_losses(batch, target), learn)
-
-    def _train_actor_on_batch(self, batch: Batch, learn: bool) -> dict[str, Tensor]:
-        """Updates the actor; its loss is logged at the other steps too."""
+    def _actor_losses(self, batch: Batch, epoch: int) -> Losses:
         loss = self.compute_actor_loss(batch)
-        info = {"actor/loss": loss}
-        if learn:
-            info["actor/grad_norms"] = self._learn("actor", loss)
-        return info
+        return Losses({"actor": loss}, {"actor/loss": loss})
+
+    def _count_step(self) -> None:
+        self.actor_update_counter += 1
+
+    def _is_actors_turn(self) -> bool:
+        return self.actor_update_counter % int(self.algo_config.actor.update_freq) == 0
+
+    def _update_targets(self) -> None:
+        """Moves all targets; as in the authors' code, only with the actor."""
+        self._update_target("critic")
+        self._update_target("actor")
 
     @torch.no_grad()
     def compute_td_target(self, batch: Batch) -> Tensor:
-        """TD target ``[B, 1]``: r + discount (1 - done) Q'(s', π'(s') + clipped noise)."""
+        """TD target `[B, 1]`: r + discount (1 - done) Q'(s', π'(s') + clipped noise)."""
         config = self.algo_config
         action = self.nets["actor_target"](batch["next_obs"], batch["goal_obs"])
         noise = torch.randn_like(action) * config.actor.noise_std
@@ -101,7 +94,7 @@ class TD3_BC(CriticAlgo):
         """
         action = self.nets["actor"](batch["obs"], batch["goal_obs"])
         critic = self._critics()[0]
-        with torch_utils.frozen(critic):  # its weight gradients are of no use here
+        with tensors.frozen(critic):  # its weight gradients are of no use here
             q = critic(batch["obs"], action, batch["goal_obs"])
         lam = self.algo_config.alpha / self.dist_mean(q.abs())
         loss: Tensor = F.mse_loss(action, batch["actions"]) - lam * q.mean()

@@ -17,6 +17,7 @@ from raymimic.config.gl_config import GLConfig
 from raymimic.config.hbc_config import HBCConfig
 from raymimic.config.iql_config import IQLConfig
 from raymimic.config.iris_config import IRISConfig
+from raymimic.config.rebrac_config import ReBRACConfig
 from raymimic.config.td3_bc_config import TD3_BCConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "HBCConfig",
     "IQLConfig",
     "IRISConfig",
+    "ReBRACConfig",
     "TD3_BCConfig",
     "config_factory",
     "config_from_file",

@@ -1,7 +1,7 @@
-"""The settings that all algorithms share, and the registry of algorithm configs.
+"""Settings that all algorithms share, and the registry of algorithm configs.
 
-The trailing (or preceding) comment of an assignment in a config class is its documentation:
-``raymimic config ALGO`` prints it, for a user's own classes too.
+The trailing (or preceding) comment of an assignment in a config class documents the key:
+`raymimic config ALGO` prints it, for a user's own classes too.
 """
 
 from __future__ import annotations
@@ -11,58 +11,153 @@ import json
 import logging
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
+from raymimic import storage
 from raymimic.config.config import Config
+from raymimic.config.sections import ABOVE_0, BELOW_1, OptimizerSection, Rules, Section
 from raymimic.errors import ConfigError, RaymimicError
-from raymimic.utils import storage
+from raymimic.storage import parse_json
+from raymimic.user_modules import modules_of
 
 logger = logging.getLogger(__name__)
 
 REGISTERED_CONFIGS: dict[str, type[BaseConfig]] = {}
 
-# What a net's section of optim_params takes besides the keys that its algorithm lists: what the
-# absence of each stands for, and its meaning. robomimic's training script adds the last two itself.
-OPTIONAL_OPTIM_PARAMS: dict[str, tuple[Any, str]] = {
-    "optimizer_type": ("adam", 'or "adamw"'),
-    "start_epoch": (-1, "first epoch that trains the network; -1: at once"),
-    "end_epoch": (-1, "epoch from which on it is not trained; -1: to the end"),
-    "num_train_batches": (None, "set by the training: gradient steps in an epoch"),
-    "num_epochs": (None, "set by the training: its number of epochs"),
-}
-OPTIONAL_LEARNING_RATE: dict[str, tuple[Any, str]] = {
-    "decay_factor": (0.1, "factor at each decay"),
-    "epoch_schedule": ((), "epochs of the decays"),
-    "scheduler_type": ("multistep", 'or "linear", "cosine"'),
-    "step_every_batch": (False, "step the schedule with each gradient step, not each epoch"),
-    "warmup_steps": (0, "gradient steps of linear warm-up before the cosine"),
-    "num_cycles": (0.5, "periods of the cosine over the training"),
-}
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a config whose keys have rules and comments of another class.
+
+    Attributes:
+        cls: the class of the config itself, of a part's config, or of a section.
+        inside: path, in that class, of the section that stands here; empty: the whole.
+        path: path of the place in the config; empty: the config itself.
+    """
+
+    cls: type[Rules]
+    inside: str
+    path: str
+
+    def of(self, key: str) -> str | None:
+        """Returns the path in the config of a key, or pattern, of the class; None: it has none."""
+        prefix = f"{self.inside}." if self.inside else ""
+        if not key.startswith(prefix):
+            return None
+        key = key.removeprefix(prefix)
+        return f"{self.path}.{key}" if self.path else key
 
 
-class BaseConfig(Config):
-    """Base of all algorithms' configs; a subclass fills ``self.algo`` in ``algo_config``.
+class BaseConfig(Rules, Config):
+    """Base of all algorithms' configs; a subclass fills `self.algo` in `algo_config`.
 
-    A subclass that sets ``ALGO_NAME`` is registered under that name, so that
-    :func:`config_factory` finds it. Each ``<section>_config`` method fills one section and may be
-    extended. Keys are locked afterwards. Sections and keys are robomimic 0.5's
-    (``robomimic/config/base_config.py``); ``ray``, ``mlflow``, ``train.dtype``,
-    ``train.imports`` and ``experiment.rollout.seed`` are raymimic's own, and ``train.output_dir``
-    is relative to the current directory instead of the package's.
+    A subclass that sets `ALGO_NAME` is registered under that name, for `config_factory`. Each
+    `<section>_config` method fills one section and may be extended. Keys are locked afterwards.
+    Sections and keys are robomimic 0.5's (`robomimic/config/base_config.py`) and those in
+    `OWN_KEYS`; `train.output_dir` is relative to the current directory instead of the package's.
 
     Args:
         dict_to_load: values that replace the defaults, such as a parsed JSON config.
 
+    Attributes:
+        ALGO_NAME: name of the algorithm.
+        IN_ROBOMIMIC: whether robomimic has an algorithm of this name. A subclass with a name of its
+            own does not inherit it.
+        OWN_KEYS: keys that robomimic's config lacks.
+        RANGES, CHOICES, EXAMPLES, NULLABLE, PERTURBABLE: rules for the keys that the class itself
+            adds; see `Rules`. A section (`self.algo.vae = VAESection()`) or a part that is another
+            algorithm (`self.algo.actor = BCConfig().algo`) has the rules of its own class.
+        SEES_STACKS: whether the policy gets the last `train.frame_stack` observations, or the key
+            that switches this on; None: the algorithm decides, and refuses stacks if it takes
+            single steps.
+
     Raises:
-        ConfigError: ``dict_to_load`` names an unknown key.
+        ConfigError: `dict_to_load` names an unknown key.
     """
 
     __slots__ = ()
 
     ALGO_NAME: ClassVar[str]
-    OWN_KEYS: ClassVar[tuple[str, ...]] = (  # that robomimic's config has not got
-        *("experiment.rollout.seed", "train.dtype", "train.imports", "ray", "mlflow"),
+    IN_ROBOMIMIC: ClassVar[bool] = False
+    OWN_KEYS: ClassVar[tuple[str, ...]] = (
+        *("experiment.rollout.seed", "train.dtype", "train.imports", "train.allow_links"),
+        *("train.validation_fraction", "ray", "mlflow"),
+    )
+    SEES_STACKS: ClassVar[bool | str | None] = None
+    RANGES = {
+        "experiment.save.every_n_seconds": (0, inf),
+        "experiment.save.every_n_epochs": (1, inf),
+        "experiment.save.epochs": (1, inf),
+        "experiment.epoch_every_n_steps": (1, inf),
+        "experiment.validation_epoch_every_n_steps": (1, inf),
+        "experiment.video_skip": (1, inf),
+        "experiment.rollout.n": (1, inf),
+        "experiment.rollout.horizon": (1, inf),
+        "experiment.rollout.rate": (1, inf),
+        "experiment.rollout.warmstart": (0, inf),
+        "experiment.rollout.seed": (0, inf),
+        "train.num_data_workers": (0, inf),
+        "train.seq_length": (1, inf),
+        "train.frame_stack": (1, inf),
+        "train.batch_size": (1, inf),
+        "train.num_epochs": (1, inf),
+        "train.seed": (0, inf),
+        "train.max_grad_norm": (ABOVE_0, inf),
+        "train.validation_fraction": (ABOVE_0, BELOW_1),
+        "ray.num_workers": (0, inf),
+        "ray.cpus_per_worker": (0.001, inf),
+        "ray.gpus_per_worker": (0, inf),
+        "ray.threads_per_worker": (1, inf),
+        "ray.commit_interval_s": (0, inf),
+        "ray.max_failures": (-1, inf),
+        "ray.placement_timeout_s": (0, inf),
+        "ray.rollout_actors": (1, inf),
+        "ray.envs_per_actor": (1, inf),
+        "ray.cpus_per_actor": (0, inf),
+    }
+    CHOICES = {
+        "train.dtype": ("float32", "float64"),
+        "train.goal_mode": (None, "last"),
+        "train.hdf5_cache_mode": (None, "all", "low_dim"),
+        "train.action_config.*.normalization": (None, "min_max", "gaussian"),
+        "ray.data_placement": ("replicate", "shard"),
+    }
+    EXAMPLES = {
+        "experiment.save.every_n_seconds": 1.0,
+        "experiment.save.epochs": [1],
+        "experiment.env": "Walker2d-v5",
+        "experiment.additional_envs": ["Walker2d-v5"],
+        "experiment.rollout.seed": 1,
+        "experiment.ckpt_path": "model.pth",
+        "train.imports": ["module"],
+        "train.allow_links": ["folder"],
+        "train.hdf5_filter_key": "train",
+        "train.hdf5_validation_filter_key": "valid",
+        "train.validation_fraction": 0.1,
+        "train.goal_mode": "last",
+        "train.max_grad_norm": 1.0,
+        "observation.*modalities.*": ["flat"],
+        "observation.*core_class": "VisualCore",
+        "observation.*obs_randomizer_class": "CropRandomizer",
+        "meta.hp_keys": ["train.seed"],
+        "meta.hp_base_config_file": "base.json",
+        "ray.address": "auto",
+        "ray.gpus_per_worker": 1.0,
+        "ray.threads_per_worker": 1,
+        "ray.storage_path": "s3://bucket",
+        "mlflow.tracking_uri": "http://server",
+        "mlflow.experiment_name": "raymimic",
+        "mlflow.run_name": "run",
+    }
+    NULLABLE: ClassVar[tuple[str, ...]] = (
+        "experiment.save.every_n_epochs",
+        "experiment.epoch_every_n_steps",
+        "experiment.validation_epoch_every_n_steps",
+        "train.hdf5_cache_mode",
+        "observation.*core_class",
     )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -70,12 +165,14 @@ class BaseConfig(Config):
         name = cls.__dict__.get("ALGO_NAME")
         if name is None:
             return
-        known = REGISTERED_CONFIGS.get(name, cls)
-        # A module that is imported again brings the same class anew.
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if "IN_ROBOMIMIC" not in cls.__dict__:
+            cls.IN_ROBOMIMIC = False
+        other = REGISTERED_CONFIGS.get(name, cls)
+        # A module that is imported again defines the same class again.
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ConfigError(
                 f"ALGO_NAME '{name}' of {cls.__module__}.{cls.__qualname__} is taken by "
-                f"{known.__module__}.{known.__qualname__}: choose another name"
+                f"{other.__module__}.{other.__qualname__}: choose another name"
             )
         REGISTERED_CONFIGS[name] = cls
 
@@ -90,18 +187,21 @@ class BaseConfig(Config):
         self.ray_config()
         self.mlflow_config()
         for _, optim_params in sections_named(self, "optim_params"):
-            for net in optim_params.values():
-                if isinstance(net, Config):
-                    net.optional_keys(**_defaults(OPTIONAL_OPTIM_PARAMS))
-                    net.learning_rate.optional_keys(**_defaults(OPTIONAL_LEARNING_RATE))
+            for name, net in optim_params.items():
+                if isinstance(net, Config) and not isinstance(net, OptimizerSection):
+                    optim_params[name] = net.recast(OptimizerSection)
+                    optim_params[name].declare_optional()
+        for name in ("algo", "observation"):
+            if name in self:
+                self[name]._origin = (type(self), name)
         self.lock_keys()
         if dict_to_load is not None:
             self.update(dict_to_load)
 
-    # The sections' methods are statements only: what they set is said beside each.
+    # The sections' methods only assign; a comment beside each key gives its meaning.
 
     def experiment_config(self) -> None:
-        """Fills ``experiment``: name, logging, checkpoints and evaluation rollouts."""
+        """Fills `experiment`: name, logging, checkpoints and evaluation rollouts."""
         self.experiment.name = "test"  # results go to <train.output_dir>/<name>/<time>
         self.experiment.validate = False  # compute losses on held-out demos after each epoch
         self.experiment.logging.terminal_output_to_txt = True  # keep the printed lines in logs/
@@ -142,21 +242,24 @@ class BaseConfig(Config):
         self.experiment.optional_keys(mse=None)
 
     def train_config(self) -> None:
-        """Fills ``train``: data, batches, length and numerics of the training."""
+        """Fills `train`: data, batches, length and numerics of the training."""
         # Path (or URI) of an HDF5 file, or a list of such with options: [{"path", "weight",
         # "filter_key", "validation_filter_key", "demo_limit", "eval", "key"}, ...].
         self.train.data = None
         self.train.output_dir = f"{self.algo_name}_trained_models"  # relative to where you are
         self.train.imports = []  # modules to import in every process (--import)
+        # Folders besides a dataset's own that its links to other files may lead into.
+        self.train.allow_links = []
 
         self.train.normalize_weights_by_ds_size = False  # divide datasets' weights by their sizes
         self.train.num_data_workers = 0  # no effect: batches are gathered without processes
-        self.train.hdf5_cache_mode = "all"  # no effect: what is used is loaded once
+        self.train.hdf5_cache_mode = "all"  # no effect: the used keys are loaded once
         self.train.hdf5_use_swmr = True  # no effect: the file is read once, then closed
         self.train.hdf5_load_next_obs = True  # load next_obs (where the algorithm uses it)
         self.train.hdf5_normalize_obs = False  # normalise observations by training statistics
         self.train.hdf5_filter_key = None  # train on the demos of this mask; null: on all
         self.train.hdf5_validation_filter_key = None  # validate on the demos of this mask
+        self.train.validation_fraction = None  # or on this share of the demos, drawn by the seed
 
         self.train.seq_length = 1  # time steps in a sample
         self.train.pad_seq_length = True  # repeat the last step where a demo ends too early
@@ -176,10 +279,10 @@ class BaseConfig(Config):
         self.train.max_grad_norm = None  # clip each network's gradient to this L2 norm
 
     def algo_config(self) -> None:
-        """Fills ``algo``: what the algorithm needs (for subclasses)."""
+        """Fills `algo`, the settings of the algorithm; for subclasses."""
 
     def observation_config(self) -> None:
-        """Fills ``observation``: which observations of what kind, and how they are encoded."""
+        """Fills `observation`: keys of each modality, and their encoders."""
         # Keys by modality that the policy sees.
         self.observation.modalities.obs.low_dim = [
             "robot0_eef_pos",
@@ -219,13 +322,13 @@ class BaseConfig(Config):
         self.observation.encoder.do_not_lock_keys()
 
     def meta_config(self) -> None:
-        """Fills ``meta``: what robomimic's sweeps note about themselves."""
+        """Fills `meta`: notes of robomimic's sweeps."""
         self.meta.hp_base_config_file = None  # config that a sweep started from
         self.meta.hp_keys = []  # keys that a sweep varied
         self.meta.hp_values = []  # and their values in this run
 
     def ray_config(self) -> None:
-        """Fills ``ray``: processes, resources and storage on the cluster."""
+        """Fills `ray`: processes, resources and storage on the cluster."""
         self.ray.address = None  # of a running cluster; null: RAY_ADDRESS, else a local one
         self.ray.num_workers = 1  # processes that train together; 0: this one, without Ray
         self.ray.cpus_per_worker = 1.0  # CPUs reserved for each, in fractions too
@@ -241,17 +344,79 @@ class BaseConfig(Config):
         self.ray.cpus_per_actor = 1.0  # CPUs reserved for each, in fractions too
 
     def mlflow_config(self) -> None:
-        """Fills ``mlflow``: where the run is logged, and under which names."""
+        """Fills `mlflow`: the tracking server, and the names of the run."""
         self.mlflow.enabled = True  # log parameters, metrics and results to MLflow
         self.mlflow.tracking_uri = None  # null: MLFLOW_TRACKING_URI, else SQLite beside the run
-        self.mlflow.experiment_name = None  # null: "raymimic"
+        self.mlflow.experiment_name = None  # null: MLFLOW_EXPERIMENT_NAME, else "raymimic"
         self.mlflow.run_name = None  # null: experiment.name
         self.mlflow.tags = {}  # tags of your own, name to value
 
+    def problems(self) -> Iterable[str]:
+        """Returns one sentence for each contradiction between settings of the algorithm.
+
+        A subclass adds its sentences to those of `super().problems()`. They are reported with all
+        other mistakes, before anything starts. All types and ranges are right when this runs. Name
+        a key by `self.algo.dotted("alpha")`: as a part of another algorithm it has a longer path.
+        """
+        return ()
+
+    def warnings(self) -> Iterable[str]:
+        """Returns one sentence for each setting of the algorithm with a surprising effect.
+
+        A subclass adds its sentences to those of `super().warnings()`.
+        """
+        return ()
+
+    def parts(self) -> Iterator[BaseConfig]:
+        """Yields the config of each algorithm that is a part of this one, at any depth.
+
+        It shares all sections with this config; its `algo` and `observation` are the part's.
+        """
+        algo = self.get("algo", Config())
+        depth = len(algo._path)
+        for section in algo._sections():
+            cls, name = section._origin or (None, "")
+            if section is algo or name != "algo" or cls is None:
+                continue
+            try:
+                observation = self.observation.get_path(".".join(section._path[depth:]))
+            except ConfigError:
+                observation = self.observation
+            part = cls.__new__(cls)
+            content = {"algo_name": cls.ALGO_NAME, "algo": section, "observation": observation}
+            dict.update(part, {**self, **content})
+            part._keys_locked = True
+            yield part
+
+    def shared_sections(self) -> Iterator[Section]:
+        """Yields all sections with rules of their own, at any depth."""
+        yield from (section for section in self._sections() if isinstance(section, Section))
+
+    def places(self) -> Iterator[Place]:
+        """Yields all places with rules and comments, the outermost first."""
+        yield Place(type(self), "", "")
+        for section in self._sections():
+            path = section.dotted()
+            if isinstance(section, Section):
+                yield Place(type(section), "", path)
+            elif section._origin is not None and section._origin != (type(self), path):
+                yield Place(*section._origin, path)
+
     @property
     def use_goals(self) -> bool:
-        """Whether the policy is given goals."""
-        return any(self.observation.modalities.goal.values())
+        """Whether the policy gets goals."""
+        return bool(self.goals_from_env)
+
+    @property
+    def goals_from_env(self) -> dict[str, str]:
+        """The modality of each goal that the policy gets, by key."""
+        return modalities_by_key([self.observation.modalities], "goal")
+
+    @property
+    def obs_from_env(self) -> dict[str, str]:
+        """The modality of each observation that the policy reads when it acts, by key."""
+        sections = sections_named(self.observation, "modalities")
+        return modalities_by_key((section for _, section in sections), "obs")
 
     @property
     def all_obs_keys(self) -> list[str]:
@@ -267,6 +432,16 @@ class BaseConfig(Config):
         )
 
 
+def modalities_by_key(sections: Iterable[Config], group: str) -> dict[str, str]:
+    """The modality of each key that a group (`obs`, `goal`) of some `modalities` lists."""
+    return {
+        key: modality
+        for section in sections
+        for modality, keys in section.get(group, {}).items()
+        for key in keys
+    }
+
+
 def get_all_registered_configs() -> dict[str, type[BaseConfig]]:
     """Returns the config class of each algorithm name."""
     return dict(REGISTERED_CONFIGS)
@@ -276,11 +451,11 @@ def config_factory(algo_name: str, dic: Mapping[str, Any] | None = None) -> Base
     """Makes the config of an algorithm.
 
     Args:
-        algo_name: as registered by ``ALGO_NAME``.
+        algo_name: the `ALGO_NAME` of its class.
         dic: values that replace the defaults, such as a parsed robomimic JSON config.
 
     Raises:
-        ConfigError: the algorithm or a key is unknown, or ``dic`` is another algorithm's.
+        ConfigError: the algorithm or a key is unknown, or `dic` is another algorithm's.
     """
     if algo_name not in REGISTERED_CONFIGS:
         raise ConfigError(
@@ -298,27 +473,34 @@ def config_factory(algo_name: str, dic: Mapping[str, Any] | None = None) -> Base
 def config_from_file(path: str | Path) -> BaseConfig:
     """Reads a JSON config, raymimic's or robomimic's (0.3 to 0.5), from a path or URI.
 
-    Modules that its ``train.imports`` names are imported first, as they may define the algorithm.
+    The user passes this file, so the modules that it names (`train.imports`, and those of
+    environments) are imported first: they may define the algorithm.
 
     Raises:
-        ConfigError: the file cannot be read, is no JSON (its line is named), has no
-            ``algo_name``, or names an unknown algorithm or key; the file is named in each.
+        ConfigError: the file cannot be read, is not JSON, has no `algo_name`, or names an unknown
+            algorithm or key. Each sentence names the file.
     """
     try:
-        content = json.loads(storage.read_bytes(storage.absolute(str(path))))
+        text = storage.read_bytes(storage.absolute(str(path)))
+        if storage.is_lfs_pointer(text):
+            raise ConfigError(f"{path} is not a config but {storage.LFS_POINTER}")
+        content = parse_json(text)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        text = isinstance(error, OSError)
-        reason = getattr(error, "strerror", None) or ("no such file" if text else "not a text file")
+        absent = isinstance(error, OSError)
+        reason = getattr(error, "strerror", None) or (
+            "no such file" if absent else "not a text file"
+        )
         raise ConfigError(f"cannot read config {path}: {reason}") from None
+    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep, NUL
+        raise ConfigError(f"cannot read config {path}: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("algo_name"), str):
         raise ConfigError(f"{path}: 'algo_name' is missing; a config is a JSON object that has it")
     try:
-        train = content.get("train")
-        import_modules(train.get("imports", ()) if isinstance(train, dict) else ())
+        import_modules(modules_of(content))
         return config_factory(content["algo_name"], content)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -336,20 +518,21 @@ def import_modules(names: Iterable[str]) -> None:
         except RaymimicError:
             raise
         except Exception as error:  # a module may raise anything
-            what = f"module '{name}' (--import, train.imports)"
+            module = f"module '{name}' (--import, train.imports)"
             absent = error.name if isinstance(error, ModuleNotFoundError) else None
             if absent and f"{name}.".startswith(f"{absent}."):
                 raise ConfigError(
-                    f"{what} is not on the Python path: put its folder on PYTHONPATH or install it"
+                    f"{module} is not on the Python path: put its folder on PYTHONPATH, install "
+                    "it, or name it with --import where it lies in the current folder"
                 ) from error
             raise ConfigError(
-                f"{what} fails when it is imported: {type(error).__name__}: {error}"
+                f"{module} fails when it is imported: {type(error).__name__}: {error}"
                 f"{_place(error)}; mend it there"
             ) from error
 
 
 def _place(error: Exception) -> str:
-    """Where an error arose, unless its message says so."""
+    """Returns file and line of an error, unless its message names them."""
     if isinstance(error, SyntaxError):
         return ""
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -357,37 +540,46 @@ def _place(error: Exception) -> str:
 
 
 def parse_set(assignment: str) -> tuple[str, Any]:
-    """Splits a command line's ``key=value``.
+    """Splits a command line's `key=value`.
 
     Args:
-        assignment: a dotted key and a JSON value, such as ``algo.alpha=5``. Python's ``None``,
-            ``True`` and ``False`` are understood too; anything else is a string.
+        assignment: a dotted key and a JSON value, such as `algo.alpha=5`. Python's `None`,
+            `True` and `False` are understood too, and lists without the quotes that a shell
+            takes away (`[a,b]`); anything else is a string.
 
     Returns:
         The dotted key and the value.
 
     Raises:
-        ConfigError: there is no ``=`` or nothing before it.
+        ConfigError: there is no `=` or nothing before it.
     """
     path, equals, text = assignment.partition("=")
     path, text = path.strip(), text.strip()
     if not equals or not path:
         raise ConfigError(f"--set takes key=value, such as algo.alpha=5, not '{assignment}'")
+    return path, _value(text)
+
+
+def _value(text: str) -> Any:
+    """The value that a word of the command line stands for."""
     python = {"None": None, "True": True, "False": False}
     if text in python:
-        return path, python[text]
+        return python[text]
     try:
-        return path, json.loads(text)
-    except json.JSONDecodeError:
-        return path, text
+        return json.loads(text)
+    except (ValueError, RecursionError):  # no JSON, or none that Python reads
+        inner = text[1:-1]
+        if text[:1] + text[-1:] != "[]" or set('[]{}"') & set(inner):
+            return text
+        return [_value(_unquoted(word.strip())) for word in inner.split(",") if word.strip()]
 
 
-def _defaults(optional: dict[str, tuple[Any, str]]) -> dict[str, Any]:
-    return {key: default for key, (default, _) in optional.items()}
+def _unquoted(word: str) -> str:
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] == "'" else word
 
 
 def sections_named(config: Config, name: str) -> Iterator[tuple[str, Config]]:
-    """Yields ``(dotted path, section)`` of the outermost sections of that name, however deep."""
+    """Yields `(dotted path, section)` of the outermost sections of that name, however deep."""
     for key, value in config.items():
         if isinstance(value, Config):
             if key == name:

@@ -1,52 +1,49 @@
 """Settings of BCQ (https://arxiv.org/abs/1812.02900)."""
 
-from raymimic.config.base_config import BaseConfig
-from raymimic.config.bc_config import BCConfig
+from collections.abc import Iterator
+from math import inf
+
+from raymimic.config.q_learning_config import QLearningConfig
+from raymimic.config.sections import (
+    BoundedCriticSection,
+    GMMSection,
+    OptimizerSection,
+    VAESection,
+    enabled_of,
+)
 
 
-class BCQConfig(BaseConfig):
+class BCQConfig(QLearningConfig):
     """Batch-constrained Q-learning, with a VAE or a Gaussian mixture that proposes actions.
 
-    Keys and defaults as in ``robomimic/config/bcq_config.py``, and
-    ``critic.distributional.clip_to_second_atom``.
+    Keys and defaults as in `robomimic/config/bcq_config.py`, and
+    `critic.distributional.clip_to_second_atom`.
     """
 
     __slots__ = ()
 
     ALGO_NAME = "bcq"
-    OWN_KEYS = (*BaseConfig.OWN_KEYS, "algo.critic.distributional.clip_to_second_atom")
+    IN_ROBOMIMIC = True
+    OWN_KEYS = (*QLearningConfig.OWN_KEYS, "algo.critic.distributional.clip_to_second_atom")
+    RANGES = {
+        "algo.critic.num_action_samples*": (1, inf),
+        "algo.critic.ensemble.weight": (0, 1),
+        "algo.critic.distributional.num_atoms": (2, inf),
+        "algo.action_sampler.actor_layer_dims": (1, inf),
+        "algo.action_sampler.freeze_encoder_epoch": (-1, inf),
+        "algo.actor.perturbation_scale": (0, inf),
+        "algo.actor.layer_dims": (1, inf),
+    }
 
     def algo_config(self) -> None:
-        """Fills ``algo``."""
-        self.algo.optim_params.critic.learning_rate.initial = 1e-3  # learning rate of the critics
-        self.algo.optim_params.critic.learning_rate.decay_factor = 0.1  # factor at each decay
-        self.algo.optim_params.critic.learning_rate.epoch_schedule = []  # epochs of the decays
-        self.algo.optim_params.critic.regularization.L2 = 0.00  # weight decay
-        self.algo.optim_params.critic.start_epoch = -1  # first epoch that trains them; -1: at once
-        self.algo.optim_params.critic.end_epoch = -1  # train them before this epoch; -1: to the end
+        """Fills `algo`."""
+        # Networks: the critics, the model that proposes actions, the one that perturbs them.
+        for net in ("critic", "action_sampler", "actor"):
+            self.algo.optim_params[net] = OptimizerSection(1e-3, start_epoch=-1, end_epoch=-1)
 
-        # Of the model that proposes actions: its learning rate.
-        self.algo.optim_params.action_sampler.learning_rate.initial = 1e-3
-        self.algo.optim_params.action_sampler.learning_rate.decay_factor = 0.1  # at each decay
-        self.algo.optim_params.action_sampler.learning_rate.epoch_schedule = []  # of the decays
-        self.algo.optim_params.action_sampler.regularization.L2 = 0.00  # weight decay
-        self.algo.optim_params.action_sampler.start_epoch = -1  # first epoch that trains it
-        self.algo.optim_params.action_sampler.end_epoch = -1  # train it before this epoch; -1: all
+        super().algo_config()
 
-        self.algo.optim_params.actor.learning_rate.initial = 1e-3  # of the perturbation network
-        self.algo.optim_params.actor.learning_rate.decay_factor = 0.1  # factor at each decay
-        self.algo.optim_params.actor.learning_rate.epoch_schedule = []  # epochs of the decays
-        self.algo.optim_params.actor.regularization.L2 = 0.00  # weight decay
-        self.algo.optim_params.actor.start_epoch = -1  # first epoch that trains it; -1: at once
-        self.algo.optim_params.actor.end_epoch = -1  # train it before this epoch; -1: to the end
-
-        self.algo.discount = 0.99  # of rewards, per environment step
-        self.algo.n_step = 1  # rewards summed before the bootstrap value
-        self.algo.target_tau = 0.005  # share of the network that moves into its target
-        self.algo.infinite_horizon = False  # scale terminal rewards by 1 / (1 - discount)
-
-        self.algo.critic.use_huber = False  # Huber loss instead of the squared one
-        self.algo.critic.max_gradient_norm = None  # clip gradients to this L2 norm; null: don't
+        self.algo.critic = BoundedCriticSection()
         # [lowest, highest] value; null: unbounded. A distributional critic needs them.
         self.algo.critic.value_bounds = None
         self.algo.critic.num_action_samples = 10  # actions that a target maximises over
@@ -58,15 +55,39 @@ class BCQConfig(BaseConfig):
         # Cut returns off at the second lowest of these values, as robomimic does by mistake;
         # false: at the highest, which is C51.
         self.algo.critic.distributional.clip_to_second_atom = True
-        self.algo.critic.layer_dims = (300, 400)  # hidden layers
 
-        bc = BCConfig().algo
-        self.algo.action_sampler.actor_layer_dims = bc.actor_layer_dims  # hidden layers of a GMM
-        self.algo.action_sampler.gmm = bc.gmm  # propose by a Gaussian mixture; keys as bc's
-        self.algo.action_sampler.vae = bc.vae  # propose by a VAE; keys as bc's
-        self.algo.action_sampler.vae.enabled = True  # unless gmm.enabled
+        self.algo.action_sampler.actor_layer_dims = (1024, 1024)  # hidden layers of a GMM
+        self.algo.action_sampler.gmm = GMMSection()
+        self.algo.action_sampler.gmm.enabled = False  # propose by a Gaussian mixture
+        self.algo.action_sampler.vae = VAESection()
+        self.algo.action_sampler.vae.enabled = True  # propose by a VAE, unless gmm.enabled
         self.algo.action_sampler.freeze_encoder_epoch = -1  # VAE's encoder learns until; -1: always
 
         self.algo.actor.enabled = False  # learn to move proposed actions (the perturbation network)
         self.algo.actor.perturbation_scale = 0.05  # how far, in each dimension
         self.algo.actor.layer_dims = (300, 400)  # hidden layers
+
+    def problems(self) -> Iterator[str]:
+        """Looks at the model that proposes actions, and at distributional critics."""
+        yield from super().problems()
+        sampler, critic = self.algo.action_sampler, self.algo.critic
+        if not enabled_of(sampler, "vae", "gmm"):
+            yield (
+                f"'{sampler.dotted()}' samples from nothing: set '{sampler.dotted('vae.enabled')}' "
+                f"or '{sampler.dotted('gmm.enabled')}'"
+            )
+        if critic.distributional.enabled and critic.value_bounds is None:
+            yield (
+                f"'{critic.dotted('distributional')}' spreads its atoms over "
+                f"'{critic.dotted('value_bounds')}', which is null: give [lowest, highest]"
+            )
+
+    def warnings(self) -> Iterator[str]:
+        """Looks at distributional critics."""
+        yield from super().warnings()
+        distributional = self.algo.critic.distributional
+        if distributional.enabled and distributional.clip_to_second_atom:
+            yield (
+                f"'{distributional.dotted()}' cuts every return off at the second lowest atom, as "
+                "robomimic does by mistake: set its 'clip_to_second_atom' to false for C51"
+            )

@@ -1,4 +1,4 @@
-"""What must hold between settings, and which settings have no effect: said before anything runs."""
+"""Checks of a whole config, before anything runs: mistakes, and settings without effect."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from raymimic.config.algo_checks import algo_problems, algo_warnings
 from raymimic.config.base_config import BaseConfig, sections_named
-from raymimic.config.limits import range_problems, type_problems
+from raymimic.config.limits import limits_of, range_problems, shown, type_problems
+from raymimic.config.names import label_problem, name_problem
+from raymimic.credentials import holds_login, masked
 from raymimic.errors import ConfigError, did_you_mean
 
-# Keys of robomimic that change nothing here, and why.
+# Keys of robomimic without effect here, and the reason.
 NO_EFFECT: dict[str, str] = {
     "experiment.logging.log_wandb": "metrics go to MLflow (mlflow.tracking_uri)",
     "experiment.logging.wandb_proj_name": "the project's name in MLflow is mlflow.experiment_name",
     "experiment.mse": "robomimic does not read it either",
     "experiment.render": "evaluation runs without a screen; experiment.render_video records it",
     "train.num_data_workers": "batches are gathered from memory, without further processes",
-    "train.hdf5_cache_mode": "what a training uses is loaded once, to the GPU or to memory",
+    "train.hdf5_cache_mode": "a training loads its data once, to the GPU or to memory",
     "train.hdf5_use_swmr": "the file is read once and closed",
 }
 
-# What an entry of train.data may hold, and of which type.
+# Keys of an entry of `train.data`, with their types.
 DATASET_KEYS: dict[str, Any] = {
     "path": str,
     "weight": (int, float),
@@ -33,7 +34,7 @@ DATASET_KEYS: dict[str, Any] = {
     "key": (str, type(None)),
     "lang": (str, type(None)),
 }
-# What an action of train.action_config may hold.
+# Keys of an action of `train.action_config`.
 ACTION_KEYS = ("normalization", "format", "convert_at_runtime")
 
 
@@ -43,38 +44,42 @@ def check_config(config: BaseConfig) -> None:
     Raises:
         ConfigError: one sentence for each mistake, naming the key and the remedy.
     """
-    found = problems(config)
-    if len(found) == 1:
-        raise ConfigError(found[0])
-    if found:
-        raise ConfigError("\n  ".join([f"the config has {len(found)} mistakes:", *found]))
+    messages = problems(config)
+    if len(messages) == 1:
+        raise ConfigError(messages[0])
+    if messages:
+        raise ConfigError("\n  ".join([f"the config has {len(messages)} mistakes:", *messages]))
 
 
 def problems(config: BaseConfig) -> list[str]:
     """Returns one sentence for each mistake in a config.
 
-    Values of a wrong type are reported alone, as the other checks would stumble over them.
+    Values of a wrong type are reported alone, because the other checks would fail on them.
     """
     wrong_types = [*type_problems(config), *_dataset_problems(config)]
     if wrong_types:
         return wrong_types
-    return [
-        *range_problems(config),
+    out_of_range = range_problems(config)
+    messages = [
+        *_login_problems(config),
+        *out_of_range,
+        *_name_problems(config),
         *_validation_problems(config),
         *_batch_problems(config),
         *_observation_problems(config),
         *_action_problems(config),
-        *_schedule_problems(config),
-        *algo_problems(config),
     ]
+    if not out_of_range:  # these checks divide by numbers that are in range
+        messages += _algo_problems(config)
+    return messages
 
 
 def warnings_for(config: BaseConfig) -> list[str]:
-    """Returns one sentence for each setting that will not do what it seems to."""
+    """Returns one sentence for each setting without effect, or with a surprising one."""
     defaults = type(config)()
-    found = [
-        f"'{key}' has no effect: {why}"
-        for key, why in NO_EFFECT.items()
+    messages = [
+        f"'{key}' has no effect: {reason}"
+        for key, reason in NO_EFFECT.items()
         if config.get_path(key) != defaults.get_path(key) and config.get_path(key) != {}
     ]
     epochs, save, rollout = (
@@ -83,21 +88,23 @@ def warnings_for(config: BaseConfig) -> list[str]:
         config.experiment.rollout,
     )
     if rollout.enabled and max(rollout.rate, rollout.warmstart + 1) > epochs:
-        found.append(
+        messages.append(
             f"'experiment.rollout' asks for no evaluation in {epochs} epochs: lower its 'rate' "
             f"({rollout.rate}) or 'warmstart' ({rollout.warmstart})"
         )
     if save.on_best_validation and not config.experiment.validate:
-        found.append(
+        messages.append(
             "'experiment.save.on_best_validation' has no effect without 'experiment.validate'"
         )
     late = [epoch for epoch in save.epochs if epoch > epochs]
     if late:
-        found.append(
+        messages.append(
             f"'experiment.save.epochs' names {late}, after the last epoch ('train.num_epochs' is "
             f"{epochs})"
         )
-    return [*found, *algo_warnings(config)]
+    for owner in (config, *config.parts()):
+        messages += owner.warnings()
+    return messages
 
 
 def _dataset_problems(config: BaseConfig) -> Iterator[str]:
@@ -120,12 +127,69 @@ def _dataset_problems(config: BaseConfig) -> Iterator[str]:
         for key, value in entry.items():
             if key not in DATASET_KEYS:
                 yield f"unknown key '{name}.{key}'{did_you_mean(key, DATASET_KEYS)}"
-            elif key != "path" and not isinstance(value, DATASET_KEYS[key]):
-                yield f"'{name}.{key}' cannot be {value!r}: remove or correct it"
+            elif key != "path" and not _is_a(value, DATASET_KEYS[key]):
+                yield f"'{name}.{key}' cannot be {shown(value)}: remove or correct it"
         if isinstance(entry.get("weight"), int | float) and not entry["weight"] > 0:
-            yield f"'{name}.weight' is {entry['weight']}: it must be greater than 0"
+            yield f"'{name}.weight' is {shown(entry['weight'])}: it must be greater than 0"
         if isinstance(entry.get("demo_limit"), int) and entry["demo_limit"] < 1:
             yield f"'{name}.demo_limit' is {entry['demo_limit']}: it must be at least 1"
+
+
+def _is_a(value: Any, types: Any) -> bool:
+    """Whether a value is of a type; true and false are no numbers."""
+    return (
+        isinstance(value, bool)
+        if types is bool
+        else (isinstance(value, types) and not isinstance(value, bool))
+    )
+
+
+def _name_problems(config: BaseConfig) -> Iterator[str]:
+    """Looks at names of folders, of metrics and in MLflow."""
+    name, mlflow = config.experiment.name, config.mlflow
+    if reason := name_problem(name):
+        yield f"'experiment.name' is {shown(name)}: {reason} (--name)"
+    for i, entry in enumerate(_entries(config.train.data)):
+        if entry.get("key") is not None and (reason := name_problem(entry["key"])):
+            yield f"'train.data[{i}].key' is {shown(entry['key'])}: {reason}"
+    for key in ("experiment_name", "run_name"):
+        if mlflow[key] is not None and (reason := label_problem(mlflow[key])):
+            yield f"'mlflow.{key}' is {shown(mlflow[key])}: {reason}"
+    for tag, value in mlflow.tags.items():
+        if not isinstance(value, str | int | float):
+            yield f"'mlflow.tags' gives '{tag}' the value {shown(value)}: it must be a text"
+        if reason := label_problem(tag):
+            yield f"'mlflow.tags' has the tag {shown(tag)}: {reason}"
+    texts = {
+        "train.action_keys": config.train.action_keys,
+        "train.dataset_keys": config.train.dataset_keys,
+        "observation.modalities": config.all_obs_keys,
+        "experiment.additional_envs": config.experiment.additional_envs or (),
+    }
+    for path, names in texts.items():
+        for text in names:
+            if reason := label_problem(text):
+                yield f"'{path}' names {shown(text)}: {reason}"
+
+
+def _login_problems(config: BaseConfig) -> Iterator[str]:
+    """Looks for logins in URIs: every checkpoint and record would repeat them."""
+    places = {
+        "ray.address": config.ray.address,
+        "ray.storage_path": config.ray.storage_path,
+        "train.output_dir": config.train.output_dir,
+        "experiment.ckpt_path": config.experiment.ckpt_path,
+    }
+    for i, entry in enumerate(_entries(config.train.data)):
+        places[f"train.data[{i}].path"] = entry["path"]
+    for key, uri in places.items():
+        if isinstance(uri, str) and holds_login(uri):
+            scheme = uri.partition("://")[0].rpartition("::")[2]
+            remedy = f"FSSPEC_{scheme.upper()}_… variables or ~/.config/fsspec/, which fsspec reads"
+            yield (
+                f"'{key}' is '{masked(uri)}', with a login that every checkpoint would repeat: "
+                f"give it apart from the address{f', in {remedy}' if key != 'ray.address' else ''}"
+            )
 
 
 def _validation_problems(config: BaseConfig) -> Iterator[str]:
@@ -135,16 +199,29 @@ def _validation_problems(config: BaseConfig) -> Iterator[str]:
             f"'train.hdf5_validation_filter_key' is '{train.hdf5_validation_filter_key}', but "
             "'experiment.validate' is false: set the one to null or the other to true"
         )
+    fraction = train.validation_fraction
+    if fraction is not None and not validate:
+        yield (
+            f"'train.validation_fraction' is {fraction}, but 'experiment.validate' is false: set "
+            "the one to null or the other to true"
+        )
     if not validate:
         return
     for entry in _entries(train.data):
         training = entry.get("filter_key", train.hdf5_filter_key)
         validation = entry.get("validation_filter_key", train.hdf5_validation_filter_key)
-        if validation is None:
+        if fraction is not None:
+            if validation is not None:
+                yield (
+                    f"the demos of {entry['path']} to validate on are named twice: "
+                    f"'train.validation_fraction' ({fraction}) draws them, and "
+                    f"'train.hdf5_validation_filter_key' is '{validation}'; set one to null"
+                )
+        elif validation is None:
             yield (
-                "'experiment.validate' needs held-out demos: set "
-                f"'train.hdf5_validation_filter_key' to a mask of {entry['path']}, or "
-                "'experiment.validate' to false"
+                "'experiment.validate' needs held-out demos: set 'train.validation_fraction' to "
+                "0.1, which needs no mask, or 'train.hdf5_validation_filter_key' to a mask of "
+                f"{entry['path']}, or 'experiment.validate' to false"
             )
         elif training is None:
             yield (
@@ -171,17 +248,15 @@ def _batch_problems(config: BaseConfig) -> Iterator[str]:
             f"'ray.gpus_per_worker' is {ray.gpus_per_worker}, but 'train.cuda' is false: set the "
             "one to null or the other to true"
         )
-    if not config.experiment.name.strip():
-        yield "'experiment.name' is empty: give the experiment a name (--name)"
 
 
 def _observation_problems(config: BaseConfig) -> Iterator[str]:
     for path, groups in sections_named(config.observation, "modalities"):
-        for group, what in (("obs", "observations"), ("subgoal", "parts of a subgoal")):
+        for group, content in (("obs", "observations"), ("subgoal", "parts of a subgoal")):
             if group in groups and not any(groups[group].values()):
                 name = f"observation.{path}.{group}"
                 yield (
-                    f"'{name}' names no {what}: list them by modality, such as "
+                    f"'{name}' names no {content}: list them by modality, such as "
                     f'{name}.low_dim=["flat"]'
                 )
     if config.use_goals and config.train.goal_mode is None:
@@ -194,18 +269,27 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
             "'lang_emb' (robomimic's language embedding) is not available: remove it from "
             "'observation.modalities'"
         )
+    # Modalities import torch, and this module must not.
+    from raymimic.observations.modality import registered_modalities
+
     modality_of: dict[str, str] = {}
     for path, groups in sections_named(config.observation, "modalities"):
         encoder = path.removesuffix("modalities") + "encoder"
         encoders = config.observation.get_path(encoder)
-        for group in groups.values():
+        for name, group in groups.items():
             for modality, keys in group.items():
-                if keys and modality not in encoders:
+                known = {*encoders, *registered_modalities()}
+                if keys and modality not in known:
                     yield (
                         f"modality '{modality}' of {', '.join(keys)} has no encoder: add "
-                        f"'observation.{encoder}.{modality}'{did_you_mean(modality, encoders)}"
+                        f"'observation.{encoder}.{modality}'{did_you_mean(modality, known)}"
                     )
-                for key in keys:
+                for key in dict.fromkeys(keys):
+                    if list(keys).count(key) > 1:
+                        yield (
+                            f"'observation.{path}.{name}.{modality}' names '{key}' twice: list "
+                            "each observation once"
+                        )
                     other = modality_of.setdefault(key, modality)
                     if other != modality:
                         yield (
@@ -227,7 +311,9 @@ def _action_problems(config: BaseConfig) -> Iterator[str]:
     train = config.train
     if not train.action_keys:
         yield "'train.action_keys' is empty: list the action keys, such as [\"actions\"]"
-    for key in train.action_keys:
+    for key in dict.fromkeys(train.action_keys):
+        if list(train.action_keys).count(key) > 1:
+            yield f"'train.action_keys' names '{key}' twice: list each key once"
         if key not in train.action_config:
             yield (
                 f"'train.action_keys' names '{key}', which 'train.action_config' lacks"
@@ -242,6 +328,9 @@ def _action_problems(config: BaseConfig) -> Iterator[str]:
                 f"'train.action_config.{action}.format' is 'rot_6d', which is not available: store "
                 "this action in the format that the environment takes"
             )
+        if isinstance(options.get("normalization"), dict):
+            key = f"train.action_config.{action}.normalization"
+            yield f"'{key}' must be {limits_of(type(config), key).in_words()}"
         for key in options:
             if key not in ACTION_KEYS:
                 yield (
@@ -250,28 +339,23 @@ def _action_problems(config: BaseConfig) -> Iterator[str]:
                 )
 
 
-def _schedule_problems(config: BaseConfig) -> Iterator[str]:
-    for path, optim_params in sections_named(config, "optim_params"):
-        for net, params in optim_params.items():
-            rate, name = params.learning_rate, f"{path}.{net}.learning_rate"
-            schedule = list(rate.epoch_schedule)
-            if schedule != sorted(schedule):
-                yield f"'{name}.epoch_schedule' is {schedule}: list the epochs in order"
-            if rate.scheduler_type == "linear" and len(schedule) > 1:
-                yield (
-                    f"'{name}.epoch_schedule' is {schedule}: a linear schedule takes one epoch, "
-                    "the one at which it ends"
-                )
-            if rate.scheduler_type == "cosine" and not rate.step_every_batch:
-                yield (
-                    f"'{name}.scheduler_type' is 'cosine', which counts gradient steps: set "
-                    f"'{name}.step_every_batch' to true"
-                )
-            start, end = params.get("start_epoch", -1), params.get("end_epoch", -1)
-            if -1 < end < start:
-                yield f"'{path}.{net}' ends (end_epoch {end}) before it starts ({start})"
+def _algo_problems(config: BaseConfig) -> Iterator[str]:
+    """Asks the algorithm, its parts and all sections with rules of their own."""
+    switch = config.SEES_STACKS
+    sees_stacks = config.get_path(switch) if isinstance(switch, str) else switch
+    if config.train.frame_stack > 1 and sees_stacks is False:
+        yield (
+            f"'train.frame_stack' is {config.train.frame_stack}, but this policy sees one "
+            "observation at a time: set it to 1"
+            + (f", or '{switch}' to true" if isinstance(switch, str) else "")
+        )
+    for owner in (config, *config.parts()):
+        yield from owner.problems()
+    for section in config.shared_sections():
+        if section.get("enabled", True):
+            yield from section.problems(config)
 
 
 def _entries(data: Any) -> list[Any]:
-    """Returns ``train.data`` as a list, for a path a list of one entry."""
+    """Returns `train.data` as a list, for a path a list of one entry."""
     return data if isinstance(data, list | tuple) else [{"path": data}]  # type: ignore[return-value]

@@ -7,58 +7,85 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from raymimic.errors import ConfigError, did_you_mean
+
+C = TypeVar("C", bound="Config")
 
 
 class UnknownKeyError(ConfigError, AttributeError):
     """A key that a locked config does not have.
 
-    It is an ``AttributeError`` too, so that ``hasattr(config, name)`` answers.
+    It is an `AttributeError` too, so that `hasattr(config, name)` works.
     """
+
+
+def leaves(content: Mapping[str, Any], separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """Yields the path and value of each value in nested mappings; an empty one counts as a value.
+
+    Args:
+        content: nested mappings with string keys.
+        separator: between the keys of a path.
+    """
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            for path, leaf in leaves(value, separator):
+                yield f"{key}{separator}{path}", leaf
+        else:
+            yield f"{key}", value
 
 
 class Config(dict[str, Any]):
     """A dictionary whose keys are attributes and whose sections can be locked.
 
     While its keys are unlocked, reading an absent attribute starts a section, so
-    that ``config.train.batch_size = 100`` needs no preparation. ``lock_keys()`` turns
-    an absent key into an error that names the nearest known one; ``lock()`` freezes the
+    that `config.train.batch_size = 100` needs no preparation. `lock_keys()` turns
+    an absent key into an error that names the nearest known one; `lock()` freezes the
     values as well.
 
-    Two kinds of section bend the key lock. A *free* one (``do_not_lock_keys()``, or any
+    Two kinds of section bend the key lock. A *free* one (`do_not_lock_keys()`, or any
     plain dict that is assigned) takes keys of any name, as do the sections below it. A section
-    with ``optional_keys`` takes those keys besides the ones it has, and they read as their
-    default while they are absent; neither ``in``, ``get`` nor ``dump`` sees them before
+    with `optional_keys` takes those keys besides the ones it has, and they read as their
+    default while they are absent; neither `in`, `get` nor `dump` sees them before
     they are set.
 
-    The interface is robomimic's (``robomimic/config/config.py``). Deviations: item
+    The interface is robomimic's (`robomimic/config/config.py`). Deviations: item
     assignment, deletion and in-place update obey the locks too, the scopes relock when an
-    exception leaves them, ``copy`` is deep, and copies and pickles keep the locks.
+    exception leaves them, `copy` is deep, and copies and pickles keep the locks.
 
     Args:
-        *args: a mapping or pairs, as for ``dict``; mappings in it become sections.
+        *args: a mapping or pairs, as for `dict`; mappings in it become sections.
         **kwargs: further keys.
 
     Raises:
         ConfigError: from every change that a lock forbids.
     """
 
-    __slots__ = ("_attach_to", "_free", "_keys_locked", "_locked", "_optional", "_path")
+    __slots__ = (
+        "_attach_to",
+        "_free",
+        "_keys_locked",
+        "_locked",
+        "_optional",
+        "_origin",
+        "_path",
+    )
 
     _attach_to: tuple[Config, str] | None
     _free: bool
     _keys_locked: bool
     _locked: bool
     _optional: dict[str, Any]
+    _origin: tuple[Any, str] | None
     _path: tuple[str, ...]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Config:  # noqa: D102
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         self = super().__new__(cls)
         self._attach_to = None
         self._free = self._keys_locked = self._locked = False
         self._optional = {}
+        self._origin = None
         self._path = ()
         return self
 
@@ -82,7 +109,7 @@ class Config(dict[str, Any]):
 
     @property
     def key_lockable(self) -> bool:
-        """Whether ``lock_keys`` has an effect, i.e. the section is not a free one."""
+        """Whether `lock_keys` has an effect: the section is not a free one."""
         return not self._free
 
     def lock(self) -> None:
@@ -116,7 +143,7 @@ class Config(dict[str, Any]):
         """Declares keys that may be set although they are absent.
 
         Args:
-            **defaults: each key with the value that its absence stands for.
+            **defaults: each key with its value while it is absent.
         """
         self._optional = {**self._optional, **defaults}
 
@@ -175,7 +202,7 @@ class Config(dict[str, Any]):
         """Reads a value by its dotted path.
 
         Args:
-            path: such as ``"algo.optim_params.actor.learning_rate.initial"``.
+            path: such as `"algo.optim_params.actor.learning_rate.initial"`.
 
         Raises:
             ConfigError: no such key.
@@ -185,8 +212,12 @@ class Config(dict[str, Any]):
             raise section._unknown(key, self)
         return section[key]
 
+    def dotted(self, *keys: str) -> str:
+        """Returns the dotted path of this section, or of a key in it, from the whole config on."""
+        return ".".join((*self._path, *keys))
+
     def leaves(self, optional: bool = False) -> Iterator[tuple[str, Any]]:
-        """Yields ``(dotted path, value)`` of all values; an empty section counts as one.
+        """Yields `(dotted path, value)` of all values; an empty section counts as one.
 
         Args:
             optional: include absent optional keys, with their defaults.
@@ -235,17 +266,17 @@ class Config(dict[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if self._locked:
             raise ConfigError(
-                f"config is locked: cannot set '{self._dotted(key)}'; "
+                f"config is locked: cannot set '{self.dotted(key)}'; "
                 "change it inside 'with config.values_unlocked():'"
             )
-        known = key in self or key in self._optional
-        if self._keys_locked and not known:
+        exists = key in self or key in self._optional
+        if self._keys_locked and not exists:
             raise self._unknown(key)
         old = self.get(key)
         if self._keys_locked and isinstance(old, Config):
             if not isinstance(value, Mapping):
                 raise ConfigError(
-                    f"'{self._dotted(key)}' is a section and cannot be set to {value!r}; "
+                    f"'{self.dotted(key)}' is a section and cannot be set to {value!r}; "
                     f"set one of its keys{_listed(old)}"
                 )
             if old._keys_locked:
@@ -261,7 +292,7 @@ class Config(dict[str, Any]):
             object.__setattr__(self, name, value)
         elif hasattr(type(self), name):
             raise ConfigError(
-                f"'{self._dotted(name)}' is the name of a method of {type(self).__name__}; "
+                f"'{self.dotted(name)}' is the name of a method of {type(self).__name__}; "
                 "choose another name for the key"
             )
         else:
@@ -269,7 +300,7 @@ class Config(dict[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         if self._locked:
-            raise ConfigError(f"config is locked: cannot delete '{self._dotted(key)}'")
+            raise ConfigError(f"config is locked: cannot delete '{self.dotted(key)}'")
         if key not in self:
             raise self._unknown(key)
         super().__delitem__(key)
@@ -278,10 +309,10 @@ class Config(dict[str, Any]):
         del self[name]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """Takes over the values of a nested mapping; what it leaves out stays.
+        """Takes over the values of a nested mapping; all other values stay.
 
         Args:
-            *args: a mapping or pairs, as for ``dict.update``.
+            *args: a mapping or pairs, as for `dict.update`.
             **kwargs: further keys.
 
         Raises:
@@ -304,8 +335,8 @@ class Config(dict[str, Any]):
         """Sets a value by its dotted path; a mapping updates the section of that name.
 
         Args:
-            path: such as ``"algo.alpha"``.
-            value: what to set.
+            path: such as `"algo.alpha"`.
+            value: the new value.
 
         Raises:
             ConfigError: no such key, or a lock forbids the change.
@@ -356,8 +387,13 @@ class Config(dict[str, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not dict's way, which fills a copy through __setitem__ and would meet its locks.
-        state = (self._path, self._locked, self._keys_locked, self._free, self._optional)
+        state = {name: getattr(self, name) for name in Config.__slots__ if name != "_attach_to"}
         return _rebuild, (type(self), dict(self), state)
+
+    def recast(self, cls: type[C]) -> C:
+        """Returns this section as one of another class, with the same content and locks."""
+        _, (_, items, state) = self.__reduce__()
+        return _rebuild(cls, items, state)
 
     # ---------------------------------------------------------------- inside
 
@@ -391,9 +427,6 @@ class Config(dict[str, Any]):
             parent, key = self._attach_to
             parent[key] = self
 
-    def _dotted(self, key: str) -> str:
-        return ".".join((*self._path, key))
-
     def _resolve(self, path: str) -> tuple[Config, str]:
         """Splits a dotted path into the section that it leads to and the last key."""
         section, (*above, key) = self, path.split(".")
@@ -403,29 +436,30 @@ class Config(dict[str, Any]):
             below = section[name]
             if not isinstance(below, Config):
                 raise ConfigError(
-                    f"'{section._dotted(name)}' holds the value {below!r}, so there is no '{path}'"
+                    f"'{section.dotted(name)}' holds the value {below!r}, so there is no '{path}'"
                 )
             section = below
         return section, key
 
     def _unknown(self, key: str, root: Config | None = None) -> UnknownKeyError:
-        """Says that a key does not exist, and where in ``root`` one of that name does."""
+        """Says that a key does not exist, and where in `root` one of that name does."""
         namesakes = [p for p, _ in root.leaves() if p.endswith(f".{key}")] if root else []
         if len(namesakes) == 1:
             hint = f"; did you mean '{namesakes[0]}'?"
         else:
             hint = did_you_mean(key, [*self, *self._optional])
-        return UnknownKeyError(f"unknown config key '{self._dotted(key)}'{hint}")
+        return UnknownKeyError(f"unknown config key '{self.dotted(key)}'{hint}")
 
 
 def _listed(section: Config) -> str:
     return f": {', '.join(section)}" if section else ""
 
 
-def _rebuild(cls: type[Config], items: dict[str, Any], state: tuple[Any, ...]) -> Config:
+def _rebuild(cls: type[C], items: dict[str, Any], state: dict[str, Any]) -> C:
     new = cls.__new__(cls)
     dict.update(new, items)
-    new._path, new._locked, new._keys_locked, new._free, new._optional = state
+    for name, value in state.items():
+        setattr(new, name, value)
     return new
 
 

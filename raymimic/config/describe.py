@@ -1,4 +1,4 @@
-"""A config's keys with their defaults and meanings, as ``raymimic config ALGO`` prints them."""
+"""Lists a config's keys with defaults, meanings and limits: `raymimic config ALGO`."""
 
 from __future__ import annotations
 
@@ -11,52 +11,63 @@ import textwrap
 import tokenize
 from typing import Any
 
-from raymimic.config.base_config import (
-    OPTIONAL_LEARNING_RATE,
-    OPTIONAL_OPTIM_PARAMS,
-    BaseConfig,
-    config_factory,
-)
+from raymimic.config.base_config import BaseConfig
+from raymimic.config.limits import limits_of, table_mistakes
+from raymimic.config.templates import config_named
+from raymimic.errors import ConfigError
 
 
-def describe(algo_name: str) -> str:
-    """Lists all settings of an algorithm, one ``key = JSON value  # meaning`` a line.
+def describe(name: str) -> str:
+    """Lists all settings of an algorithm or a template, a line each.
 
-    The meanings are the comments in the source of the config's class and its bases, trailing or
-    preceding an assignment. Optional keys stand in comments, with what their absence means.
+    A line is `key = JSON value  # meaning; limits`.
+
+    The meanings are the comments in the source of the config's class, its bases, sections and
+    parts, trailing or preceding an assignment. Optional keys are commented out; the value is the
+    meaning of their absence.
 
     Raises:
-        ConfigError: unknown algorithm.
+        ConfigError: unknown algorithm, or a mistake in the tables of its config class.
     """
-    config = config_factory(algo_name)
+    config = config_named(name)
+    if mistakes := table_mistakes(type(config)):
+        raise ConfigError(mistakes[0])
     meanings = comments(type(config))
     del config["algo_name"]  # no setting
     present = dict(config.leaves())
-    lines = [f"# All settings of {algo_name}; change one with --set 'key=value'."]
+    lines = [f"# All settings of {name}; change one with --set 'key=value'."]
     section = ""
     for path, value in config.leaves(optional=True):
         if path.split(".")[0] != section:
             section = path.split(".")[0]
             lines.append("")
         setting = f"{path} = {json.dumps(value, default=os.fspath)}"
-        meaning = _nearest(path, meanings)
-        if path not in present:
-            meaning = _optional_meaning(path)
+        if path in present:
+            meaning = _nearest(path, meanings)
+        elif meaning := meanings.get(path, ""):
             setting = f"# {setting}"
-            if not meaning:
-                continue  # accepted, but of no use
-        lines.append(f"{setting:<56}  # {meaning}" if meaning else setting)
+        else:
+            continue  # accepted, but of no use
+        limits = limits_of(type(config), path).in_words()
+        if limits and isinstance(value, list | tuple):
+            limits = f"each {limits}"
+        notes = "; ".join(filter(None, (meaning.rstrip("."), limits)))
+        lines.append(f"{setting:<56}  # {notes}" if notes else setting)
     return "\n".join(lines)
 
 
 def comments(cls: type[BaseConfig]) -> dict[str, str]:
-    """Reads what the sources of a config class and its bases say about each dotted key."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        for name, method in vars(base).items():
-            if name.endswith("_config") and inspect.isfunction(method):
-                found.update(_comments_in(method))
-    return found
+    """Reads the comments on each dotted key in the sources of a config class."""
+    meanings: dict[str, str] = {}
+    for place in reversed(list(cls().places())):
+        for base in reversed(place.cls.__mro__):
+            for name, method in vars(base).items():
+                if name.endswith("_config") and inspect.isfunction(method):
+                    texts = _comments_in(method)
+                    for key, text in texts.items():
+                        if path := place.of(key):
+                            meanings[path] = text
+    return meanings
 
 
 def _comments_in(method: Any) -> dict[str, str]:
@@ -71,7 +82,7 @@ def _comments_in(method: Any) -> dict[str, str]:
             line, column = token.start
             place = beside if token.line[:column].strip() else alone
             place[line] = token.string.lstrip("# ").strip()
-    found = {}
+    texts = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Assign) and (path := _path_of(node.targets[0])):
             above: list[str] = []
@@ -79,28 +90,12 @@ def _comments_in(method: Any) -> dict[str, str]:
                 above.append(alone[line])
             text = beside.get(node.end_lineno or 0) or beside.get(node.lineno)
             if text or above:
-                found[path] = text or " ".join(reversed(above))
-            found.update(_comments_of_part(node.value, path, method))
-    return found
-
-
-def _comments_of_part(value: ast.expr, path: str, method: Any) -> dict[str, str]:
-    """Reads the comments of another algorithm's section: ``self.algo.actor = BCConfig().algo``."""
-    match value:
-        case ast.Attribute(value=ast.Call(func=ast.Name(id=name)), attr=section):
-            part = method.__globals__.get(name)
-            if isinstance(part, type) and issubclass(part, BaseConfig):
-                inner = f"{section}."
-                return {
-                    path + key.removeprefix(section): text
-                    for key, text in comments(part).items()
-                    if key.startswith(inner)
-                }
-    return {}
+                texts[path] = text or " ".join(reversed(above))
+    return texts
 
 
 def _path_of(target: ast.expr) -> str:
-    """Returns ``a.b`` for the expression ``self.a.b``, else an empty string."""
+    """Returns `a.b` for the expression `self.a.b`, else an empty string."""
     names: list[str] = []
     while isinstance(target, ast.Attribute):
         names.insert(0, target.attr)
@@ -113,9 +108,3 @@ def _nearest(path: str, meanings: dict[str, str]) -> str:
     while path and path not in meanings:
         path = path.rpartition(".")[0]
     return meanings.get(path, "")
-
-
-def _optional_meaning(path: str) -> str:
-    section, key = path.split(".")[-2:]
-    table = OPTIONAL_LEARNING_RATE if section == "learning_rate" else OPTIONAL_OPTIM_PARAMS
-    return table[key][1] if key in table else ""

@@ -1,23 +1,34 @@
 """Settings of hierarchical behavioural cloning (HBC, https://arxiv.org/abs/2003.06085)."""
 
-from raymimic.config.base_config import BaseConfig
+from collections.abc import Iterator
+from math import inf
+
+from raymimic.config.base_config import BaseConfig, modalities_by_key, sections_named
 from raymimic.config.bc_config import BCConfig
 from raymimic.config.gl_config import GLConfig
+from raymimic.errors import did_you_mean
 
 # The actor's goal where subgoals are latents of the planner's VAE: no key of the data.
 LATENT_SUBGOAL = "latent_subgoal"
 
 
 class HBCConfig(BaseConfig):
-    """HBC: a planner (``gl``) proposes subgoals, an actor (``bc``) pursues them.
+    """HBC: a planner (`gl`) proposes subgoals, an actor (`bc`) pursues them.
 
-    Keys and defaults as in ``robomimic/config/hbc_config.py``. So by default the actor sees no
-    subgoal: ``observation.actor.modalities.goal`` lists what it sees of them.
+    Keys and defaults as in `robomimic/config/hbc_config.py`. So by default the actor sees no
+    subgoal: list its part of them in `observation.actor.modalities.goal`.
     """
 
     __slots__ = ()
 
     ALGO_NAME = "hbc"
+    IN_ROBOMIMIC = True
+    RANGES = {
+        "algo.subgoal_update_interval": (1, inf),
+        "algo.latent_subgoal.prior_correction.num_samples": (1, inf),
+    }
+    CHOICES = {"algo.mode": ("separate", "cascade", "planner_only", "actor_only")}
+    SEES_STACKS = "algo.actor.transformer.enabled"
 
     def train_config(self) -> None:
         """Takes sequences, at whose ends subgoals lie."""
@@ -25,7 +36,7 @@ class HBCConfig(BaseConfig):
         self.train.seq_length = 10  # time steps in a sample
 
     def algo_config(self) -> None:
-        """Fills ``algo``."""
+        """Fills `algo`."""
         # "separate": both are trained on the data, the actor towards states that were reached;
         # "cascade": the actor is trained towards the planner's predictions; "planner_only" and
         # "actor_only" train one of them and leave the other as it is.
@@ -40,7 +51,6 @@ class HBCConfig(BaseConfig):
         self.algo.latent_subgoal.prior_correction.num_samples = 100  # how many samples
 
         self.algo.planner = GLConfig().algo  # the planner: as gl
-        self.algo.planner.subgoal_horizon = 10  # steps from an observation to its subgoal
         self.algo.planner.vae.enabled = True  # sample subgoals; else predict one
 
         self.algo.actor = BCConfig().algo  # the actor: as bc
@@ -53,15 +63,65 @@ class HBCConfig(BaseConfig):
         """Gives planner and actor observations of their own."""
         self.observation.planner = GLConfig().observation  # of the planner: as in gl
         self.observation.actor = BCConfig().observation  # of the actor: as in bc
-        # What the actor sees of a subgoal: keys of it, or ["latent_subgoal"].
+        # Keys of a subgoal that the actor sees, or ["latent_subgoal"].
         self.observation.actor.modalities.goal.low_dim = []
 
     @property
-    def use_goals(self) -> bool:
-        """Whether the planner is given goals; the actor's are its subgoals."""
-        return any(self.observation.planner.modalities.goal.values())
+    def goals_from_env(self) -> dict[str, str]:
+        """The planner's goals; the actor's are subgoals."""
+        return modalities_by_key([self.observation.planner.modalities], "goal")
 
     @property
     def all_obs_keys(self) -> list[str]:
         """All observation keys of all parts, sorted."""
         return [key for key in super().all_obs_keys if key != LATENT_SUBGOAL]
+
+    def problems(self) -> Iterator[str]:
+        """Looks at the planner's subgoals, and at the keys of them that the actor sees."""
+        yield from super().problems()
+        latent = self.algo.latent_subgoal
+        if latent.enabled and not self.algo.planner.vae.enabled:
+            yield (
+                f"'{latent.dotted('enabled')}' takes latents of the planner's VAE: set "
+                f"'{self.algo.planner.dotted('vae.enabled')}' to true"
+            )
+        path, planned = self._subgoal_keys()
+        for key in self._actors_goal_keys():
+            if key not in planned:
+                yield (
+                    f"'{self.observation.actor.dotted('modalities.goal')}' names '{key}', which is "
+                    f"no part of a subgoal ({path}){did_you_mean(key, planned)}"
+                )
+
+    def warnings(self) -> Iterator[str]:
+        """Looks for an actor without subgoals, and for parts that are not trained."""
+        yield from super().warnings()
+        if not self._actors_goal_keys():
+            yield (
+                f"'{self.observation.actor.dotted('modalities.goal')}' is empty, so the actor does "
+                "not see its subgoals (as in robomimic): list keys of them there, from "
+                f"{', '.join(self._subgoal_keys()[1])}"
+            )
+        untrained = {"planner_only": "actor", "actor_only": "planner"}.get(self.algo.mode)
+        if untrained and self.experiment.rollout.enabled and self.experiment.ckpt_path is None:
+            yield (
+                f"'{self.algo.dotted('mode')}' is '{self.algo.mode}', so evaluation shows an "
+                f"untrained {untrained}: set 'experiment.ckpt_path' to a checkpoint that has one, "
+                "or 'experiment.rollout.enabled' to false"
+            )
+
+    def _subgoal_keys(self) -> tuple[str, list[str]]:
+        """Returns the setting that defines subgoals, and their keys."""
+        if self.algo.latent_subgoal.enabled:
+            return self.algo.dotted("latent_subgoal.enabled"), [LATENT_SUBGOAL]
+        modalities = next(
+            section
+            for _, section in sections_named(self.observation, "modalities")
+            if "subgoal" in section
+        )
+        keys = [key for group in modalities.subgoal.values() for key in group]
+        return modalities.dotted("subgoal"), keys
+
+    def _actors_goal_keys(self) -> list[str]:
+        groups = self.observation.actor.modalities.goal.values()
+        return [key for keys in groups for key in keys]

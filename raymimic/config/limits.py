@@ -1,226 +1,245 @@
-"""What a single setting may be: its type, its range, its choices.
+"""Limits of a single setting: its type, its range, its choices.
 
-A default shows the type of its key; the tables below say what defaults cannot. Keys are dotted
-paths in which ``*`` stands for anything, so that they hold in a user's own algorithm too.
+A default shows the type of its key; the tables of `raymimic.config.sections.Rules` say the rest.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import inf
-from typing import Any, TypeVar
+from functools import cache
+from math import inf, isfinite, isnan
+from typing import Any
 
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import UnknownKeyError
-from raymimic.errors import ConfigError
+from raymimic.config.sections import ABOVE_0, BELOW_1, AnyOf, Section
+from raymimic.errors import ConfigError, did_you_mean
 
-T = TypeVar("T")
+# Environments may take infinite numbers.
+_ANY_NUMBER = "experiment.env_meta_update_dict"
 
-
-class AnyOf(tuple[Any, ...]):
-    """Examples of a value that may be of several types."""
-
-
-# An example of a value, where the default is null or an empty list.
-_EXAMPLES: dict[str, Any] = {
-    "experiment.save.every_n_seconds": 1.0,
-    "experiment.save.epochs": [1],
-    "experiment.env": "Walker2d-v5",
-    "experiment.additional_envs": ["Walker2d-v5"],
-    "experiment.rollout.seed": 1,
-    "experiment.ckpt_path": "model.pth",
-    "train.imports": ["module"],
-    "train.hdf5_filter_key": "train",
-    "train.hdf5_validation_filter_key": "valid",
-    "train.goal_mode": "last",
-    "train.max_grad_norm": 1.0,
-    "observation.*modalities.*": ["flat"],
-    "observation.*core_class": "VisualCore",
-    "observation.*obs_randomizer_class": "CropRandomizer",
-    "meta.hp_keys": ["train.seed"],
-    "meta.hp_base_config_file": "base.json",
-    "algo.*epoch_schedule": [1],
-    "algo.*num_train_batches": 1,
-    "algo.*num_epochs": 1,
-    "algo.*max_gradient_norm": 1.0,
-    "algo.*value_bounds": [-1.0, 1.0],
-    "algo.*latent_clip": 1.0,
-    "algo.*clip_adv_value": 1.0,
-    "algo.*target_entropy": AnyOf(("default", -1.0)),
-    "ray.address": "auto",
-    "ray.gpus_per_worker": 1.0,
-    "ray.threads_per_worker": 1,
-    "ray.storage_path": "s3://bucket",
-    "mlflow.tracking_uri": "http://server",
-    "mlflow.experiment_name": "raymimic",
-    "mlflow.run_name": "run",
-}
-
-# May be null although the default is not.
-_NULLABLE = (
-    "experiment.save.every_n_epochs",
-    "experiment.epoch_every_n_steps",
-    "experiment.validation_epoch_every_n_steps",
-    "train.hdf5_cache_mode",
-    "observation.*core_class",
-    "algo.*target_entropy",
-    "algo.*target_q_gap",
-    "algo.*init_last_fc_weight",
-)
-
-# Least and greatest value; for a list, of each element.
-_RANGES: dict[str, tuple[float, float]] = {
-    "experiment.save.every_n_seconds": (0, inf),
-    "experiment.save.every_n_epochs": (1, inf),
-    "experiment.save.epochs": (1, inf),
-    "experiment.epoch_every_n_steps": (1, inf),
-    "experiment.validation_epoch_every_n_steps": (1, inf),
-    "experiment.video_skip": (1, inf),
-    "experiment.rollout.n": (1, inf),
-    "experiment.rollout.horizon": (1, inf),
-    "experiment.rollout.rate": (1, inf),
-    "experiment.rollout.warmstart": (0, inf),
-    "experiment.rollout.seed": (0, inf),
-    "train.num_data_workers": (0, inf),
-    "train.seq_length": (1, inf),
-    "train.frame_stack": (1, inf),
-    "train.batch_size": (1, inf),
-    "train.num_epochs": (1, inf),
-    "train.seed": (0, inf),
-    "train.max_grad_norm": (0, inf),
-    "ray.num_workers": (0, inf),
-    "ray.cpus_per_worker": (0.001, inf),
-    "ray.gpus_per_worker": (0, inf),
-    "ray.threads_per_worker": (1, inf),
-    "ray.commit_interval_s": (0, inf),
-    "ray.max_failures": (-1, inf),
-    "ray.placement_timeout_s": (0, inf),
-    "ray.rollout_actors": (1, inf),
-    "ray.envs_per_actor": (1, inf),
-    "ray.cpus_per_actor": (0, inf),
-    "algo.*learning_rate.initial": (0, inf),
-    "algo.*learning_rate.decay_factor": (0, inf),
-    "algo.*learning_rate.epoch_schedule": (1, inf),
-    "algo.*learning_rate.warmup_steps": (0, inf),
-    "algo.*learning_rate.num_cycles": (0, inf),
-    "algo.*regularization.L2": (0, inf),
-    "algo.*optim_params.*.start_epoch": (-1, inf),
-    "algo.*optim_params.*.end_epoch": (-1, inf),
-    "algo.*layer_dims": (1, inf),
-    "algo.*max_gradient_norm": (0, inf),
-    "algo.*discount": (0, 1),
-    "algo.*n_step": (1, inf),
-    "algo.*subgoal_horizon": (1, inf),
-    "algo.*subgoal_update_interval": (1, inf),
-    "algo.*num_samples": (1, inf),
-    "algo.*target_tau": (0, 1),
-    "algo.*ensemble.n": (1, inf),
-    "algo.*ensemble.weight": (0, 1),
-    "algo.*update_freq": (1, inf),
-    "algo.*noise_std": (0, inf),
-    "algo.*noise_clip": (0, inf),
-    "algo.*alpha": (0, inf),
-    "algo.*perturbation_scale": (0, inf),
-    "algo.*num_action_samples*": (1, inf),
-    "algo.*num_random_actions": (1, inf),
-    "algo.*num_atoms": (2, inf),
-    "algo.*freeze_encoder_epoch": (-1, inf),
-    "algo.*bc_start_steps": (0, inf),
-    "algo.*cql_weight": (0, inf),
-    "algo.*min_q_weight": (0, inf),
-    "algo.*init_last_fc_weight": (0, inf),
-    "algo.*adv.beta": (1e-6, inf),
-    "algo.*vf_quantile": (0, 1),
-    "algo.*loss.*_weight": (0, inf),
-    "algo.*kl_weight": (0, inf),
-    "algo.*_std": (0, inf),
-    "algo.*num_modes": (1, inf),
-    "algo.*latent_dim": (1, inf),
-    "algo.*categorical_dim": (1, inf),
-    "algo.*categorical_init_temp": (1e-6, inf),
-    "algo.*categorical_min_temp": (1e-6, inf),
-    "algo.*categorical_temp_anneal_step": (0, inf),
-    "algo.*rnn.horizon": (1, inf),
-    "algo.*rnn.hidden_dim": (1, inf),
-    "algo.*rnn.num_layers": (1, inf),
-    "algo.*transformer.context_length": (1, inf),
-    "algo.*transformer.embed_dim": (1, inf),
-    "algo.*transformer.num_layers": (1, inf),
-    "algo.*transformer.num_heads": (1, inf),
-    "algo.*transformer.*dropout": (0, 1),
-    "algo.horizon.*": (1, inf),
-    "algo.unet.diffusion_step_embed_dim": (4, inf),
-    "algo.unet.down_dims": (1, inf),
-    "algo.unet.kernel_size": (1, inf),
-    "algo.unet.n_groups": (1, inf),
-    "algo.ema.power": (0, inf),
-    "algo.dd?m.num_*_timesteps": (1, inf),
-    "algo.ddim.steps_offset": (0, inf),
-}
-
-_CHOICES: dict[str, tuple[str | None, ...]] = {
-    "algo.mode": ("separate", "cascade", "planner_only", "actor_only"),
-    "train.dtype": ("float32", "float64"),
-    "train.goal_mode": (None, "last"),
-    "train.hdf5_cache_mode": (None, "all", "low_dim"),
-    "train.action_config.*.normalization": (None, "min_max", "gaussian"),
-    "ray.data_placement": ("replicate", "shard"),
-    "algo.*optim_params.*.optimizer_type": ("adam", "adamw"),
-    "algo.*learning_rate.scheduler_type": ("multistep", "linear", "cosine"),
-    "algo.*std_activation": ("softplus", "exp"),
-    "algo.*rnn.rnn_type": ("LSTM", "GRU"),
-    "algo.*transformer.activation": ("gelu", "geglu"),
-    "algo.dd?m.beta_schedule": ("squaredcos_cap_v2", "linear", "scaled_linear"),
-    "algo.dd?m.prediction_type": ("epsilon", "sample", "v_prediction"),
-}
+_INT64 = 2**63
 
 
 def type_problems(config: BaseConfig) -> list[str]:
-    """Finds the values whose type is not their key's, one sentence each."""
-    problems = []
-    for path, default in type(config)().leaves(optional=True):
+    """Finds the values whose type is not their key's, one sentence each.
+
+    NaN and infinite numbers are refused, unless the key's default is one. Settings of environments
+    may hold any number.
+    """
+    cls = type(config)
+    if mistakes := table_mistakes(cls):
+        return list(mistakes)
+    messages: dict[str, str] = {}
+    defaults = default_leaves(cls)
+    for path, default in defaults.items():
         try:
             value = config.get_path(path)
         except UnknownKeyError:
-            continue  # a section that this config does without
+            continue  # this config lacks the section
         except ConfigError as error:  # a value where a section should be
-            problems.append(str(error))
+            messages[path] = str(error)
             continue
-        example = _lookup(_EXAMPLES, path, default)
-        nullable = default is None or any(fnmatchcase(path, key) for key in _NULLABLE)
-        if example is None or (value is None and nullable) or _alike(value, example):
+        limits = limits_of(cls, path)
+        example = default if limits.example is None else limits.example
+        if default is not None and not _alike(default, example):
+            example = default  # a subclass uses the key for something else
+        if default is None and value == "" and isinstance(example, str):
+            messages[path] = f"'{path}' is an empty text: give one, or null"
+        if example is None or _alike(value, example):
+            continue
+        nullable = default is None or limits.nullable
+        if value is None and nullable:
             continue
         null = " or null" if nullable else ""
-        problems.append(f"'{path}' is {_shown(value)}: it must be {_kind(example)}{null}")
-    return problems
+        messages[path] = f"'{path}' is {shown(value)}: it must be {_kind(example)}{null}"
+    for path, value in config.leaves():
+        limitless = path.startswith(_ANY_NUMBER) or not _is_finite(defaults.get(path))
+        reason = _unusable(path) or _unusable(value, limitless)
+        if reason:
+            messages.setdefault(path, f"{shown(path)} is {shown(value)}: {reason}")
+    return list(messages.values())
 
 
 def range_problems(config: BaseConfig) -> list[str]:
     """Finds the values outside their range or choices, one sentence each."""
-    problems = []
-    for path, value in config.leaves():
-        choices = _lookup(_CHOICES, path, ())
-        if choices and value not in choices:
-            listed = ", ".join("null" if c is None else f"'{c}'" for c in choices)
-            problems.append(f"'{path}' is {_shown(value)}: it must be one of {listed}")
-        low, high = _lookup(_RANGES, path, (-inf, inf))
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, int | float) and not low <= number <= high:
-                bounds = f"at least {low:g}" if high == inf else f"between {low:g} and {high:g}"
-                problems.append(f"'{path}' is {_shown(value)}: it must be {bounds}")
-                break
-    return problems
+    limits = ((path, value, limits_of(type(config), path)) for path, value in config.leaves())
+    return [
+        f"'{path}' is {shown(value)}: it must be {limit.in_words()}"
+        for path, value, limit in limits
+        if not limit.allow(value)
+    ]
 
 
-def _lookup(table: dict[str, T], path: str, default: T) -> T:
-    return next((entry for key, entry in table.items() if fnmatchcase(path, key)), default)
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one key.
+
+    Attributes:
+        range: least and greatest value, of a list those of each element; None: any.
+        choices: all values that it may have; None: any.
+        example: shows the type where the default does not; None: the default does.
+        nullable: whether it may be null although the default is not.
+    """
+
+    range: tuple[float, float] | None
+    choices: tuple[Any, ...] | None
+    example: Any
+    nullable: bool
+
+    def allow(self, value: Any) -> bool:
+        """Whether a value is one of the choices, and all its numbers are within the range."""
+        if self.choices is not None and value not in self.choices:
+            return False
+        low, high = self.range or (-inf, inf)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        return all(low <= x <= high for x in numbers if isinstance(x, int | float))
+
+    def in_words(self) -> str:
+        """Writes choices and range, such as `at least 0`; empty where all is allowed."""
+        low, high = self.range or (-inf, inf)
+        words = []
+        if self.choices is not None:
+            words.append(f"one of {', '.join(map(shown, self.choices))}")
+        if -inf < low < high < inf and low != ABOVE_0:
+            return " and ".join([*words, f"between {low:g} and {high:g}"])
+        if high == BELOW_1:
+            return " and ".join([*words, "greater than 0 and less than 1"])
+        if low > -inf:
+            words.append("greater than 0" if low == ABOVE_0 else f"at least {low:g}")
+        if high < inf:
+            words.append(f"at most {high:g}")
+        return " and ".join(words)
+
+
+@cache
+def limits_of(cls: type[BaseConfig], path: str) -> Limits:
+    """Returns the limits of a key; outer and derived classes override inner ones and bases."""
+
+    def entry(table: str) -> Any:
+        rows = _rows(cls, table)
+        return next((value for pattern, value in rows if _matches(path, pattern)), None)
+
+    return Limits(
+        range=entry("RANGES"),
+        choices=entry("CHOICES"),
+        example=entry("EXAMPLES"),
+        nullable=entry("NULLABLE") is not None,
+    )
+
+
+def perturbable(cls: type[BaseConfig]) -> list[str]:
+    """Returns the keys that population based training may change, as dotted paths."""
+    patterns = [pattern for pattern, _ in _rows(cls, "PERTURBABLE")]
+    return [key for key in default_leaves(cls) if any(_matches(key, p) for p in patterns)]
+
+
+@cache
+def default_leaves(cls: type[BaseConfig] | type[Section]) -> Mapping[str, Any]:
+    """Returns the defaults of all keys of a config's or section's class by their dotted paths."""
+    return dict(cls().leaves(optional=True))
+
+
+@cache
+def _rows(cls: type[BaseConfig], table: str) -> list[tuple[str, Any]]:
+    """Returns pairs of a table's key pattern and entry, in the order of precedence."""
+    return [
+        (path, value)
+        for place in cls().places()
+        for base in place.cls.__mro__
+        for key, value in _entries(base.__dict__.get(table, {}))
+        if (path := place.of(key)) is not None
+    ]
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return path == pattern or (("*" in pattern or "?" in pattern) and fnmatchcase(path, pattern))
+
+
+def _entries(table: Any) -> Iterator[tuple[str, Any]]:
+    yield from table.items() if isinstance(table, Mapping) else ((key, key) for key in table)
+
+
+@cache
+def table_mistakes(cls: type[BaseConfig]) -> list[str]:
+    """Finds mistakes in the tables of a config class and of its sections, one sentence each."""
+    classes = dict.fromkeys(place.cls for place in cls().places())
+    return [mistake for holder in classes for mistake in _mistakes_in(holder)]
+
+
+def _mistakes_in(cls: Any) -> Iterator[str]:
+    # A subclass may lack keys of its bases; an abstract base cannot be made to look at its keys.
+    whole = [b for b in cls.__mro__ if issubclass(b, Section) or hasattr(b, "ALGO_NAME")]
+    keys = [key for base in whole for key in default_leaves(base)]
+    for base in cls.__mro__:
+        if base is BaseConfig:
+            continue
+        for table in ("RANGES", "CHOICES", "EXAMPLES", "NULLABLE", "PERTURBABLE"):
+            content = base.__dict__.get(table, {})
+            name = f"{base.__module__}.{base.__qualname__}.{table}"
+            if isinstance(content, str) or not isinstance(content, Mapping | tuple | list):
+                yield f"{name} is {shown(content)}: it must be a dict, or a tuple of keys"
+                continue
+            for path, entry in _entries(content):
+                if not any(_matches(key, path) for key in keys):
+                    yield f"{name} names '{path}'{did_you_mean(path, keys)}"
+                elif table in ("RANGES", "CHOICES") and not isinstance(entry, list | tuple):
+                    yield f"{name}['{path}'] is {shown(entry)}: it must be a tuple"
+                elif table == "RANGES" and not (
+                    len(entry) == 2
+                    and all(isinstance(x, int | float) for x in entry)
+                    and entry[0] <= entry[1]
+                ):
+                    yield f"{name}['{path}'] is {shown(entry)}: give (least, greatest)"
+
+
+def _unusable(value: Any, limitless: bool = False) -> str | None:
+    """Returns the reason why a value cannot stand in a config, at any depth; None: it can.
+
+    Args:
+        value: of a key.
+        limitless: whether numbers may be NaN or infinite.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str | os.PathLike):
+        return _unwritable(os.fspath(value))
+    if isinstance(value, int) and not -_INT64 < value < _INT64:
+        return "whole numbers have at most 64 bits"
+    if isinstance(value, float) and not limitless and not isfinite(value):
+        return "it must be a finite number"
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        return next((reason for part in value if (reason := _unusable(part, limitless))), None)
+    return None
+
+
+def _unwritable(text: str | bytes) -> str | None:
+    if isinstance(text, bytes):
+        return "it must be a text"
+    if "\0" in text:
+        return "a text cannot hold the character NUL"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "it is not valid UTF-8"
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in a value is NaN or infinite."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _alike(value: Any, example: Any) -> bool:
     if isinstance(example, AnyOf):
-        return any(_alike(value, one) for one in example)
+        return any(_alike(value, option) for option in example)
     if isinstance(example, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(example, bool)
     if isinstance(example, float):
@@ -238,7 +257,7 @@ def _alike(value: Any, example: Any) -> bool:
 
 def _kind(example: Any) -> str:
     if isinstance(example, AnyOf):
-        return " or ".join(_kind(one) for one in example)
+        return " or ".join(_kind(option) for option in example)
     if isinstance(example, list | tuple):
         kinds = {bool: "truth values", int: "whole numbers", float: "numbers", str: "texts"}
         return f"a list of {kinds.get(type(example[0]), 'values')}" if example else "a list"
@@ -246,7 +265,14 @@ def _kind(example: Any) -> str:
     return kinds.get(type(example), "a section of keys")
 
 
-def _shown(value: Any) -> str:
-    """Writes a value as the user would, in JSON's words."""
+def shown(value: Any) -> str:
+    """Writes a value as a user would, with JSON's words; shortens a long one."""
     words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else repr(value)
+    if value is None or isinstance(value, bool):
+        return words[value]
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, int) and not -_INT64 < value < _INT64:
+        return f"a number of {value.bit_length()} bits"
+    text = " ".join(repr(value).split("\n"))  # of a section there are several lines
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-20:]}"

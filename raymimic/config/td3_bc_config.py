@@ -1,18 +1,32 @@
 """Settings of TD3-BC (https://arxiv.org/abs/2106.06860)."""
 
-from raymimic.config.base_config import BaseConfig
+from math import inf
+from typing import ClassVar
+
+from raymimic.config.q_learning_config import QLearningConfig
+from raymimic.config.sections import BoundedCriticSection, OptimizerSection
 
 
-class TD3_BCConfig(BaseConfig):
+class TD3_BCConfig(QLearningConfig):
     """TD3-BC: TD3 with a behavioural cloning term, for offline data.
 
     Defaults are the paper's for gym's locomotion tasks, as in robomimic
-    (``robomimic/config/td3_bc_config.py``).
+    (`robomimic/config/td3_bc_config.py`).
     """
 
     __slots__ = ()
 
     ALGO_NAME = "td3_bc"
+    IN_ROBOMIMIC = True
+    RANGES = {
+        "algo.alpha": (0, inf),
+        "algo.critic.ensemble.weight": (0, 1),
+        "algo.actor.update_freq": (1, inf),
+        "algo.actor.noise_std": (0, inf),
+        "algo.actor.noise_clip": (0, inf),
+        "algo.actor.layer_dims": (1, inf),
+    }
+    PERTURBABLE: ClassVar[tuple[str, ...]] = ("algo.alpha",)
 
     def experiment_config(self) -> None:
         """Evaluates by return after each epoch of 5000 steps."""
@@ -33,34 +47,17 @@ class TD3_BCConfig(BaseConfig):
         self.train.num_epochs = 200  # length of the training
 
     def algo_config(self) -> None:
-        """Fills ``algo``."""
-        self.algo.optim_params.critic.learning_rate.initial = 3e-4  # learning rate of the critics
-        self.algo.optim_params.critic.learning_rate.decay_factor = 0.1  # factor at each decay
-        self.algo.optim_params.critic.learning_rate.epoch_schedule = []  # epochs of the decays
-        self.algo.optim_params.critic.regularization.L2 = 0.00  # weight decay
-        self.algo.optim_params.critic.start_epoch = -1  # first epoch that trains them; -1: at once
-        self.algo.optim_params.critic.end_epoch = -1  # train them before this epoch; -1: to the end
-
-        self.algo.optim_params.actor.learning_rate.initial = 3e-4  # learning rate of the actor
-        self.algo.optim_params.actor.learning_rate.decay_factor = 0.1  # factor at each decay
-        self.algo.optim_params.actor.learning_rate.epoch_schedule = []  # epochs of the decays
-        self.algo.optim_params.actor.regularization.L2 = 0.00  # weight decay
-        self.algo.optim_params.actor.start_epoch = -1  # first epoch that trains it; -1: at once
-        self.algo.optim_params.actor.end_epoch = -1  # train it before this epoch; -1: to the end
+        """Fills `algo`."""
+        for net in ("critic", "actor"):
+            self.algo.optim_params[net] = OptimizerSection(3e-4, start_epoch=-1, end_epoch=-1)
 
         self.algo.alpha = 2.5  # weight of the Q term against imitation (eq. 5)
 
-        self.algo.discount = 0.99  # of rewards, per environment step
-        self.algo.n_step = 1  # rewards summed before the bootstrap value
-        self.algo.target_tau = 0.005  # share of the network that moves into its target
-        self.algo.infinite_horizon = False  # scale terminal rewards by 1 / (1 - discount)
+        super().algo_config()
 
-        self.algo.critic.use_huber = False  # Huber loss instead of the squared one
-        self.algo.critic.max_gradient_norm = None  # clip gradients to this L2 norm; null: don't
-        self.algo.critic.value_bounds = None  # [lowest, highest] value; null: unbounded
-        self.algo.critic.ensemble.n = 2  # number of critics
+        self.algo.critic = BoundedCriticSection()
         self.algo.critic.ensemble.weight = 1.0  # of the ensemble's minimum, the rest its maximum
-        self.algo.critic.layer_dims = (256, 256)  # hidden layers
+        self.algo.critic.layer_dims = (256, 256)
 
         self.algo.actor.update_freq = 2  # critic steps per step of actor and targets
         self.algo.actor.noise_std = 0.2  # of the Gaussian noise on target actions

@@ -1,1 +1,1 @@
-"""Datasets: what a valid one is, demonstrations in memory, sampling order, batches, statistics."""
+"""Datasets: reading, checking and writing them, demonstrations in memory, batches, statistics."""

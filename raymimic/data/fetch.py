@@ -1,21 +1,28 @@
 """Brings a dataset to this machine.
 
-A path is used where it lies. A URI (``s3://…``, ``gs://…``, whatever fsspec reads) is copied
+A path is used where it lies. A URI (`s3://…`, `gs://…`, any that fsspec reads) is copied
 once per node into a cache, where all processes of the node find it.
 """
 
-import fcntl
 import hashlib
+import math
 import os
 import shutil
 from pathlib import Path
 
+from raymimic import storage
 from raymimic.errors import DatasetError
 
 
 def cache_dir() -> Path:
-    """Where fetched datasets are kept: ``$RAYMIMIC_CACHE`` or ``~/.cache/raymimic``."""
+    """Where fetched datasets are kept: `$RAYMIMIC_CACHE` or `~/.cache/raymimic`."""
     return Path(os.environ.get("RAYMIMIC_CACHE", "~/.cache/raymimic")).expanduser()
+
+
+def is_remote(path_or_uri: str | Path) -> bool:
+    """Whether a dataset has to be fetched."""
+    name = str(path_or_uri)
+    return "://" in name and not name.startswith("file://")
 
 
 def local_path(path_or_uri: str | Path) -> Path:
@@ -25,7 +32,7 @@ def local_path(path_or_uri: str | Path) -> Path:
     changed is fetched again. Processes of one node wait for each other's download by a file lock.
 
     Args:
-        path_or_uri: a local path (``~`` is expanded) or a URI that fsspec reads.
+        path_or_uri: a local path (`~` is expanded) or a URI that fsspec reads.
 
     Returns:
         The path of an existing file.
@@ -33,18 +40,22 @@ def local_path(path_or_uri: str | Path) -> Path:
     Raises:
         DatasetError: there is no such file, or it cannot be fetched.
     """
-    name = str(path_or_uri)
-    if name.startswith("file://"):
-        name = name.removeprefix("file://")
-    if "://" not in name:
-        path = Path(name).expanduser()
-        if not path.exists():
-            raise DatasetError(
-                f"dataset '{path}' does not exist: check train.data (the path must be there on"
-                " every node of the cluster; a URI such as s3://… is fetched)"
-            )
-        return path
-    return _fetch(name)
+    if is_remote(path_or_uri):
+        return _fetch(str(path_or_uri))
+    path = Path(str(path_or_uri).removeprefix("file://"))
+    try:
+        path = path.expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # no such user; a folder that may not be searched
+        raise DatasetError(
+            f"dataset '{path}' cannot be reached: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if not there:
+        raise DatasetError(
+            f"dataset '{path}' does not exist: check train.data (the path must be there on every"
+            " node of the cluster; a URI such as s3://… is fetched)"
+        )
+    return path
 
 
 def _fetch(uri: str) -> Path:
@@ -59,13 +70,15 @@ def _fetch(uri: str) -> Path:
         target = cache_dir() / "datasets" / f"{fingerprint}-{Path(remote).name}"
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            storage.lock(lock, patience_s=math.inf)
             if not target.exists():
                 partial = target.with_suffix(".partial")
                 with fs.open(remote, "rb") as source, partial.open("wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 24)
                 partial.replace(target)
-    except (OSError, ImportError, ValueError) as error:
-        reason = str(error) or type(error).__name__
+    except DatasetError:
+        raise
+    except Exception as error:  # each kind of storage has errors of its own
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise DatasetError(f"dataset '{uri}' cannot be fetched: {reason}") from error
     return target

@@ -1,7 +1,7 @@
-"""Which samples each gradient step takes: pure functions of seed and epoch.
+"""The samples of each gradient step: pure functions of seed and epoch.
 
-No generator is carried along: an epoch's order follows from ``(seed, epoch)`` alone, so that a run
-which resumes at an epoch sees what it would have seen, and every worker computes the same global
+No generator is carried along: an epoch's order follows from `(seed, epoch)` alone, so that a
+resumed run sees the samples of an unbroken one, and every worker computes the same global
 batches and takes its own part of each.
 """
 
@@ -27,9 +27,9 @@ class Batches:
     """An epoch's batches, or one worker's parts of them.
 
     Attributes:
-        indices: samples, one batch after the other, int64 ``[sum(sizes)]``.
-        sizes: samples of each batch that are in ``indices``, int64 ``[num_steps]``.
-        totals: samples of each global batch, over all workers, int64 ``[num_steps]``.
+        indices: samples, one batch after the other, int64 `[sum(sizes)]`.
+        sizes: samples of each batch that are in `indices`, int64 `[num_steps]`.
+        totals: samples of each global batch, over all workers, int64 `[num_steps]`.
     """
 
     indices: Tensor
@@ -40,7 +40,7 @@ class Batches:
         """One worker's contiguous part of each batch, as even as can be.
 
         Args:
-            rank: which worker, in ``[0, world_size)``.
+            rank: which worker, in `[0, world_size)`.
             world_size: number of workers; their parts together are the whole, for any number.
         """
         share, extra = np.divmod(self.sizes, world_size)
@@ -55,8 +55,8 @@ class Batches:
         """Only some samples of each batch, under other numbers.
 
         Args:
-            mask: which to keep, bool ``[sum(sizes)]``.
-            indices: the numbers to give to all samples, ``[sum(sizes)]``.
+            mask: which to keep, bool `[sum(sizes)]`.
+            indices: the numbers to give to all samples, `[sum(sizes)]`.
         """
         step = np.repeat(np.arange(len(self.sizes)), self.sizes)
         sizes = np.bincount(step[mask.numpy()], minlength=len(self.sizes))
@@ -79,7 +79,7 @@ class Sampler(Protocol):
 class EpochSampler:
     """Training batches.
 
-    One dataset: without ``steps_per_epoch`` an epoch is as many whole batches as a fresh
+    One dataset: without `steps_per_epoch` an epoch is as many whole batches as a fresh
     permutation of the samples holds. With it, epochs are cut from an endless stream of
     permutations, so that all samples are seen equally often however short an epoch is. Several
     datasets with weights: drawn with replacement.
@@ -153,7 +153,7 @@ class EpochSampler:
         return self._latest[1]
 
     def _stream(self, begin: int, count: int) -> np.ndarray:
-        """``count`` samples from position ``begin`` of permutations 0, 1, … put in a row."""
+        """`count` samples from position `begin` of permutations 0, 1, … put in a row."""
         parts = []
         while count > 0:
             number, offset = divmod(begin, self.size)
@@ -174,7 +174,7 @@ class EpochSampler:
 class ValidationSampler:
     """Validation batches: each sample once, in an order that is the same at every epoch.
 
-    The last batch holds what is left. The order is shuffled once, so that a capped validation sees
+    The last batch holds the rest. The order is shuffled once, so that a capped validation sees
     an even choice of the samples, and the same one each time.
 
     Args:

@@ -1,10 +1,10 @@
 """Normalisation statistics of observations and actions, over the training demonstrations.
 
 Computed once, in float64, and merged block by block, so that no copy of a column is made and
-that what a worker holds of a sharded dataset does not matter.
+that a worker's share of a sharded dataset does not matter.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raymimic.data.schema import Column, Layout
-from raymimic.data.store import FloatType, read_columns
+from raymimic.data.columns import Column, FloatType, Layout, read_columns
 from raymimic.errors import ConfigError
-from raymimic.utils.obs_utils import process_obs
+from raymimic.observations.modality import process_obs
 
 Stats = dict[str, dict[str, NDArray[np.float32]]]
-"""``offset`` and ``scale`` by key, float32 ``[1, ...]``: normalised = (x - offset) / scale."""
+"""`offset` and `scale` by key, float32 `[1, ...]`: normalised = (x - offset) / scale."""
 
 _OBS_TOLERANCE = 1e-3
-_MIN_RANGE = 1e-4
+# An element that varies less is constant.
+MIN_RANGE = 1e-4
 _MIN_STD = 1e-6
 _ACTION_LIMIT = 0.999999
 _BLOCK_BYTES = 1 << 19
@@ -35,7 +35,7 @@ class Moments:
 
     Attributes:
         count: number of rows.
-        mean: ``[...]``, float64, as are the others.
+        mean: `[...]`, float64, as are the others.
         sqdiff: sum of squared deviations from the mean.
         low: minimum.
         high: maximum.
@@ -49,7 +49,7 @@ class Moments:
 
     @classmethod
     def of(cls, rows: NDArray[np.float64]) -> "Moments":
-        """Moments of ``rows [n, ...]``."""
+        """Moments of `rows [n, ...]`."""
         mean = rows.mean(axis=0)
         sqdiff = np.square(rows - mean).sum(axis=0)
         return cls(len(rows), mean, sqdiff, rows.min(axis=0), rows.max(axis=0))
@@ -87,8 +87,8 @@ def moments(columns: Iterable[Tensor], modality: str = "low_dim") -> Moments:
     """Moments of the rows of all the given pieces of a column, prepared as for networks.
 
     Args:
-        columns: CPU tensors ``[n, ...]``, at least one row in all.
-        modality: of the observation key; images are put into 0…1 and ``[C, H, W]`` first.
+        columns: CPU tensors `[n, ...]`, at least one row in all.
+        modality: of the observation key; images are put into 0…1 and `[C, H, W]` first.
     """
     total: Moments | None = None
     for column in columns:
@@ -111,7 +111,7 @@ def stream_column(layout: Layout, key: str, dtype: FloatType) -> Iterator[Tensor
         dtype: float type that a store would hold it in.
 
     Yields:
-        Tensors ``[n, ...]`` of whole demos, of about 64 MB.
+        Tensors `[n, ...]` of whole demos, of about 64 MB.
     """
     column: Mapping[str, Column] = {key: layout.columns[key]}
     row_bytes = 8 * int(np.prod(layout.columns[key].shape, dtype=np.int64))
@@ -129,10 +129,10 @@ def obs_normalization_stats(by_key: Mapping[str, Moments]) -> Stats:
         by_key: moments of each key's training observations.
 
     Returns:
-        ``offset`` is the mean, ``scale`` the standard deviation plus 1e-3: a constant element is
+        `offset` is the mean, `scale` the standard deviation plus 1e-3: a constant element is
         thus centred and at most magnified a thousandfold, never divided by zero.
 
-    Source: robomimic/utils/dataset.py, ``normalize_obs``; here in float64 until the end.
+    Source: robomimic/utils/dataset.py, `normalize_obs`; here in float64 until the end.
     """
     return {
         key: _entry(offset=found.mean, scale=found.std + _OBS_TOLERANCE)
@@ -143,12 +143,12 @@ def obs_normalization_stats(by_key: Mapping[str, Moments]) -> Stats:
 def action_normalization_stats(
     by_key: Mapping[str, Moments], action_config: Mapping[str, Mapping[str, Any]]
 ) -> Stats:
-    """Offset and scale of each action key, by its method in ``train.action_config``.
+    """Offset and scale of each action key, by its method in `train.action_config`.
 
     Args:
-        by_key: moments of each action key's training actions, in ``train.action_keys``' order.
-        action_config: options by action key; ``normalization`` is None (as they are), ``min_max``
-            (range to ±0.999999, so that a tanh can reach it) or ``gaussian`` (mean 0, deviation 1).
+        by_key: moments of each action key's training actions, in `train.action_keys`' order.
+        action_config: options by action key; `normalization` is None (as they are), `min_max`
+            (range to ±0.999999, so that a tanh can reach it) or `gaussian` (mean 0, deviation 1).
 
     Returns:
         By key. Elements that hardly vary (range below 1e-4, deviation below 1e-6) are only
@@ -157,7 +157,7 @@ def action_normalization_stats(
     Raises:
         ConfigError: another method.
 
-    Source: robomimic/utils/dataset.py, ``action_stats_to_normalization_stats``.
+    Source: robomimic/utils/dataset.py, `action_stats_to_normalization_stats`.
     """
     stats: Stats = {}
     for key, found in by_key.items():
@@ -165,7 +165,7 @@ def action_normalization_stats(
         if method is None:
             stats[key] = _entry(np.zeros_like(found.mean), np.ones_like(found.mean))
         elif method == "min_max":
-            constant = found.high - found.low < _MIN_RANGE
+            constant = found.high - found.low < MIN_RANGE
             scale = np.where(constant, 1.0, (found.high - found.low) / (2 * _ACTION_LIMIT))
             offset = np.where(constant, found.low, found.low + scale * _ACTION_LIMIT)
             stats[key] = _entry(offset, scale)
@@ -190,20 +190,26 @@ def greatest_magnitude(found: Moments, entry: Mapping[str, NDArray[Any]]) -> flo
 
     Args:
         found: moments of the rows.
-        entry: their ``offset`` and ``scale`` ``[1, ...]``.
+        entry: their `offset` and `scale` `[1, ...]`.
     """
     bounds = (np.stack([found.low, found.high]) - entry["offset"]) / entry["scale"]
     return float(np.abs(bounds).max())
 
 
-def normalize_actions(actions: Tensor, stats: Stats, widths: Sequence[int]) -> None:
-    """Normalises actions where they lie.
+def scaling_of(stats: Stats, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Offset and scale of several keys side by side, `[sum of widths]`.
 
     Args:
-        actions: action keys side by side, ``[N, sum(widths)]``; changed in place.
-        stats: by action key, in that order; None as a method leaves the bits as they are.
-        widths: size of each action key.
+        stats: by key, in the order of the columns.
+        like: has the type and device wanted.
+
+    Returns:
+        None where all values stay as they are.
     """
-    for part, entry in zip(torch.split(actions, list(widths), dim=1), stats.values(), strict=True):
-        offset, scale = (torch.from_numpy(entry[name]).to(part) for name in ("offset", "scale"))
-        part.sub_(offset).div_(scale)
+    joined = [
+        torch.cat([torch.from_numpy(entry[name][0]) for entry in stats.values()]).to(like)
+        for name in ("offset", "scale")
+    ]
+    if not joined[0].any() and (joined[1] == 1).all():
+        return None
+    return joined[0], joined[1]

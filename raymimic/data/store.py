@@ -1,18 +1,21 @@
 """Demonstrations in memory: one flat tensor per quantity, and where each demo lies in it."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from raymimic.data.schema import Column, ColumnRequest, Demo, DemoSource, Layout, open_dataset, scan
+from raymimic.data.columns import (
+    ColumnRequest,
+    DemoSource,
+    Layout,
+    numpy_dtype,
+    read_columns,
+)
+from raymimic.data.layout import scan
 from raymimic.errors import DatasetError
-
-FloatType = type[np.float32] | type[np.float64]
 
 
 def shard_owners(lengths: np.ndarray, world_size: int) -> np.ndarray:
@@ -22,11 +25,11 @@ def shard_owners(lengths: np.ndarray, world_size: int) -> np.ndarray:
     best possible largest share (Graham 1969).
 
     Args:
-        lengths: transitions of each demo, ``[num_demos]``.
+        lengths: transitions of each demo, `[num_demos]`.
         world_size: number of workers, at most as many as demos.
 
     Returns:
-        The worker that holds each demo, ``[num_demos]``.
+        The worker that holds each demo, `[num_demos]`.
 
     Raises:
         DatasetError: there are fewer demos than workers.
@@ -49,14 +52,16 @@ class DemoStore:
     """Flat columns of all transitions of some demos.
 
     Attributes:
-        columns: by name (``obs/flat``, ``next_obs/flat``, ``actions``, ``rewards``, ``dones``, …),
-            ``[N, ...]``, all on one device. ``actions`` are the action keys side by side; images
-            stay uint8 ``[N, H, W, C]``, everything else is of the store's float type; ``rewards``
-            and ``dones`` are ``[N]``.
-        starts: first row of each demo, int64 ``[num_demos]``, on the columns' device.
-        lengths: rows of each demo, int64 ``[num_demos]``, on the columns' device.
-        layout: what the files hold, including demos of other workers.
-        owned: positions of this store's demos in ``layout.demos``.
+        columns: by name (`obs/flat`, `next_obs/flat`, `actions`, `rewards`, `dones`, …),
+            `[N, ...]`, all on one device. `actions` are the action keys side by side; images
+            stay uint8 `[N, H, W, C]`, everything else is of the store's float type; `rewards`
+            and `dones` are `[N]`.
+        starts: first row of each demo, int64 `[num_demos]`, on the columns' device.
+        lengths: rows of each demo, int64 `[num_demos]`, on the columns' device.
+        layout: the contents of the files, including demos of other workers.
+        owned: positions of this store's demos in `layout.demos`.
+        scaling: of columns that are normalised when rows are taken: offset and scale `[...]`. The
+            columns themselves stay as recorded, so that they may lie in memory that others share.
     """
 
     columns: dict[str, Tensor]
@@ -64,6 +69,7 @@ class DemoStore:
     lengths: Tensor
     layout: Layout
     owned: np.ndarray
+    scaling: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -73,7 +79,7 @@ class DemoStore:
         dtype: torch.dtype = torch.float32,
         shard: tuple[int, int] | None = None,
     ) -> "DemoStore":
-        """Finds demos (:func:`raymimic.data.schema.scan`) and reads them (:meth:`read`)."""
+        """Finds demos (`raymimic.data.layout.scan`) and reads them (`read`)."""
         return cls.read(scan(sources, request), dtype, shard)
 
     @classmethod
@@ -86,13 +92,16 @@ class DemoStore:
         """Reads demos into memory; the peak is little more than the columns themselves.
 
         Args:
-            layout: what to read.
+            layout: the demos and columns to read.
             dtype: float type of the columns.
-            shard: ``(rank, world_size)`` reads only the demos that :func:`shard_owners` gives to
+            shard: `(rank, world_size)` reads only the demos that `shard_owners` gives to
                 this rank; None reads all.
 
         Raises:
-            DatasetError: a value is not finite, or a file is damaged.
+            DatasetError: a value is not finite, one of `dones` is not within [0, 1], or a file is
+                damaged.
+
+        Columns that are not needed are left out where they cannot be read.
         """
         owned = np.arange(len(layout.demos))
         if shard is not None:
@@ -129,6 +138,19 @@ class DemoStore:
         """Where the columns lie."""
         return self.starts.device
 
+    def rows(self, column: str, rows: Tensor) -> Tensor:
+        """Rows `[n, ...]` of a column, normalised where `scaling` says so.
+
+        Args:
+            column: its name.
+            rows: int64 `[n]`, on the store's device.
+        """
+        values = self.columns[column].index_select(0, rows)
+        if column in self.scaling:
+            offset, scale = self.scaling[column]
+            values.sub_(offset).div_(scale)
+        return values
+
     def to(self, device: torch.device) -> "DemoStore":
         """The same store on another device."""
         return replace(
@@ -136,71 +158,5 @@ class DemoStore:
             columns={key: column.to(device) for key, column in self.columns.items()},
             starts=self.starts.to(device),
             lengths=self.lengths.to(device),
-        )
-
-
-def numpy_dtype(dtype: torch.dtype) -> FloatType:
-    """The same float type as numpy names it."""
-    return np.float64 if dtype == torch.float64 else np.float32
-
-
-def read_columns(
-    demos: Iterable[Demo], columns: Mapping[str, Column], dtype: FloatType
-) -> dict[str, np.ndarray]:
-    """Reads columns of demos, straight into their final place and type.
-
-    Args:
-        demos: what to read, in this order.
-        columns: which columns, see :func:`raymimic.data.schema.scan`.
-        dtype: type of everything that is not an image.
-
-    Returns:
-        ``[N, ...]`` by column name.
-
-    Raises:
-        DatasetError: a value is NaN or infinite, or the file is damaged.
-    """
-    demos = list(demos)
-    total = sum(demo.length for demo in demos)
-    arrays = {
-        key: np.empty((total, *column.shape), np.uint8 if column.image else dtype)
-        for key, column in columns.items()
-    }
-    start = 0
-    for path, group in itertools.groupby(demos, key=lambda demo: demo.path):
-        with open_dataset(path) as handle:
-            for demo in group:
-                rows = slice(start, start + demo.length)
-                for key, column in columns.items():
-                    _read(handle["data"][demo.name], demo, column, arrays[key][rows])
-                start = rows.stop
-    return arrays
-
-
-def _read(group: h5py.Group, demo: Demo, column: Column, out: np.ndarray) -> None:
-    """Reads one column of one demo into ``out [n, ...]`` and checks that it is finite."""
-    left = 0
-    for i, name in enumerate(column.parts):
-        item = group[name]
-        target = out
-        if len(column.parts) > 1:
-            target = out[:, left : left + column.widths[i]]
-            left += column.widths[i]
-        if target.flags.c_contiguous and target.shape == item.shape and item.dtype.kind != "b":
-            item.read_direct(target)  # converts on the way, without a copy of the whole
-        else:
-            target[...] = item[()].reshape(target.shape)
-        # The sum is a test without a temporary array; only when it fails are elements looked at.
-        with np.errstate(invalid="ignore", over="ignore"):
-            suspect = target.dtype.kind == "f" and not np.isfinite(target.sum(dtype=np.float64))
-        if suspect:
-            _complain_if_not_finite(demo, name, target)
-
-
-def _complain_if_not_finite(demo: Demo, name: str, values: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-    if len(bad):
-        raise DatasetError(
-            f"dataset '{demo.path}': demo '{demo.name}': '{name}' holds NaN or infinity (first in"
-            f" row {bad[0]}); repair or remove the demo, for example by a filter key without it"
+            scaling={k: (x.to(device), y.to(device)) for k, (x, y) in self.scaling.items()},
         )

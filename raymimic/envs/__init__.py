@@ -1,1 +1,1 @@
-"""Environments behind robomimic's interface."""
+"""Environments behind robomimic's interface, and the registry of their kinds."""

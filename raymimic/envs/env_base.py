@@ -16,7 +16,7 @@ Observation = dict[str, Array]
 
 
 class EnvType:
-    """The numbers by which a dataset's ``env_args`` names the kind of its environment."""
+    """Robomimic's numbers for kinds of environments, the `type` in `env_args`; see `kinds.py`."""
 
     ROBOSUITE_TYPE = 1
     GYM_TYPE = 2
@@ -26,22 +26,22 @@ class EnvType:
 class EnvBase(ABC):
     """An environment with dictionary observations.
 
-    An episode is a function of the seed given to :meth:`reset` and of the actions: nothing of
-    earlier episodes may reach it.
-    """
+    A subclass is made by `cls(env_name, render_offscreen=…, **env_kwargs)`. An episode is a
+    function of the seed given to `reset` and of the actions: earlier episodes must not affect it.
 
-    rollout_exceptions: tuple[type[Exception], ...] = ()
-    """What a simulation that a bad policy upset may raise; it ends the episode, not the run."""
+    raymimic itself does not call `get_reward`, `is_done` and `reset_to`; they are part of
+    robomimic's contract.
+    """
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> Observation:
         """Starts an episode.
 
         Args:
-            seed: of everything random in the episode; None draws on from where the generator is.
+            seed: of everything random in the episode; None continues the generator's stream.
 
         Returns:
-            The first observation, ``{key: [...]}``.
+            The first observation, `{key: [...]}`.
         """
 
     @abstractmethod
@@ -49,17 +49,17 @@ class EnvBase(ABC):
         """Plays one action.
 
         Args:
-            action: ``[A]``.
+            action: `[A]`.
 
         Returns:
-            ``(obs, reward, done, info)``. ``done`` says that the episode is over; ``info`` holds
-            ``terminated`` (the task ended: no value lies beyond) and ``truncated`` (the time was
-            up: it would have gone on).
+            `(obs, reward, done, info)`. `done` is true when the episode is over; `info` holds
+            `terminated` (the task ended: later states have no value) and `truncated` (the time
+            was up: the task would have continued).
         """
 
     @abstractmethod
     def get_observation(self) -> Observation:
-        """The observation that ``reset`` or ``step`` returned last."""
+        """The last observation that `reset` or `step` returned."""
 
     @abstractmethod
     def get_reward(self) -> float:
@@ -67,22 +67,27 @@ class EnvBase(ABC):
 
     @abstractmethod
     def is_done(self) -> bool:
-        """Whether the episode is over, for whatever reason."""
+        """Whether the episode is over, for any reason."""
 
     @abstractmethod
     def is_success(self) -> dict[str, bool]:
-        """Whether the task is solved now: ``{"task": …}`` and further criteria by name."""
+        """Whether the task is solved now: `{"task": …}` and further criteria by name."""
+
+    @property
+    def knows_success(self) -> bool:
+        """Whether `is_success` tells of the task now; one that never does has no success rate."""
+        return True
 
     @abstractmethod
     def get_state(self) -> dict[str, Array]:
-        """The simulator's state, ``{"states": [S]}``, for :meth:`reset_to`."""
+        """The simulator's state, `{"states": [S]}`, for `reset_to`."""
 
     @abstractmethod
     def reset_to(self, state: Mapping[str, Array]) -> Observation:
-        """Starts an episode in a state that :meth:`get_state` returned or a dataset holds.
+        """Starts an episode in a state that `get_state` returned or a dataset holds.
 
         Args:
-            state: ``{"states": [S]}``.
+            state: `{"states": [S]}`.
 
         Returns:
             The observation in that state.
@@ -92,10 +97,10 @@ class EnvBase(ABC):
     def render(
         self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Returns a picture of the current state, ``[H, W, 3]``.
+        """Returns a picture of the current state, `[H, W, 3]`.
 
         Raises:
-            EnvError: nothing can be rendered here, or not in this mode.
+            EnvError: this machine or this mode cannot render.
         """
 
     def get_goal(self) -> Observation:
@@ -104,7 +109,7 @@ class EnvBase(ABC):
 
     @abstractmethod
     def serialize(self) -> dict[str, Any]:
-        """What a dataset keeps as ``env_args``: ``env_name``, ``type`` and ``env_kwargs``."""
+        """The `env_args` of a dataset: `env_name`, `type` and `env_kwargs`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -117,56 +122,20 @@ class EnvBase(ABC):
 
     @property
     @abstractmethod
-    def type(self) -> int:
-        """One of :class:`EnvType`."""
+    def type(self) -> int | str:
+        """The kind under which the class is registered, see `raymimic.envs.kinds`."""
 
     @property
     @abstractmethod
     def action_dimension(self) -> int:
         """Number of action components A."""
 
+    @property
+    def action_bounds(self) -> tuple[Array, Array]:
+        """Least and greatest value of each action component, `[A]`; infinite without a limit."""
+        limit = np.full(self.action_dimension, np.inf)
+        return -limit, limit
 
-def check_env(env_meta: Mapping[str, Any], goals: bool = False) -> None:
-    """Makes an environment once, so that one that cannot be played is found early.
-
-    Args:
-        env_meta: see :func:`env_from_metadata`.
-        goals: whether its goals will be asked for.
-
-    Raises:
-        EnvError: it cannot be made, or has no goals.
-    """
-    env = env_from_metadata(env_meta)
-    try:
-        if goals:
-            env.reset(seed=0)
-            env.get_goal()
-    finally:
-        env.close()
-
-
-def env_from_metadata(
-    env_meta: Mapping[str, Any], env_name: str | None = None, render: bool = False
-) -> EnvBase:
-    """Makes the environment that a dataset or a checkpoint describes.
-
-    Args:
-        env_meta: ``env_name``, ``type`` and, optionally, ``env_kwargs``, as in ``env_args``.
-        env_name: another environment of the same kind with the same keyword arguments.
-        render: whether :meth:`EnvBase.render` will be called.
-
-    Raises:
-        EnvError: the description is incomplete or the environment cannot be made.
-    """
-    name = env_name or env_meta.get("env_name")
-    if not name:
-        raise EnvError("the environment has no name: 'env_args' of the dataset lacks 'env_name'")
-    kind = env_meta.get("type", EnvType.GYM_TYPE)
-    if kind != EnvType.GYM_TYPE:
-        raise EnvError(
-            f"environment '{name}' is of type {kind}, and only gymnasium environments "
-            f"(type {EnvType.GYM_TYPE}) can be played: set experiment.rollout.enabled=false"
-        )
-    from raymimic.envs.env_gym import EnvGym
-
-    return EnvGym(str(name), render_offscreen=render, **(env_meta.get("env_kwargs") or {}))
+    def clip(self, action: Array) -> Array:
+        """Moves an action `[A]` to the nearest one within `action_bounds`."""
+        return np.clip(action, *self.action_bounds)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
+import math
 import re
-from collections.abc import Mapping
+import signal
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import deepcopy
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import gymnasium
@@ -16,12 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
-from raymimic.errors import EnvError, did_you_mean
+from raymimic.envs.kinds import UnknownEnvError
+from raymimic.errors import EnvError, did_you_mean, reason
 
 logger = logging.getLogger(__name__)
 
 FLAT_KEY = "flat"
 SUCCESS_KEYS = ("is_success", "success")
+
+_MODERNISE = "bring it to gymnasium's interface, or wrap it by the package shimmy"
 
 # D4RL's names of MuJoCo data sets, and versions of gym that needed mujoco-py.
 _D4RL_DATASET = re.compile(r"(ant|halfcheetah|hopper|walker2d)-[a-z-]+-v\d+")
@@ -37,15 +45,15 @@ _CURRENT = {
 }
 
 
-@functools.cache  # so that it is said once, however many environments are made
+@functools.cache  # so that a translation is logged once
 def current_name(env_name: str) -> str:
-    """Translates D4RL's and old gym's names to what gymnasium has now.
+    """Translates D4RL's and old gym's names to gymnasium's present ones.
 
     Args:
-        env_name: such as ``Walker2d-v2`` or ``walker2d-medium-expert-v2``.
+        env_name: such as `Walker2d-v2` or `walker2d-medium-expert-v2`.
 
     Returns:
-        Such as ``Walker2d-v5``; other names as they are. A translation is logged as a warning,
+        `Walker2d-v5`, for example; other names as they are. A translation is logged as a warning,
         since dynamics and rewards of the versions differ slightly.
     """
     if match := _D4RL_DATASET.fullmatch(env_name):
@@ -65,28 +73,42 @@ def _mujoco(env: gymnasium.Env[Any, Any]) -> Any | None:
 
 
 def _as_dict(obs: Any, prefix: str = "") -> Observation:
-    """Copies a gymnasium observation into ``{key: array}``; nested keys are joined by ``/``."""
+    """Copies a gymnasium observation into `{key: array}`; nested keys are joined by `/`.
+
+    A value that is no array of numbers (text, None, parts of several lengths) becomes an array of
+    one object: it matters only to a policy that reads it.
+    """
     if not isinstance(obs, Mapping):
-        return {prefix or FLAT_KEY: np.array(obs)}
+        return {prefix or FLAT_KEY: _as_array(obs)}
     flat: Observation = {}
     for key, value in obs.items():
         flat |= _as_dict(value, f"{prefix}/{key}" if prefix else str(key))
     return flat
 
 
+def _as_array(value: Any) -> Array:
+    parts = isinstance(value, tuple) and any(np.ndim(part) for part in value)
+    if not parts:  # an array would hide that they are several
+        with suppress(Exception):  # the conversion may raise anything, of a tensor on a GPU perhaps
+            return np.array(value)
+    boxed = np.empty((), object)
+    boxed[()] = value
+    return boxed
+
+
 class EnvGym(EnvBase):
     """A gymnasium environment with continuous actions.
 
-    An array observation is ``{"flat": [D]}``, a dictionary observation keeps its keys. Unlike
-    robomimic's, ``step`` keeps termination and time limit apart, and success is read from
-    ``info["is_success"]`` or ``info["success"]``.
+    An array observation is `{"flat": [D]}`, a dictionary observation keeps its keys. Unlike
+    robomimic's, `step` keeps termination and time limit apart, and success is read from
+    `info["is_success"]` or `info["success"]`.
 
     Args:
-        env_name: gymnasium id, one of D4RL's names (:func:`current_name`), or ``module:id`` to
-            import the module that registers it.
+        env_name: gymnasium id, one of D4RL's names (`current_name`), or `module:id`, where
+            the module that registers it is imported already.
         render: shows a window.
-        render_offscreen: lets :meth:`render` return frames.
-        **env_kwargs: for ``gymnasium.make``.
+        render_offscreen: lets `render` return frames.
+        **env_kwargs: for `gymnasium.make`.
 
     Raises:
         EnvError: the environment cannot be made.
@@ -102,24 +124,49 @@ class EnvGym(EnvBase):
         self._name = current_name(env_name)
         self._env_kwargs = deepcopy(env_kwargs)
         mode = "human" if render else "rgb_array" if render_offscreen else None
-        self.env = _make(self._name, {"render_mode": mode, **env_kwargs})
+        # Not every environment takes a render mode.
+        self.env = _make(self._name, {**env_kwargs, **({"render_mode": mode} if mode else {})})
         self._obs: Observation = {}
         self._reward = 0.0
         self._done = False
-        self._success = False
+        self._success: dict[str, bool] = {}
 
     def reset(self, seed: int | None = None) -> Observation:
-        """Starts an episode; see :meth:`EnvBase.reset`."""
-        obs, info = self.env.reset(seed=seed)
-        return self._started(_as_dict(obs), info)
+        """Starts an episode; see `EnvBase.reset`.
+
+        Raises:
+            EnvError: the environment does not return the values of gymnasium's interface.
+        """
+        with self._of_gymnasium("reset"):
+            answer = self.env.reset(seed=seed)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise EnvError(
+                f"environment '{self._name}' returns from its reset {_kind(answer)}, as old gym's "
+                f"do, and not (observation, info): {_MODERNISE}"
+            )
+        return self._started(_as_dict(answer[0]), self._info(answer[1]))
 
     def step(self, action: Array) -> tuple[Observation, float, bool, dict[str, Any]]:
-        """Plays one action; see :meth:`EnvBase.step`."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        self._obs, self._reward = _as_dict(obs), float(reward)
-        self._done = bool(terminated or truncated)
-        self._success = _success(info)
-        info = {**info, "terminated": bool(terminated), "truncated": bool(truncated)}
+        """Plays one action; see `EnvBase.step`.
+
+        Raises:
+            EnvError: the environment does not return the values of gymnasium's interface.
+        """
+        with self._of_gymnasium("step"):
+            answer: Any = self.env.step(action)
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            raise EnvError(
+                f"environment '{self._name}' returns from its step {_kind(answer)}, and not "
+                f"(observation, reward, terminated, truncated, info): {_MODERNISE}"
+            )
+        obs, reward, terminated, truncated, info = answer
+        self._obs, self._reward = _as_dict(obs), self._number("reward", reward)
+        terminated = self._flag("terminated", terminated)
+        truncated = self._flag("truncated", truncated)
+        self._done = terminated or truncated
+        info = self._info(info)
+        self._success = self._solved(info)
+        info = {**info, "terminated": terminated, "truncated": truncated}
         return self.get_observation(), self._reward, self._done, info
 
     def get_observation(self) -> Observation:
@@ -135,21 +182,31 @@ class EnvGym(EnvBase):
         return self._done
 
     def is_success(self) -> dict[str, bool]:
-        """``{"task": …}``: what the last ``info`` said; False where it says nothing."""
-        return {"task": self._success}
+        """Success according to the last `info`, under `is_success` or `success`.
+
+        Returns:
+            `{"task": …}`, False if `info` has neither; and the further criteria of an `info` that
+            holds several by name, as robomimic's `is_success` does.
+        """
+        return {"task": False, **self._success}
+
+    @property
+    def knows_success(self) -> bool:
+        """Whether the last `info` says if the task is solved."""
+        return "task" in self._success
 
     def get_goal(self) -> Observation:
         """The goal of this episode, by gymnasium's convention for goals.
 
-        The observation of such an environment (``GoalEnv`` of Gymnasium-Robotics) has, beside the
-        rest, an ``achieved_goal`` and a ``desired_goal`` of the same form.
+        The observation of such an environment (`GoalEnv` of Gymnasium-Robotics) also has an
+        `achieved_goal` and a `desired_goal` of the same form.
 
         Returns:
-            The desired goal, under both names: so a policy is told what ``achieved_goal`` is to
-            be, as in data whose goals are last observations, or sees ``desired_goal`` as it is.
+            The desired goal under both names: a policy may read the `achieved_goal` to reach, as in
+            data whose goals are last observations, or `desired_goal`.
 
         Raises:
-            EnvError: observations have no ``desired_goal``.
+            EnvError: observations have no `desired_goal`.
         """
         goal: Observation = {}
         for key, value in self._obs.items():
@@ -158,8 +215,7 @@ class EnvGym(EnvBase):
         if not goal:
             raise EnvError(
                 f"environment '{self._name}' has no goals for the policy: its observations "
-                f"({', '.join(self._obs)}) have no 'desired_goal'; to train without playing, set "
-                "experiment.rollout.enabled=false"
+                f"({', '.join(self._obs)}) have no 'desired_goal'"
             )
         return goal
 
@@ -167,7 +223,7 @@ class EnvGym(EnvBase):
         """MuJoCo's full physics state.
 
         Returns:
-            ``{"states": [S]}``: time, positions, velocities and actuator activations, as
+            `{"states": [S]}`: time, positions, velocities and actuator activations, as
             robomimic's flattened states begin.
 
         Raises:
@@ -182,12 +238,12 @@ class EnvGym(EnvBase):
     def reset_to(self, state: Mapping[str, Array]) -> Observation:
         """Starts an episode in a MuJoCo state.
 
-        What follows depends on the state and the actions alone; it repeats what followed on the
-        original only up to the contact solver's tolerance, since the solver's warm start is no
-        part of the state.
+        The steps that follow depend on the state and the actions alone. They repeat those after the
+        original state only up to the contact solver's tolerance, since the solver's warm start is
+        no part of the state.
 
         Args:
-            state: ``{"states": [S]}`` from :meth:`get_state` or a dataset.
+            state: `{"states": [S]}` from `get_state` or a dataset.
 
         Raises:
             EnvError: this is no MuJoCo environment, or the state is of another model.
@@ -209,35 +265,43 @@ class EnvGym(EnvBase):
         """Returns a picture of the current state.
 
         Args:
-            mode: ``rgb_array``; a window (``human``) is drawn by ``step`` itself.
-            height: pixels; None is the environment's own size (MuJoCo: 480, or what ``env_kwargs``
-                says), any other is reached by repeating or dropping pixels.
+            mode: `rgb_array`; a window (`human`) is drawn by `step` itself.
+            height: pixels; None is the environment's own size (MuJoCo: 480, or the one in
+                `env_kwargs`), any other is reached by repeating or dropping pixels.
             width: likewise.
 
         Returns:
-            ``[H, W, 3]``.
+            `[H, W, 3]`.
 
         Raises:
-            EnvError: the environment was not made for rendering, or nothing can render here.
+            EnvError: the environment was not made for rendering, or this machine cannot render.
         """
         if mode != "rgb_array" or self.env.render_mode != "rgb_array":
             raise EnvError(f"'{self._name}' renders to arrays only when made with render_offscreen")
         try:
-            frame = np.asarray(self.env.render(), np.uint8)
+            with _no_exit("it"):
+                frame = np.asarray(self.env.render())
         except (
             Exception
-        ) as error:  # whatever the OpenGL stack raises, ImportError to AttributeError
-            raise EnvError(f"'{self._name}' cannot be rendered here: {error}") from error
+        ) as error:  # the OpenGL stack may raise anything, ImportError to AttributeError
+            raise EnvError(f"'{self._name}' cannot be rendered here: {reason(error)}") from error
+        if frame.dtype.kind not in "iu" or frame.ndim not in (2, 3):
+            raise EnvError(
+                f"'{self._name}' renders {_kind(frame)} of {frame.dtype}, and not a picture "
+                "[H, W, 3] of whole numbers from 0 to 255"
+            )
+        frame = frame.astype(np.uint8)
         return _resized(frame, height or frame.shape[0], width or frame.shape[1])
 
     def serialize(self) -> dict[str, Any]:
-        """What a dataset keeps as ``env_args``."""
+        """The `env_args` of a dataset."""
         kwargs = deepcopy(self._env_kwargs)
         return {"env_name": self._name, "type": self.type, "env_kwargs": kwargs}
 
     def close(self) -> None:
         """Frees simulator and renderer."""
-        self.env.close()
+        with _no_exit("it"):
+            self.env.close()
 
     @property
     def name(self) -> str:
@@ -246,25 +310,113 @@ class EnvGym(EnvBase):
 
     @property
     def type(self) -> int:
-        """``EnvType.GYM_TYPE``."""
+        """`EnvType.GYM_TYPE`."""
         return EnvType.GYM_TYPE
 
     @property
     def action_dimension(self) -> int:
         """Number of action components A."""
-        space = self.env.action_space
-        assert isinstance(space, gymnasium.spaces.Box)  # checked when it was made
-        return int(space.shape[0])
+        return int(self._action_space.shape[0])
+
+    @property
+    def action_bounds(self) -> tuple[Array, Array]:
+        """Limits of the action space, a `Box`."""
+        return self._action_space.low, self._action_space.high
+
+    def clip(self, action: Array) -> Array:
+        """Moves an action into the `Box`, and gives it the type of the `Box`.
+
+        Components are rounded to whole numbers if the `Box` holds whole numbers or flags.
+        """
+        clipped, kind = super().clip(action), self._action_space.dtype
+        return (clipped if np.issubdtype(kind, np.floating) else np.rint(clipped)).astype(kind)
 
     @property
     def base_env(self) -> gymnasium.Env[Any, Any]:
         """The gymnasium environment."""
         return self.env
 
+    @property
+    def _action_space(self) -> gymnasium.spaces.Box:
+        space = self.env.action_space
+        assert isinstance(space, gymnasium.spaces.Box)  # checked when it was made
+        return space
+
     def _started(self, obs: Observation, info: Mapping[str, Any]) -> Observation:
         self._obs, self._reward, self._done = obs, 0.0, False
-        self._success = _success(info)
+        self._success = self._solved(info)
         return self.get_observation()
+
+    @contextmanager
+    def _of_gymnasium(self, method: str) -> Iterator[None]:
+        """Explains old gym's forms, on which gymnasium's own wrappers fail."""
+        try:
+            with _no_exit(f"environment '{self._name}' fails in its {method}: it"):
+                yield
+        except (TypeError, ValueError) as error:
+            text = str(error)
+            if "values to unpack (expected 5" in text:
+                form = "returns from its step other values than gymnasium's five"
+            elif "unexpected keyword argument 'seed'" in text or (
+                "unexpected keyword argument 'options'" in text
+            ):
+                form = "has a reset without gymnasium's arguments 'seed' and 'options'"
+            else:
+                raise
+            raise EnvError(
+                f"environment '{self._name}' {form}, as old gym's do: {_MODERNISE}"
+            ) from error
+
+    def _info(self, value: Any) -> Mapping[str, Any]:
+        """Checks the info of an environment; None is an empty one."""
+        if value is None or isinstance(value, Mapping):
+            return value or {}
+        raise EnvError(
+            f"environment '{self._name}' gives info as {_kind(value)}: it must be a dictionary"
+        )
+
+    def _solved(self, info: Mapping[str, Any]) -> dict[str, bool]:
+        """The success criteria in an info, by name; None is no criterion."""
+        solved: dict[str, bool] = {}
+        for key in SUCCESS_KEYS:
+            value = info.get(key)
+            if value is None:
+                continue
+            criteria = value if isinstance(value, Mapping) else {"task": value}
+            if "task" not in criteria:
+                raise EnvError(
+                    f"environment '{self._name}' gives info['{key}'] as criteria "
+                    f"({', '.join(map(str, criteria)) or 'none'}) without 'task', which says "
+                    "whether the task is solved: add it"
+                )
+            for name, flag in criteria.items():
+                if flag is None:
+                    continue
+                part = f"['{name}']" if criteria is value else ""
+                met = self._flag(f"info['{key}']{part}", flag)
+                solved[str(name)] = solved.get(str(name), False) or met
+        return solved
+
+    def _flag(self, name: str, value: Any) -> bool:
+        """A flag as true or false; it may be 0 or 1, or an array of one."""
+        with suppress(Exception):
+            array = np.asarray(value)
+            if array.size == 1 and array.dtype.kind in "biuf" and array.item() in (0, 1):
+                return bool(array.item())
+        raise EnvError(
+            f"environment '{self._name}' gives {name} as {_kind(value)}: it must be true or false"
+        )
+
+    def _number(self, name: str, value: Any) -> float:
+        """A finite number; it may be an array of one."""
+        with suppress(Exception):
+            number = np.asarray(value).item()
+            if isinstance(number, Real | Decimal) and math.isfinite(number):
+                return float(number)
+        raise EnvError(
+            f"environment '{self._name}' gives {name} as {_kind(value)}: it must be one finite "
+            "number"
+        )
 
     def _simulator(self) -> Any:
         base = _mujoco(self.env)
@@ -273,41 +425,100 @@ class EnvGym(EnvBase):
         return base
 
 
+@contextmanager
+def _no_exit(subject: str) -> Iterator[None]:
+    """Turns an exception that would end this process, such as `SystemExit`, into an `EnvError`.
+
+    Exceptions that a signal's handler raises pass: they are meant for the process.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception | KeyboardInterrupt) or _of_signal(error):
+            raise
+        ends = isinstance(error, SystemExit)
+        failure = f"calls sys.exit({error})" if ends else f"raises {reason(error)}"
+        raise EnvError(f"{subject} {failure}") from error
+
+
+def _of_signal(error: BaseException) -> bool:
+    """Whether a signal's handler raised an exception, at any depth."""
+    handlers = map(signal.getsignal, signal.valid_signals())
+    codes = [code for handler in handlers if (code := getattr(handler, "__code__", None))]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
 def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """``gymnasium.make`` with one-sentence errors."""
-    module, _, env_id = name.rpartition(":")
-    # Or MuJoCo prints what it thinks of gymnasium's models and leaves a MUJOCO_LOG.TXT behind.
+    """Calls `gymnasium.make`, with errors of one sentence."""
+    env_id = name.rpartition(":")[2]
+    # Else MuJoCo prints warnings about gymnasium's models and leaves a MUJOCO_LOG.TXT behind.
     mujoco.set_mju_user_warning(lambda message: logger.debug("MuJoCo: %s", message))
     try:
-        if module:
-            importlib.import_module(module)
-        # The checker warns about what a user of a dataset cannot change.
-        env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+        # The checker warns about things that a user of a dataset cannot change.
+        with _no_exit("it"):
+            env: gymnasium.Env[Any, Any] = gymnasium.make(
+                env_id, disable_env_checker=True, **kwargs
+            )
     except gymnasium.error.UnregisteredEnv as error:
         known = gymnasium.registry.keys()
-        raise EnvError(f"no environment '{name}' is registered{_near(env_id, known)}") from error
+        raise UnknownEnvError(
+            f"no environment '{name}' is registered{_near(env_id, known)}: {_package(env_id)}"
+        ) from error
     except Exception as error:  # a constructor may raise anything
-        reason = str(error).strip().split("\n")[0]
-        raise EnvError(f"environment '{name}' cannot be made: {reason}") from error
-    space = env.action_space
+        raise EnvError(f"environment '{name}' cannot be made: {reason(error)}") from error
+    space = getattr(env, "action_space", None)
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         env.close()
         raise EnvError(f"environment '{name}' has actions {space}, and only vectors can be played")
     return env
 
 
+# Beginnings of ids, the package that has them, and its module that registers them.
+_PACKAGES = {
+    "Isaac-": ("Isaac Lab", "isaaclab_tasks"),
+    "ALE/": ("ale-py", "ale_py"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "Meta-World/": ("metaworld", "metaworld"),
+    **dict.fromkeys(
+        ("Fetch", "HandManipulate", "HandReach", "AntMaze", "PointMaze", "Adroit", "FrankaKitchen"),
+        ("gymnasium-robotics", "gymnasium_robotics"),
+    ),
+    "gym_hil/": ("gym-hil", "gym_hil"),
+    "gym_aloha/": ("gym-aloha", "gym_aloha"),
+    "gym_pusht/": ("gym-pusht", "gym_pusht"),
+    "gym_xarm/": ("gym-xarm", "gym_xarm"),
+}
+
+
+def _package(env_id: str) -> str:
+    """Names the package to install, where ids of that kind are known to come from one."""
+    for start, (package, module) in _PACKAGES.items():
+        if env_id.startswith(start):
+            return f"install {package}, and name its module (--import {module})"
+    return "install its package, and name the module that registers it (--import MODULE)"
+
+
 def _near(name: str, known: Any) -> str:
     """The nearest known name, or nothing: hundreds of ids do not help in an error message."""
     hint = did_you_mean(name, known)
-    return hint if "did you mean" in hint else ""
+    return f" ({hint.removeprefix('; ')})" if "did you mean" in hint else ""
 
 
-def _success(info: Mapping[str, Any]) -> bool:
-    return any(bool(info.get(key, False)) for key in SUCCESS_KEYS)
+def _kind(value: Any) -> str:
+    """A value in a few words, for an error message."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)} values"
+    if isinstance(value, np.ndarray) and value.size != 1:
+        return f"an array of shape {list(value.shape)}"
+    if isinstance(value, str | int | float | np.ndarray | None):
+        return f"{value!r:.60}"
+    return f"a value of type {type(value).__name__}"
 
 
 def _resized(frame: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Nearest-neighbour resize of ``[H, W, 3]``."""
+    """Nearest-neighbour resize of `[H, W, 3]`."""
     rows = np.arange(height) * frame.shape[0] // height
     columns = np.arange(width) * frame.shape[1] // width
     resized: npt.NDArray[np.uint8] = frame[rows[:, None], columns]

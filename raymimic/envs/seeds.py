@@ -1,6 +1,6 @@
-"""Which seed belongs to which episode: disjoint by construction.
+"""The seeds of episodes, disjoint by construction.
 
-A seed is ``((base * 3 + purpose) * 2**20 + stage) * 2**16 + index``, so two episodes of different
+A seed is `((base * 3 + purpose) * 2**20 + stage) * 2**16 + index`, so two episodes of different
 purpose, base seed, stage (the epoch of an evaluation, say) or index never share one, and
 consecutive episodes have consecutive seeds.
 """
@@ -12,7 +12,7 @@ EPISODES = 2**16
 
 
 class Purpose(IntEnum):
-    """What an episode is played for."""
+    """The reason for playing an episode."""
 
     DEMONSTRATION = 0
     EVALUATION = 1
@@ -20,16 +20,16 @@ class Purpose(IntEnum):
 
 
 def episode_seeds(purpose: Purpose, base_seed: int, stage: int, n: int) -> list[int]:
-    """The seeds of ``n`` episodes.
+    """The seeds of `n` episodes.
 
     Args:
-        purpose: what they are played for.
+        purpose: the reason for playing them.
         base_seed: non-negative; the user's seed.
-        stage: below ``2**20``; the epoch, or whatever numbers the batches of episodes.
-        n: at most ``2**16``.
+        stage: below `2**20`; the epoch, or the number of another batch of episodes.
+        n: at most `2**16`.
 
     Returns:
-        ``n`` distinct, consecutive, non-negative integers (they may exceed 32 bits).
+        `n` distinct, consecutive, non-negative integers (they may exceed 32 bits).
 
     Raises:
         ValueError: an argument is out of range.
@@ -41,10 +41,10 @@ def episode_seeds(purpose: Purpose, base_seed: int, stage: int, n: int) -> list[
 
 
 def evaluation_seeds(base_seed: int, epoch: int, n: int) -> list[int]:
-    """Seeds of the evaluation of one epoch; see :func:`episode_seeds`."""
+    """Seeds of the evaluation of one epoch; see `episode_seeds`."""
     return episode_seeds(Purpose.EVALUATION, base_seed, epoch, n)
 
 
 def final_seeds(base_seed: int, n: int) -> list[int]:
-    """Seeds that neither the data nor any evaluation while training has seen."""
+    """Seeds that are neither in the data nor in any evaluation while training."""
     return episode_seeds(Purpose.FINAL, base_seed, 0, n)

@@ -7,21 +7,45 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from raymimic.errors import ConfigError, did_you_mean
 
-# Multiply-adds of one matrix product from which oneDNN's start-up is worth its speed.
-_ONEDNN_FROM = 2**20
+# Multiply-adds of one matrix product from which oneDNN pays. On an AMD EPYC with AVX-512 (torch
+# 2.13, one and two threads) its forward product is 1.4 to 2.4 times as fast as MKL's from 2**26 on.
+# At 2**25 both take the same time, and a gradient that Python computes costs more than torch's own.
+_ONEDNN_FROM = 2**25
 
 
-def _onednn_product(
+def onednn_product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False
 ) -> Tensor:
-    """Returns ``x @ weight.T + bias`` by oneDNN; operands may be transposed views."""
+    """Multiplies float32 matrices on CPU by oneDNN, which torch uses for lower precisions only.
+
+    The one place that calls torch's private operator for it.
+
+    Args:
+        x: `[B, D]`; may be a transposed view.
+        weight: `[E, D]`; likewise.
+        bias: `[E]`.
+        relu: apply a ReLU in the same pass.
+
+    Returns:
+        `x @ weight.T + bias`, `[B, E]`.
+    """
     then = "relu" if relu else "none"
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "")
     return y
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tells whether a call of the module does more than its `forward`."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -29,52 +53,54 @@ class _OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        y = _onednn_product(x, weight, bias, relu)
+        y = onednn_product(x, weight, bias, relu)
         ctx.save_for_backward(x, weight, y if relu else None)  # type: ignore[arg-type]
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, after_relu = ctx.saved_tensors
         if after_relu is not None:
             grad = torch.ops.aten.threshold_backward(grad, after_relu, 0)
+        # Gradients of gradients (`create_graph`) need products that torch can differentiate.
+        product = F.linear if torch.is_grad_enabled() else onednn_product
         for_x, for_weight, for_bias, _ = ctx.needs_input_grad
         return (
-            _onednn_product(grad, weight.t()) if for_x else None,
-            _onednn_product(grad.t(), x.t()) if for_weight else None,
+            product(grad, weight.t()) if for_x else None,
+            product(grad.t(), x.t()) if for_weight else None,
             grad.sum(0) if for_bias else None,
             None,
         )
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, up to three times as fast on processors that are not Intel's.
+    """`nn.Linear`, with large products by oneDNN on CPU.
 
-    Torch multiplies float32 matrices on CPU by MKL, which leaves AVX-512 unused on AMD's; oneDNN,
-    which ships with torch too, uses what the processor has. Results differ by rounding.
+    Torch multiplies float32 matrices by MKL, which leaves AVX-512 unused on AMD's processors.
+    Results differ by rounding.
     """
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
-        """Maps ``[..., in_features]`` to ``[..., out_features]``, through a ReLU if wanted."""
-        rows = x.numel() // self.in_features
+        """Maps `[..., in_features]` to `[..., out_features]`, through a ReLU if wanted."""
         if (
-            x.device.type == "cpu"
+            x.numel() * self.out_features >= _ONEDNN_FROM
+            and x.device.type == "cpu"
             and x.dtype == torch.float32
-            and rows * self.weight.numel() >= _ONEDNN_FROM
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         ):
-            flat = x.reshape(rows, self.in_features)
+            flat = x.reshape(-1, self.in_features)
             y: Tensor = _OneDNNLinear.apply(flat, self.weight, self.bias, relu)  # type: ignore[no-untyped-call]
             return y.view(*x.shape[:-1], self.out_features)
         y = F.linear(x, self.weight, self.bias)
-        return y.relu() if relu else y
+        # In place: the layer's gradient needs its input alone, and a second output costs a fifth of
+        # the forward pass.
+        return y.relu_() if relu else y
 
 
 class MLP(nn.Module):
     """Linear layers with an activation after each hidden one.
 
-    The parameters are those of robomimic's ``MLP``: ``_model.<i>.{weight,bias}``.
+    The parameters are those of robomimic's `MLP`: `_model.<i>.{weight,bias}`.
 
     Args:
         input_dim: size of the input.
@@ -82,6 +108,8 @@ class MLP(nn.Module):
         layer_dims: sizes of the hidden layers.
         activation: makes the module that follows each hidden layer.
         output_activation: makes the module that follows the last layer, if any.
+        layer_norm: whether a LayerNorm stands before each activation (robomimic's
+            `normalization`, which leaves out the last layer).
     """
 
     def __init__(
@@ -91,27 +119,32 @@ class MLP(nn.Module):
         layer_dims: Sequence[int] = (),
         activation: Callable[[], nn.Module] = nn.ReLU,
         output_activation: Callable[[], nn.Module] | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
+
+        def norm(dim: int) -> list[nn.Module]:
+            return [nn.LayerNorm(dim)] if layer_norm else []
+
         layers: list[nn.Module] = []
         dim = input_dim
         for hidden in layer_dims:
-            layers += [Linear(dim, hidden), activation()]
+            layers += [Linear(dim, hidden), *norm(hidden), activation()]
             dim = hidden
         layers.append(Linear(dim, output_dim))
         if output_activation is not None:
-            layers.append(output_activation())
+            layers += [*norm(output_dim), output_activation()]
         self._model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[..., input_dim]`` to ``[..., output_dim]``."""
+        """Maps `[..., input_dim]` to `[..., output_dim]`."""
         activated = False  # the linear layer before has applied the ReLU
         for layer, following in pairwise([*self._model, None]):
-            if isinstance(layer, Linear):
-                activated = type(following) is nn.ReLU
-                x = layer(x, relu=activated)
-            elif activated:
+            if activated:
                 activated = False
+            elif type(layer) is Linear and type(following) is nn.ReLU:
+                activated = not has_hooks(layer) and not has_hooks(following)
+                x = layer(x, activated)
             else:
                 x = layer(x)
         return x
@@ -119,12 +152,12 @@ class MLP(nn.Module):
 
 RNNState = Tensor | tuple[Tensor, Tensor]
 
-# What algo.rnn.kwargs may say, besides "bidirectional": false.
+# The keys that algo.rnn.kwargs may have, besides "bidirectional": false.
 _RNN_KWARGS = ("bias", "dropout")
 
 
 def rnn_args_from_config(rnn_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``config.algo.rnn`` as keyword arguments of the recurrent policies."""
+    """Returns `config.algo.rnn` as keyword arguments of the recurrent policies."""
     return {
         "rnn_hidden_dim": rnn_config["hidden_dim"],
         "rnn_num_layers": rnn_config["num_layers"],
@@ -136,18 +169,18 @@ def rnn_args_from_config(rnn_config: Mapping[str, Any]) -> dict[str, Any]:
 class RNN_Base(nn.Module):
     """Recurrent layers, with a network on top that sees each step by itself.
 
-    The parameters are those of robomimic's ``RNN_Base``: ``per_step_net.*`` and ``nets.*``.
+    The parameters are those of robomimic's `RNN_Base`: `per_step_net.*` and `nets.*`.
 
     Args:
         input_dim: size of each step's input.
         rnn_hidden_dim: size of the hidden state.
         rnn_num_layers: number of recurrent layers.
-        rnn_type: ``"LSTM"`` or ``"GRU"``.
-        rnn_kwargs: further arguments of torch's module: ``bias``, ``dropout``.
-        per_step_net: maps ``[N, rnn_hidden_dim]`` to a dict of ``[N, ...]``.
+        rnn_type: `"LSTM"` or `"GRU"`.
+        rnn_kwargs: further arguments of torch's module: `bias`, `dropout`.
+        per_step_net: maps `[N, rnn_hidden_dim]` to a dict of `[N, ...]`.
 
     Raises:
-        ConfigError: for another ``rnn_type``, for ``bidirectional`` (robomimic trains such
+        ConfigError: for another `rnn_type`, for `bidirectional` (robomimic trains such
             policies), and for unknown arguments.
     """
 
@@ -181,7 +214,7 @@ class RNN_Base(nn.Module):
         )
 
     def get_rnn_init_state(self, batch_size: int, device: torch.device | str) -> RNNState:
-        """Returns the state before the first step: zeros ``[L, B, H]``, of an LSTM two of them."""
+        """Returns the state before the first step: zeros `[L, B, H]`, of an LSTM two of them."""
         size = (self.nets.num_layers, batch_size, self.nets.hidden_size)
         dtype = next(self.nets.parameters()).dtype
         zeros = torch.zeros(size, dtype=dtype, device=device)
@@ -190,14 +223,14 @@ class RNN_Base(nn.Module):
     def forward(
         self, inputs: Tensor, rnn_init_state: RNNState | None = None
     ) -> tuple[dict[str, Tensor], RNNState]:
-        """Maps a sequence to what the network on top makes of each step.
+        """Maps a sequence to the top network's output at each step.
 
         Args:
-            inputs: ``[B, T, D]``.
+            inputs: `[B, T, D]`.
             rnn_init_state: state before the first step; None: zeros.
 
         Returns:
-            ``{output: [B, T, *shape]}`` and the state after the last step.
+            `{output: [B, T, *shape]}` and the state after the last step.
         """
         hidden, state = self.nets(inputs, rnn_init_state)
         outputs = self.per_step_net(hidden.flatten(0, 1))
@@ -206,7 +239,7 @@ class RNN_Base(nn.Module):
 
 
 class Parameter(nn.Module):
-    """One tensor that is learned, such as a Lagrange multiplier, under robomimic's key ``param``.
+    """One tensor that is learned, such as a Lagrange multiplier, under robomimic's key `param`.
 
     Args:
         init: where it starts.

@@ -2,7 +2,7 @@
 
 Chi et al., "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion" (2023),
 https://arxiv.org/abs/2303.04137. The U-Net's parameters carry the names of
-``robomimic/models/diffusion_policy_nets.py``; the transformer is not in robomimic.
+`robomimic/models/diffusion_policy_nets.py`; the transformer is not in robomimic.
 """
 
 import math
@@ -34,13 +34,13 @@ class SinusoidalPosEmb(nn.Module):
         self.register_buffer("frequency", frequency, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B]`` to ``[B, dim]``."""
+        """Maps `[B]` to `[B, dim]`."""
         angle = x[:, None] * self.frequency
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 def _diffusion_steps(timestep: Tensor | int, like: Tensor) -> Tensor:
-    """Returns the steps ``[B]`` of several samples, or the one step ``[1]`` of all."""
+    """Returns the steps `[B]` of several samples, or the one step `[1]` of all."""
     return torch.as_tensor(timestep, device=like.device).reshape(-1)
 
 
@@ -56,7 +56,7 @@ class Downsample1d(nn.Module):
         self.conv = nn.Conv1d(dim, dim, 3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, C, T]`` to ``[B, C, T / 2]``."""
+        """Maps `[B, C, T]` to `[B, C, T / 2]`."""
         y: Tensor = self.conv(x)
         return y
 
@@ -73,7 +73,7 @@ class Upsample1d(nn.Module):
         self.conv = nn.ConvTranspose1d(dim, dim, 4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, C, T]`` to ``[B, C, 2 T]``."""
+        """Maps `[B, C, T]` to `[B, C, 2 T]`."""
         y: Tensor = self.conv(x)
         return y
 
@@ -99,7 +99,7 @@ class Conv1dBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, C, T]`` to ``[B, C', T]``."""
+        """Maps `[B, C, T]` to `[B, C', T]`."""
         y: Tensor = self.block(x)
         return y
 
@@ -136,7 +136,7 @@ class ConditionalResidualBlock1D(nn.Module):
         )
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """Maps ``[B, C, T]`` and the condition ``[B, D]`` to ``[B, C', T]``."""
+        """Maps `[B, C, T]` and the condition `[B, D]` to `[B, C', T]`."""
         scale, shift = self.cond_encoder(cond)[..., None].chunk(2, dim=1)
         y = self.blocks[1](torch.addcmul(shift, scale, self.blocks[0](x)))
         out: Tensor = y + self.residual_conv(x)
@@ -152,7 +152,7 @@ class ConditionalUnet1D(nn.Module):
         diffusion_step_embed_dim: size of the embedding of the diffusion step.
         down_dims: channels of each level; each but the last halves the sequence.
         kernel_size: of the convolutions, odd.
-        n_groups: of the norms; they divide each of ``down_dims``. In robomimic the last norm has
+        n_groups: of the norms; they divide each of `down_dims`. In robomimic the last norm has
             always 8.
 
     Raises:
@@ -217,12 +217,12 @@ class ConditionalUnet1D(nn.Module):
         """Predicts the noise in actions.
 
         Args:
-            sample: noisy actions ``[B, T, A]``.
-            timestep: the diffusion step, one for all or ``[B]``.
-            global_cond: features of the observations, ``[B, ..., D]``.
+            sample: noisy actions `[B, T, A]`.
+            timestep: the diffusion step, one for all or `[B]`.
+            global_cond: features of the observations, `[B, ..., D]`.
 
         Returns:
-            ``[B, T, A]``.
+            `[B, T, A]`.
         """
         step = self.diffusion_step_encoder(_diffusion_steps(timestep, sample))
         cond = torch.cat([step.expand(len(sample), -1), global_cond.flatten(1)], dim=-1)
@@ -266,9 +266,9 @@ class CrossAttention(nn.Module):
 
     Args:
         embed_dim: size of the features of both.
-        num_heads: number of heads; it divides ``embed_dim``.
+        num_heads: number of heads; it divides `embed_dim`.
         attn_dropout: dropout of the attention weights.
-        output_dropout: dropout of what comes out.
+        output_dropout: dropout of the outputs.
     """
 
     def __init__(
@@ -290,12 +290,12 @@ class CrossAttention(nn.Module):
         """Attends.
 
         Args:
-            x: ``[B, T, D]``.
-            memory: ``[B, S, D]``.
-            visible: ``[T, S]`` bool, which steps of the memory a step sees.
+            x: `[B, T, D]`.
+            memory: `[B, S, D]`.
+            visible: `[T, S]` bool, which steps of the memory a step sees.
 
         Returns:
-            ``[B, T, D]``.
+            `[B, T, D]`.
         """
         q = self.nets["query"](x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         key_value = self.nets["key_value"](memory).unflatten(-1, (2, self.num_heads, -1))
@@ -331,7 +331,7 @@ class DecoderBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, memory: Tensor, visible: Tensor) -> Tensor:
-        """Maps ``[B, T, D]`` to ``[B, T, D]``; see :meth:`CrossAttention.forward`."""
+        """Maps `[B, T, D]` to `[B, T, D]`; see `CrossAttention.forward`."""
         x = x + self.nets["attention"](self.nets["ln1"](x))
         x = x + self.nets["cross_attention"](self.nets["ln2"](x), memory, visible)
         y: Tensor = x + self.nets["mlp"](self.nets["ln3"](x))
@@ -350,10 +350,10 @@ class DiffusionTransformer(nn.Module):
         cond_dim: size of one observed step's features.
         horizon: number of actions.
         cond_steps: number of observed steps; the last of them is that of action
-            ``cond_steps - 1``.
+            `cond_steps - 1`.
         embed_dim: size of the tokens.
         num_layers: number of blocks.
-        num_heads: number of heads; it divides ``embed_dim``.
+        num_heads: number of heads; it divides `embed_dim`.
         emb_dropout: dropout of the tokens.
         attn_dropout: dropout inside the blocks.
     """
@@ -407,12 +407,12 @@ class DiffusionTransformer(nn.Module):
         """Predicts the noise in actions.
 
         Args:
-            sample: noisy actions ``[B, T, A]``.
-            timestep: the diffusion step, one for all or ``[B]``.
-            cond: features of the observations, ``[B, To, D]``.
+            sample: noisy actions `[B, T, A]`.
+            timestep: the diffusion step, one for all or `[B]`.
+            cond: features of the observations, `[B, To, D]`.
 
         Returns:
-            ``[B, T, A]``.
+            `[B, T, A]`.
         """
         nets, drop = self.nets, self.nets["embed_drop"]
         step = nets["embed_step"](_diffusion_steps(timestep, sample)).expand(len(sample), -1)

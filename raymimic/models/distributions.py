@@ -28,7 +28,7 @@ _STD_ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
 
 
 def std_activation_from_name(name: str | None) -> Callable[[Tensor], Tensor]:
-    """Returns what makes a standard deviation of a network's output: softplus, exp or nothing.
+    """Returns the function from a network's output to a standard deviation: softplus, exp or none.
 
     Raises:
         ConfigError: for an unknown name.
@@ -40,7 +40,7 @@ def std_activation_from_name(name: str | None) -> Callable[[Tensor], Tensor]:
 
 
 class TanhWrappedDistribution(Distribution):
-    """The distribution of ``scale * tanh(z)``, where z follows another distribution.
+    """The distribution of `scale * tanh(z)`, where z follows another distribution.
 
     The density follows by change of variables, log p(a) = log p(z) - Σ log(1 - tanh(z)²). A small
     constant inside the logarithm bounds it where tanh saturates (Haarnoja et al., "Soft
@@ -64,10 +64,11 @@ class TanhWrappedDistribution(Distribution):
         """Returns the log-density of values, shaped like that of the base distribution.
 
         Args:
-            value: ``[*batch, *event]`` within the bound; on it the log-density is still finite.
-            pre_tanh_value: the z of ``value``, where it is known: inverting tanh loses digits.
+            value: `[*batch, *event]`. On the bound the log-density is finite, and so it is
+                beyond, where the density is zero: data that leave the bound count as if on it.
+            pre_tanh_value: the z of `value`, where it is known: inverting tanh loses digits.
         """
-        tanh = value / self.scale
+        tanh = (value / self.scale).clamp(-1.0, 1.0)
         if pre_tanh_value is None:
             above, below = ((1.0 + s * tanh).clamp(min=self.epsilon) for s in (1.0, -1.0))
             pre_tanh_value = 0.5 * torch.log(above / below)
@@ -112,7 +113,7 @@ def rsample_with_log_prob(dist: Distribution, sample_shape: Any = ()) -> tuple[T
     """Samples with gradients, and their log-densities without inverting a tanh.
 
     Returns:
-        Values ``[*sample_shape, *batch, *event]``, log-densities ``[*sample_shape, *batch]``.
+        Values `[*sample_shape, *batch, *event]`, log-densities `[*sample_shape, *batch]`.
     """
     if isinstance(dist, TanhWrappedDistribution):
         value, z = dist.rsample(sample_shape, return_pretanh_value=True)
@@ -126,9 +127,9 @@ class DiscreteValueDistribution:
     """A categorical distribution over fixed values, the atoms of a return (C51).
 
     Args:
-        values: the atoms ``[N]``.
-        probs: their probabilities ``[..., N]``, or
-        logits: unnormalised log-probabilities ``[..., N]``.
+        values: the atoms `[N]`.
+        probs: their probabilities `[..., N]`, or
+        logits: unnormalised log-probabilities `[..., N]`.
     """
 
     def __init__(
@@ -139,27 +140,27 @@ class DiscreteValueDistribution:
 
     @property
     def probs(self) -> Tensor:
-        """Probabilities ``[..., N]``."""
+        """Probabilities `[..., N]`."""
         probs: Tensor = self._categorical.probs
         return probs
 
     @property
     def logits(self) -> Tensor:
-        """Log-probabilities ``[..., N]``."""
+        """Log-probabilities `[..., N]`."""
         logits: Tensor = self._categorical.logits
         return logits
 
     def mean(self) -> Tensor:
-        """Returns the expected value ``[...]``."""
+        """Returns the expected value `[...]`."""
         return (self.probs * self.values).sum(dim=-1)
 
     def variance(self) -> Tensor:
-        """Returns the variance ``[...]``."""
+        """Returns the variance `[...]`."""
         deviation = self.values - self.mean().unsqueeze(-1)
         return (self.probs * deviation.square()).sum(dim=-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Samples atoms ``[*sample_shape, ...]``."""
+        """Samples atoms `[*sample_shape, ...]`."""
         atoms: Tensor = self._categorical.sample(sample_shape)  # type: ignore[no-untyped-call]
         return self.values[atoms]
 
@@ -172,22 +173,22 @@ class ActionHead(Protocol):
         """The outputs that the network must have, and their shapes."""
 
     def __call__(self, outputs: Mapping[str, Tensor], low_noise: bool = False) -> Distribution:
-        """Makes the distribution of outputs ``{name: [..., *shape]}``.
+        """Makes the distribution of outputs `{name: [..., *shape]}`.
 
         Args:
-            outputs: what the network put out.
-            low_noise: nearly no noise: :data:`LOW_NOISE_STD` in place of what was learned.
+            outputs: of the network.
+            low_noise: nearly no noise: `LOW_NOISE_STD` in place of the learned one.
         """
 
 
 @dataclass(frozen=True)
 class GaussianHead:
-    """Makes a diagonal Gaussian of the outputs ``mean`` and ``scale``.
+    """Makes a diagonal Gaussian of the outputs `mean` and `scale`.
 
     Args:
         ac_dim: number of action dimensions.
-        fixed_std: the standard deviation is ``init_std``, whatever ``scale`` is.
-        std_activation: ``"softplus"``, scaled so that an output of 0 gives ``init_std``; ``"exp"``;
+        fixed_std: the standard deviation is `init_std`; `scale` is ignored.
+        std_activation: `"softplus"`, scaled so that an output of 0 gives `init_std`; `"exp"`;
             or None: the output as it is.
         init_std: see the two above.
         mean_limits: bounds of the mean, before its tanh.
@@ -195,7 +196,7 @@ class GaussianHead:
         use_tanh: squash the samples by tanh; else the mean is.
 
     Raises:
-        ConfigError: for an unknown ``std_activation``.
+        ConfigError: for an unknown `std_activation`.
     """
 
     ac_dim: int
@@ -211,11 +212,11 @@ class GaussianHead:
 
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """``mean`` and ``scale``, ``[A]`` each."""
+        """`mean` and `scale`, `[A]` each."""
         return {"mean": (self.ac_dim,), "scale": (self.ac_dim,)}
 
     def __call__(self, outputs: Mapping[str, Tensor], low_noise: bool = False) -> Distribution:
-        """Makes the distribution over actions ``[..., A]``, with batch shape ``[...]``."""
+        """Makes the distribution over actions `[..., A]`, with batch shape `[...]`."""
         mean = outputs["mean"].clamp(*self.mean_limits)
         if not self.use_tanh:
             mean = torch.tanh(mean)
@@ -235,17 +236,17 @@ class GaussianHead:
 
 @dataclass(frozen=True)
 class GMMHead:
-    """Makes a mixture of diagonal Gaussians of the outputs ``mean``, ``scale`` and ``logits``.
+    """Makes a mixture of diagonal Gaussians of the outputs `mean`, `scale` and `logits`.
 
     Args:
         ac_dim: number of action dimensions.
         num_modes: number of Gaussians.
         min_std: added to each standard deviation.
-        std_activation: ``"softplus"`` or ``"exp"``.
+        std_activation: `"softplus"` or `"exp"`.
         use_tanh: squash the samples by tanh; else the means are.
 
     Raises:
-        ConfigError: for an unknown ``std_activation``.
+        ConfigError: for an unknown `std_activation`.
     """
 
     ac_dim: int
@@ -259,12 +260,12 @@ class GMMHead:
 
     @property
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """``mean`` and ``scale``, ``[M, A]`` each, and ``logits`` ``[M]``."""
+        """`mean` and `scale`, `[M, A]` each, and `logits` `[M]`."""
         modes = (self.num_modes, self.ac_dim)
         return {"mean": modes, "scale": modes, "logits": (self.num_modes,)}
 
     def __call__(self, outputs: Mapping[str, Tensor], low_noise: bool = False) -> Distribution:
-        """Makes the distribution over actions ``[..., A]``, with batch shape ``[...]``."""
+        """Makes the distribution over actions `[..., A]`, with batch shape `[...]`."""
         mean = outputs["mean"] if self.use_tanh else torch.tanh(outputs["mean"])
         if low_noise:
             std = torch.full_like(mean, LOW_NOISE_STD)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.models.base_nets import MLP, Linear, RNN_Base, RNNState
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.modality import modality_named
+from raymimic.observations.shapes import ObsShapes
 
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]
@@ -36,7 +37,7 @@ _ENCODER_CORES: dict[str, type[EncoderCore]] = {}
 
 
 def register_encoder_core(core: type[EncoderCore]) -> type[EncoderCore]:
-    """Makes an encoder known under its class name, for ``encoder.<modality>.core_class``.
+    """Makes an encoder known under its class name, for `encoder.<modality>.core_class`.
 
     Raises:
         ConfigError: if another class has that name already.
@@ -49,7 +50,7 @@ def register_encoder_core(core: type[EncoderCore]) -> type[EncoderCore]:
 
 
 def obs_encoder_args_from_config(encoder_config: EncoderKwargs) -> dict[str, Any]:
-    """Returns ``config.observation.encoder`` as keyword arguments of this module's networks."""
+    """Returns `config.observation.encoder` as keyword arguments of this module's networks."""
     return {"encoder_kwargs": encoder_config}
 
 
@@ -73,14 +74,29 @@ def _encoder_core(
     return _ENCODER_CORES[name](shape, **(kwargs.get("core_kwargs") or {}))
 
 
+def _add_net(nets: nn.ModuleDict, key: str, net: nn.Module) -> None:
+    """Puts the network of an observation key into a dict under its name.
+
+    Raises:
+        ConfigError: torch does not take the name.
+    """
+    try:
+        nets[key] = net
+    except KeyError as error:
+        raise ConfigError(
+            f"observation key '{key}' cannot name a network in torch ({error.args[0]}): rename it "
+            "in the dataset"
+        ) from error
+
+
 class ObservationEncoder(nn.Module):
     """Encodes each observation key, flattens it, and concatenates them in order.
 
     Args:
         obs_shapes: the keys, their shapes and modalities.
-        encoder_kwargs: for each modality, how its keys are encoded (``core_class`` and
-            ``core_kwargs``); None, or an absent modality: as they are.
-        feature_activation: what follows each of these encoders; None: nothing.
+        encoder_kwargs: for each modality, how its keys are encoded (`core_class` and
+            `core_kwargs`); an absent modality: by its `Modality.default_core`; None: as they are.
+        feature_activation: activation after each of these encoders; None: none.
     """
 
     def __init__(
@@ -96,31 +112,35 @@ class ObservationEncoder(nn.Module):
         self.output_dim = 0
         for key, shape in obs_shapes.items():
             modality = obs_shapes.modality(key)
-            core = _encoder_core(key, shape, modality, (encoder_kwargs or {}).get(modality, {}))
+            kwargs: Mapping[str, Any] = {}
+            if encoder_kwargs is not None:
+                default = {"core_class": modality_named(modality).default_core}
+                kwargs = encoder_kwargs.get(modality, default)
+            core = _encoder_core(key, shape, modality, kwargs)
             if core is None:
                 self.output_dim += torch.Size(shape).numel()
             else:
-                self.obs_nets[key] = core
+                _add_net(self.obs_nets, key, core)
                 self.output_dim += core.output_dim
 
     def forward(self, obs_dict: ObsDict) -> Tensor:
-        """Maps ``{key: [B, *shape]}``, which may hold more keys, to features ``[B, D]``."""
-        features = []
+        """Maps `{key: [B, *shape]}`, which may hold more keys, to features `[B, D]`."""
+        features, nets = [], self.obs_nets
         for key in self.obs_shapes:
             x = obs_dict[key]
-            if key in self.obs_nets:
-                x = self.obs_nets[key](x)
+            if key in nets:
+                x = nets[key](x)
                 x = x if self.feature_activation is None else self.feature_activation(x)
             features.append(x.flatten(start_dim=1) if x.dim() != 2 else x)
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
 
 class ObservationGroupEncoder(nn.Module):
-    """Encodes several groups of observations (``obs``, ``goal``, …) side by side.
+    """Encodes several groups of observations (`obs`, `goal`, …) side by side.
 
     Args:
         group_shapes: the groups, in the order in which they are concatenated.
-        encoder_kwargs: see :class:`ObservationEncoder`.
+        encoder_kwargs: see `ObservationEncoder`.
         feature_activation: likewise.
     """
 
@@ -139,7 +159,7 @@ class ObservationGroupEncoder(nn.Module):
             self.output_dim += encoder.output_dim
 
     def forward(self, **groups: ObsDict | None) -> Tensor:
-        """Maps observations of each group, which may be more groups, to ``[B, D]``."""
+        """Maps observations of each group, which may be more groups, to `[B, D]`."""
         features = [encoder(groups[group]) for group, encoder in self.nets.items()]
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
@@ -147,11 +167,11 @@ class ObservationGroupEncoder(nn.Module):
         """Encodes each step of sequences of observations.
 
         Args:
-            groups: ``{key: [B, T, *shape]}``; a group that is ``[B, *shape]``, a goal, is encoded
+            groups: `{key: [B, T, *shape]}`; a group that is `[B, *shape]`, a goal, is encoded
                 once and holds at every step.
 
         Returns:
-            Features ``[B, T, D]``.
+            Features `[B, T, D]`.
         """
         features = []
         for group, net in self.nets.items():
@@ -177,15 +197,12 @@ class ObservationDecoder(nn.Module):
     def __init__(self, decode_shapes: Mapping[str, Sequence[int]], input_feat_dim: int) -> None:
         super().__init__()
         self.shapes = {k: tuple(shape) for k, shape in decode_shapes.items()}
-        self.nets = nn.ModuleDict(
-            {
-                k: Linear(input_feat_dim, torch.Size(shape).numel())
-                for k, shape in self.shapes.items()
-            }
-        )
+        self.nets = nn.ModuleDict()
+        for key, shape in self.shapes.items():
+            _add_net(self.nets, key, Linear(input_feat_dim, torch.Size(shape).numel()))
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Maps ``[B, D]`` to ``{key: [B, *shape]}``."""
+        """Maps `[B, D]` to `{key: [B, *shape]}`."""
         outputs: dict[str, Tensor] = {}
         for key, net in self.nets.items():
             x = net(features)
@@ -202,7 +219,8 @@ class MIMO_MLP(nn.Module):
         output_shapes: the outputs and their shapes.
         layer_dims: sizes of the hidden layers, each followed by the activation.
         activation: makes the activation.
-        encoder_kwargs: see :class:`ObservationEncoder`.
+        encoder_kwargs: see `ObservationEncoder`.
+        layer_norm: whether each hidden layer is normalised.
 
     Raises:
         ConfigError: if there is no hidden layer.
@@ -215,6 +233,7 @@ class MIMO_MLP(nn.Module):
         layer_dims: Sequence[int],
         activation: Callable[[], nn.Module] = nn.ReLU,
         encoder_kwargs: EncoderKwargs | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         if not layer_dims:
@@ -224,15 +243,17 @@ class MIMO_MLP(nn.Module):
         self.nets = nn.ModuleDict(
             {
                 "encoder": encoder,
-                "mlp": MLP(encoder.output_dim, last_dim, hidden_dims, activation, activation),
+                "mlp": MLP(
+                    encoder.output_dim, last_dim, hidden_dims, activation, activation, layer_norm
+                ),
                 "decoder": ObservationDecoder(output_shapes, last_dim),
             }
         )
 
     def forward(self, **groups: ObsDict | None) -> dict[str, Tensor]:
-        """Maps observations of each group to ``{output: [B, *shape]}``."""
-        features = self.nets["encoder"](**groups)
-        outputs: dict[str, Tensor] = self.nets["decoder"](self.nets["mlp"](features))
+        """Maps observations of each group to `{output: [B, *shape]}`."""
+        nets = self.nets
+        outputs: dict[str, Tensor] = nets["decoder"](nets["mlp"](nets["encoder"](**groups)))
         return outputs
 
 
@@ -245,9 +266,9 @@ class RNN_MIMO_MLP(nn.Module):
         mlp_layer_dims: sizes of the hidden layers after the RNN; there may be none.
         rnn_hidden_dim: size of the hidden state.
         rnn_num_layers: number of recurrent layers.
-        rnn_type: ``"LSTM"`` or ``"GRU"``.
-        rnn_kwargs: see :class:`~raymimic.models.base_nets.RNN_Base`.
-        encoder_kwargs: see :class:`ObservationEncoder`.
+        rnn_type: `"LSTM"` or `"GRU"`.
+        rnn_kwargs: see `RNN_Base`.
+        encoder_kwargs: see `ObservationEncoder`.
     """
 
     def __init__(
@@ -283,7 +304,7 @@ class RNN_MIMO_MLP(nn.Module):
         )
 
     def get_rnn_init_state(self, batch_size: int, device: torch.device | str) -> RNNState:
-        """Returns the state before the first step, see :class:`RNN_Base`."""
+        """Returns the state before the first step, see `RNN_Base`."""
         return cast("RNN_Base", self.nets["rnn"]).get_rnn_init_state(batch_size, device)
 
     def forward(
@@ -293,10 +314,10 @@ class RNN_MIMO_MLP(nn.Module):
 
         Args:
             rnn_init_state: state before the first step; None: zeros.
-            groups: ``{key: [B, T, *shape]}``; what is ``[B, *shape]``, a goal, holds at every step.
+            groups: `{key: [B, T, *shape]}`; a goal `[B, *shape]` holds at every step.
 
         Returns:
-            ``{output: [B, T, *shape]}`` and the state after the last step.
+            `{output: [B, T, *shape]}` and the state after the last step.
         """
         encoder = cast("ObservationGroupEncoder", self.nets["encoder"])
         features = encoder.encode_sequence(**groups)

@@ -1,7 +1,7 @@
 """Networks that choose actions. Actions lie in [-1, 1]."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,18 @@ from raymimic.models.obs_nets import (
     ObsDict,
     obs_and_goal_groups,
 )
-from raymimic.utils.obs_utils import ObsShapes
-from raymimic.utils.tensor_utils import repeat_rows
+from raymimic.observations.shapes import ObsShapes
+from raymimic.tensors import repeat_rows
 
 
 def gaussian_args_from_config(gaussian_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``config.algo.gaussian`` as keyword arguments of :class:`GaussianActorNetwork`."""
+    """Returns `config.algo.gaussian` as keyword arguments of `GaussianActorNetwork`."""
     args = {k: x for k, x in gaussian_config.items() if k not in ("enabled", "min_std")}
     return {**args, "std_limits": (gaussian_config["min_std"], 7.5)}
 
 
 def gmm_args_from_config(gmm_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``config.algo.gmm`` as keyword arguments of the policies that are mixtures."""
+    """Returns `config.algo.gmm` as keyword arguments of the policies that are mixtures."""
     return {k: x for k, x in gmm_config.items() if k != "enabled"}
 
 
@@ -40,8 +40,10 @@ class ActorNetwork(MIMO_MLP):
         ac_dim: number of action dimensions.
         mlp_layer_dims: sizes of the hidden layers.
         goal_shapes: shapes of the goal's keys; None or empty: no goal.
-        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+        encoder_kwargs: see `ObservationEncoder`.
     """
+
+    bounded_actions: ClassVar[bool] = True  # to [-1, 1]
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class ActorNetwork(MIMO_MLP):
         )
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Maps ``{key: [B, *shape]}`` to actions ``[B, A]`` in [-1, 1]."""
+        """Maps `{key: [B, *shape]}` to actions `[B, A]` in [-1, 1]."""
         return torch.tanh(super().forward(obs=obs_dict, goal=goal_dict)["action"])
 
 
@@ -70,12 +72,12 @@ class PerturbationActorNetwork(ActorNetwork):
         perturbation_scale: see below; may be set at any time.
 
     Args:
-        obs_shapes: see :class:`ActorNetwork`.
-        ac_dim: see :class:`ActorNetwork`.
-        mlp_layer_dims: see :class:`ActorNetwork`.
+        obs_shapes: see `ActorNetwork`.
+        ac_dim: see `ActorNetwork`.
+        mlp_layer_dims: see `ActorNetwork`.
         perturbation_scale: how far each dimension of an action may be moved.
-        goal_shapes: see :class:`ActorNetwork`.
-        encoder_kwargs: see :class:`ActorNetwork`.
+        goal_shapes: see `ActorNetwork`.
+        encoder_kwargs: see `ActorNetwork`.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class PerturbationActorNetwork(ActorNetwork):
     def forward(  # type: ignore[override]
         self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Maps ``{key: [B, *shape]}`` and actions ``[B, A]`` to actions ``[B, A]`` in [-1, 1]."""
+        """Maps `{key: [B, *shape]}` and actions `[B, A]` to actions `[B, A]` in [-1, 1]."""
         perturbation = super().forward({**obs_dict, "action": acts}, goal_dict)
         return (acts + self.perturbation_scale * perturbation).clamp(-1.0, 1.0)
 
@@ -109,12 +111,14 @@ class StochasticActorNetwork(MIMO_MLP):
 
     Args:
         head: makes the distribution of the network's outputs.
-        obs_shapes: see :class:`ActorNetwork`.
-        mlp_layer_dims: see :class:`ActorNetwork`.
+        obs_shapes: see `ActorNetwork`.
+        mlp_layer_dims: see `ActorNetwork`.
         low_noise_eval: see above.
-        goal_shapes: see :class:`ActorNetwork`.
-        encoder_kwargs: see :class:`ActorNetwork`.
+        goal_shapes: see `ActorNetwork`.
+        encoder_kwargs: see `ActorNetwork`.
     """
+
+    bounded_actions: ClassVar[bool] = True  # to [-1, 1]
 
     def __init__(
         self,
@@ -137,10 +141,10 @@ class StochasticActorNetwork(MIMO_MLP):
     def forward_train(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, low_noise: bool = False
     ) -> Distribution:
-        """Returns the distribution over actions ``[B, A]``, with batch shape ``[B]``.
+        """Returns the distribution over actions `[B, A]`, with batch shape `[B]`.
 
         Args:
-            obs_dict: ``{key: [B, *shape]}``.
+            obs_dict: `{key: [B, *shape]}`.
             goal_dict: likewise, if there is a goal.
             low_noise: the distribution that acts in evaluation, nearly without noise. (Where
                 robomimic chooses it by the network's mode, validation losses are those of a
@@ -149,13 +153,13 @@ class StochasticActorNetwork(MIMO_MLP):
         return self.head(super().forward(obs=obs_dict, goal=goal_dict), low_noise)
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Samples actions ``[B, A]`` for ``{key: [B, *shape]}``."""
+        """Samples actions `[B, A]` for `{key: [B, *shape]}`."""
         return self.sample(obs_dict, goal_dict)
 
     def sample(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Samples actions ``[B * num_samples, A]``; those of one state are neighbours."""
+        """Samples actions `[B * num_samples, A]`; those of one state are neighbours."""
         outputs = super().forward(obs=obs_dict, goal=goal_dict)
         if num_samples > 1:
             outputs = repeat_rows(outputs, num_samples)
@@ -165,18 +169,18 @@ class StochasticActorNetwork(MIMO_MLP):
 class GaussianActorNetwork(StochasticActorNetwork):
     """A policy whose actions are Gaussian, with independent dimensions.
 
-    With ``low_noise_eval`` it acts by the mean.
+    With `low_noise_eval` it acts by the mean.
 
     Args:
-        obs_shapes: see :class:`ActorNetwork`.
-        ac_dim: see :class:`ActorNetwork`.
-        mlp_layer_dims: see :class:`ActorNetwork`.
+        obs_shapes: see `ActorNetwork`.
+        ac_dim: see `ActorNetwork`.
+        mlp_layer_dims: see `ActorNetwork`.
         init_last_fc_weight: the last layers start uniform within plus and minus this; None: as
             torch initialises them.
-        low_noise_eval: see :class:`StochasticActorNetwork`.
-        goal_shapes: see :class:`ActorNetwork`.
-        encoder_kwargs: see :class:`ActorNetwork`.
-        **head_args: further arguments of :class:`~raymimic.models.distributions.GaussianHead`.
+        low_noise_eval: see `StochasticActorNetwork`.
+        goal_shapes: see `ActorNetwork`.
+        encoder_kwargs: see `ActorNetwork`.
+        **head_args: further arguments of `GaussianHead`.
     """
 
     def __init__(
@@ -199,7 +203,7 @@ class GaussianActorNetwork(StochasticActorNetwork):
                 nn.init.uniform_(p, -init_last_fc_weight, init_last_fc_weight)
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Samples actions ``[B, A]`` for ``{key: [B, *shape]}``, or returns their centre."""
+        """Samples actions `[B, A]` for `{key: [B, *shape]}`, or returns their centre."""
         if self.low_noise_eval and not self.training:
             return self.forward_train(obs_dict, goal_dict, low_noise=True).mode
         return super().forward(obs_dict, goal_dict)
@@ -208,16 +212,16 @@ class GaussianActorNetwork(StochasticActorNetwork):
 class GMMActorNetwork(StochasticActorNetwork):
     """A policy whose actions follow a mixture of Gaussians.
 
-    With ``low_noise_eval`` it acts by (nearly) the mean of a mode that it draws.
+    With `low_noise_eval` it acts by (nearly) the mean of a mode that it draws.
 
     Args:
-        obs_shapes: see :class:`ActorNetwork`.
-        ac_dim: see :class:`ActorNetwork`.
-        mlp_layer_dims: see :class:`ActorNetwork`.
-        low_noise_eval: see :class:`StochasticActorNetwork`.
-        goal_shapes: see :class:`ActorNetwork`.
-        encoder_kwargs: see :class:`ActorNetwork`.
-        **head_args: further arguments of :class:`~raymimic.models.distributions.GMMHead`.
+        obs_shapes: see `ActorNetwork`.
+        ac_dim: see `ActorNetwork`.
+        mlp_layer_dims: see `ActorNetwork`.
+        low_noise_eval: see `StochasticActorNetwork`.
+        goal_shapes: see `ActorNetwork`.
+        encoder_kwargs: see `ActorNetwork`.
+        **head_args: further arguments of `GMMHead`.
     """
 
     def __init__(
@@ -239,10 +243,10 @@ class GMMActorNetwork(StochasticActorNetwork):
 def stochastic_actor_from_config(
     net_config: Mapping[str, Any], **kwargs: Any
 ) -> GaussianActorNetwork | GMMActorNetwork:
-    """Makes the policy that a section such as ``algo.actor.net`` of CQL and IQL describes.
+    """Makes the policy that a section such as `algo.actor.net` of CQL and IQL describes.
 
     Args:
-        net_config: ``type``, and arguments of the network under ``common`` and under its type.
+        net_config: `type`, and arguments of the network under `common` and under its type.
         **kwargs: further arguments of the network.
 
     Raises:
@@ -263,12 +267,14 @@ class RNNActorNetwork(RNN_MIMO_MLP):
     """A deterministic policy with memory: a sequence of observations to one of actions.
 
     Args:
-        obs_shapes: see :class:`ActorNetwork`.
-        ac_dim: see :class:`ActorNetwork`.
+        obs_shapes: see `ActorNetwork`.
+        ac_dim: see `ActorNetwork`.
         mlp_layer_dims: sizes of the hidden layers after the RNN; there may be none.
-        goal_shapes: see :class:`ActorNetwork`.
-        **rnn_args: further arguments of :class:`~raymimic.models.obs_nets.RNN_MIMO_MLP`.
+        goal_shapes: see `ActorNetwork`.
+        **rnn_args: further arguments of `RNN_MIMO_MLP`.
     """
+
+    bounded_actions: ClassVar[bool] = True  # to [-1, 1]
 
     def __init__(
         self,
@@ -287,11 +293,11 @@ class RNNActorNetwork(RNN_MIMO_MLP):
         )
 
     def _output_shapes(self) -> Mapping[str, Sequence[int]]:
-        """Names what the last layer predicts."""
+        """Names and shapes of the last layer's predictions."""
         return {"action": (self.ac_dim,)}
 
     def _act(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Makes actions ``[B, T, A]`` of the last layer's outputs."""
+        """Makes actions `[B, T, A]` of the last layer's outputs."""
         return torch.tanh(outputs["action"])
 
     @overload  # type: ignore[override]
@@ -323,13 +329,13 @@ class RNNActorNetwork(RNN_MIMO_MLP):
         """Chooses an action at each step of a sequence.
 
         Args:
-            obs_dict: ``{key: [B, T, *shape]}``.
-            goal_dict: ``{key: [B, *shape]}``, one for the whole sequence.
+            obs_dict: `{key: [B, T, *shape]}`.
+            goal_dict: `{key: [B, *shape]}`, one for the whole sequence.
             rnn_init_state: state before the first step; None: zeros.
             return_state: return the state after the last step too.
 
         Returns:
-            Actions ``[B, T, A]``, and the state if asked.
+            Actions `[B, T, A]`, and the state if asked.
         """
         outputs, state = super().forward(rnn_init_state, obs=obs_dict, goal=goal_dict)
         actions = self._act(outputs)
@@ -341,7 +347,7 @@ class RNNActorNetwork(RNN_MIMO_MLP):
         goal_dict: ObsDict | None = None,
         rnn_state: RNNState | None = None,
     ) -> tuple[Tensor, RNNState]:
-        """Chooses actions ``[B, A]`` for one step ``{key: [B, *shape]}``.
+        """Chooses actions `[B, A]` for one step `{key: [B, *shape]}`.
 
         Returns:
             The actions and the state after this step.
@@ -355,15 +361,15 @@ class RNNGMMActorNetwork(RNNActorNetwork):
     """A policy with memory whose actions follow a mixture of Gaussians at each step.
 
     Args:
-        obs_shapes: see :class:`RNNActorNetwork`.
+        obs_shapes: see `RNNActorNetwork`.
         ac_dim: likewise.
         mlp_layer_dims: likewise.
-        num_modes: see :class:`~raymimic.models.distributions.GMMHead`.
+        num_modes: see `GMMHead`.
         min_std: likewise.
         std_activation: likewise.
-        low_noise_eval: see :class:`StochasticActorNetwork`.
-        use_tanh: see :class:`~raymimic.models.distributions.GMMHead`.
-        **args: further arguments of :class:`RNNActorNetwork`.
+        low_noise_eval: see `StochasticActorNetwork`.
+        use_tanh: see `GMMHead`.
+        **args: further arguments of `RNNActorNetwork`.
     """
 
     def __init__(
@@ -395,13 +401,13 @@ class RNNGMMActorNetwork(RNNActorNetwork):
         rnn_init_state: RNNState | None = None,
         low_noise: bool = False,
     ) -> Distribution:
-        """Returns the distributions over actions ``[B, T, A]``, with batch shape ``[B, T]``.
+        """Returns the distributions over actions `[B, T, A]`, with batch shape `[B, T]`.
 
         Args:
-            obs_dict: see :meth:`forward`.
+            obs_dict: see `forward`.
             goal_dict: likewise.
             rnn_init_state: likewise.
-            low_noise: see :meth:`StochasticActorNetwork.forward_train`.
+            low_noise: see `StochasticActorNetwork.forward_train`.
         """
         outputs, _ = RNN_MIMO_MLP.forward(self, rnn_init_state, obs=obs_dict, goal=goal_dict)
         return self.head(outputs, low_noise)

@@ -1,12 +1,12 @@
 """Causal transformers over sequences of observations, and the policies made of them.
 
-After ``robomimic/models/transformers.py`` (a GPT), ``MIMO_Transformer`` of its ``obs_nets.py`` and
-``TransformerActorNetwork`` of its ``policy_nets.py``, with their parameters' names.
+After `robomimic/models/transformers.py` (a GPT), `MIMO_Transformer` of its `obs_nets.py` and
+`TransformerActorNetwork` of its `policy_nets.py`, with their parameters' names.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,11 @@ from raymimic.models.obs_nets import (
     ObservationGroupEncoder,
     obs_and_goal_groups,
 )
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.shapes import ObsShapes
 
 
 def transformer_args_from_config(transformer_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``config.algo.transformer`` as keyword arguments of the transformer policies."""
+    """Returns `config.algo.transformer` as keyword arguments of the transformer policies."""
     names = (
         "context_length",
         "embed_dim",
@@ -47,7 +47,7 @@ class GEGLU(nn.Module):
     """Halves its input: one half times the GELU of the other (https://arxiv.org/abs/2002.05202)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[..., 2 D]`` to ``[..., D]``."""
+        """Maps `[..., 2 D]` to `[..., D]`."""
         value, gate = x.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -72,7 +72,7 @@ class PositionalEncoding(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Maps positions ``[T]`` to embeddings ``[T, D]``."""
+        """Maps positions `[T]` to embeddings `[T, D]`."""
         return self.table[positions]
 
 
@@ -81,10 +81,10 @@ class CausalSelfAttention(nn.Module):
 
     Args:
         embed_dim: size of each step's features.
-        num_heads: number of heads; it divides ``embed_dim``.
+        num_heads: number of heads; it divides `embed_dim`.
         context_length: the longest sequence.
         attn_dropout: dropout of the attention weights.
-        output_dropout: dropout of what comes out.
+        output_dropout: dropout of the outputs.
 
     Raises:
         ConfigError: if the heads do not divide the features.
@@ -110,12 +110,12 @@ class CausalSelfAttention(nn.Module):
                 "output_dropout": nn.Dropout(output_dropout),
             }
         )
-        # The kernel below knows what is causal; robomimic's checkpoints hold the mask.
+        # The kernel below makes its own causal mask; robomimic's checkpoints hold one.
         mask = torch.ones(1, 1, context_length, context_length).tril()
         self.register_buffer("mask", mask)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, T, D]`` to ``[B, T, D]``."""
+        """Maps `[B, T, D]` to `[B, T, D]`."""
         qkv = self.nets["qkv"](x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
         dropout = self.attn_dropout if self.training else 0.0
@@ -134,7 +134,7 @@ class SelfAttentionBlock(nn.Module):
         context_length: the longest sequence.
         attn_dropout: dropout of the attention weights.
         output_dropout: dropout of both outputs.
-        activation: ``"gelu"`` or ``"geglu"``, of the MLP.
+        activation: `"gelu"` or `"geglu"`, of the MLP.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class SelfAttentionBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, T, D]`` to ``[B, T, D]``."""
+        """Maps `[B, T, D]` to `[B, T, D]`."""
         x = x + self.nets["attention"](self.nets["ln1"](x))
         y: Tensor = x + self.nets["mlp"](self.nets["ln2"](x))
         return y
@@ -169,7 +169,7 @@ def feed_forward(embed_dim: int, dropout: float, activation: str = "gelu") -> nn
     """Returns a transformer block's MLP, whose hidden layer is four times as wide.
 
     Raises:
-        ConfigError: if the activation is neither ``"gelu"`` nor ``"geglu"``.
+        ConfigError: if the activation is neither `"gelu"` nor `"geglu"`.
     """
     if activation not in ("gelu", "geglu"):
         raise ConfigError(f"transformer activation '{activation}': choose 'gelu' or 'geglu'")
@@ -200,7 +200,7 @@ class GPT_Backbone(nn.Module):
         block_output_dropout: dropout of each block's outputs.
         num_layers: number of blocks.
         num_heads: number of heads.
-        activation: ``"gelu"`` or ``"geglu"``.
+        activation: `"gelu"` or `"geglu"`.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class GPT_Backbone(nn.Module):
         self.apply(init_gpt_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, T, D]`` to ``[B, T, D]``."""
+        """Maps `[B, T, D]` to `[B, T, D]`."""
         y: Tensor = self.nets["output_ln"](self.nets["transformer"](x))
         return y
 
@@ -250,10 +250,10 @@ class MIMO_Transformer(nn.Module):
         transformer_attn_dropout: dropout of the attention weights.
         transformer_block_output_dropout: dropout of each block's outputs.
         transformer_sinusoidal_embedding: positions are sines and cosines, else they are learned.
-        transformer_activation: ``"gelu"`` or ``"geglu"``.
+        transformer_activation: `"gelu"` or `"geglu"`.
         transformer_nn_parameter_for_timesteps: learned positions start at 0 and are one
             parameter, else they are an embedding table, drawn from N(0, 1).
-        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+        encoder_kwargs: see `ObservationEncoder`.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class MIMO_Transformer(nn.Module):
         self.context_length = length
 
     def _positions(self, length: int) -> Tensor:
-        """Returns the embeddings of the first positions, broadcastable to ``[B, T, D]``."""
+        """Returns the embeddings of the first positions, broadcastable to `[B, T, D]`."""
         embeddings: Tensor
         if "embed_timestep" in self.params:
             embeddings = self.params["embed_timestep"][:, :length]
@@ -316,11 +316,11 @@ class MIMO_Transformer(nn.Module):
         """Maps sequences of each group to sequences of outputs.
 
         Args:
-            groups: ``{key: [B, T, *shape]}``, T at most the context's length; what is
-                ``[B, *shape]``, a goal, holds at every step.
+            groups: `{key: [B, T, *shape]}`, T at most the context's length; a
+                goal `[B, *shape]` holds at every step.
 
         Returns:
-            ``{output: [B, T, *shape]}``.
+            `{output: [B, T, *shape]}`.
 
         Raises:
             ConfigError: if the sequence is longer than the context.
@@ -345,8 +345,10 @@ class TransformerActorNetwork(MIMO_Transformer):
         obs_shapes: shapes of the observation keys.
         ac_dim: number of action dimensions.
         goal_shapes: shapes of the goal's keys; None or empty: no goal.
-        **transformer_args: further arguments of :class:`MIMO_Transformer`.
+        **transformer_args: further arguments of `MIMO_Transformer`.
     """
+
+    bounded_actions: ClassVar[bool] = True  # to [-1, 1]
 
     def __init__(
         self,
@@ -363,11 +365,11 @@ class TransformerActorNetwork(MIMO_Transformer):
         )
 
     def _output_shapes(self) -> Mapping[str, Sequence[int]]:
-        """Names what the last layer predicts."""
+        """Names and shapes of the last layer's predictions."""
         return {"action": (self.ac_dim,)}
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Maps ``{key: [B, T, *shape]}`` to actions ``[B, T, A]`` in [-1, 1]."""
+        """Maps `{key: [B, T, *shape]}` to actions `[B, T, A]` in [-1, 1]."""
         return torch.tanh(super().forward(obs=obs_dict, goal=goal_dict)["action"])
 
 
@@ -375,14 +377,14 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
     """A policy whose actions follow a mixture of Gaussians at each step of a sequence.
 
     Args:
-        obs_shapes: see :class:`TransformerActorNetwork`.
+        obs_shapes: see `TransformerActorNetwork`.
         ac_dim: likewise.
-        num_modes: see :class:`~raymimic.models.distributions.GMMHead`.
+        num_modes: see `GMMHead`.
         min_std: likewise.
         std_activation: likewise.
         low_noise_eval: act by (nearly) the mean of a mode in evaluation mode.
-        use_tanh: see :class:`~raymimic.models.distributions.GMMHead`.
-        **args: further arguments of :class:`TransformerActorNetwork`.
+        use_tanh: see `GMMHead`.
+        **args: further arguments of `TransformerActorNetwork`.
     """
 
     def __init__(
@@ -410,13 +412,13 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
         low_noise: bool = False,
         last_only: bool = False,
     ) -> Distribution:
-        """Returns the distributions over actions ``[B, T, A]``, with batch shape ``[B, T]``.
+        """Returns the distributions over actions `[B, T, A]`, with batch shape `[B, T]`.
 
         Args:
-            obs_dict: ``{key: [B, T, *shape]}``.
-            goal_dict: ``{key: [B, *shape]}``, if there is a goal.
-            low_noise: nearly no noise in place of what was learned.
-            last_only: the distribution of the last step's action ``[B, A]`` alone.
+            obs_dict: `{key: [B, T, *shape]}`.
+            goal_dict: `{key: [B, *shape]}`, if there is a goal.
+            low_noise: nearly no noise in place of the learned one.
+            last_only: the distribution of the last step's action `[B, A]` alone.
         """
         outputs = MIMO_Transformer.forward(self, obs=obs_dict, goal=goal_dict)
         if last_only:
@@ -424,6 +426,6 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
         return self.head(outputs, low_noise)
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Samples actions ``[B, T, A]`` for ``{key: [B, T, *shape]}``."""
+        """Samples actions `[B, T, A]` for `{key: [B, T, *shape]}`."""
         low_noise = self.low_noise_eval and not self.training
         return self.forward_train(obs_dict, goal_dict, low_noise).sample()

@@ -1,12 +1,12 @@
-"""Variational autoencoders, p(x | s), with several priors; after ``robomimic/models/vae_nets.py``.
+"""Variational autoencoders, p(x | s), with several priors; after `robomimic/models/vae_nets.py`.
 
 Kingma & Welling, "Auto-Encoding Variational Bayes" (2014), https://arxiv.org/abs/1312.6114;
 Sohn et al., "Learning Structured Output Representation using Deep Conditional Generative Models"
-(2015), for conditional ones. Priors are in :mod:`raymimic.models.vae_priors`.
+(2015), for conditional ones. Priors are in `raymimic.models.vae_priors`.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,17 @@ from raymimic.models.vae_priors import (
     Shapes,
     StandardNormalPrior,
 )
-from raymimic.utils.obs_utils import ObsShapes
-from raymimic.utils.tensor_utils import repeat_rows
+from raymimic.observations.shapes import ObsShapes
+from raymimic.tensors import repeat_rows
 
 
 class VAEOutput(TypedDict):
-    """What a forward pass for training gives.
+    """Outcome of a forward pass for training.
 
     Attributes:
-        encoder_params: parameters of the posterior, ``{name: [B, ...]}``.
-        encoder_z: latents ``[B, latent_size]``, drawn from it.
-        decoder_outputs: reconstructions ``{key: [B, *shape]}``.
+        encoder_params: parameters of the posterior, `{name: [B, ...]}`.
+        encoder_z: latents `[B, latent_size]`, drawn from it.
+        decoder_outputs: reconstructions `{key: [B, *shape]}`.
         kl_loss: KL of the posterior from the prior, averaged over the batch (0-d).
         reconstruction_loss: squared error of the reconstructions (0-d).
     """
@@ -46,7 +46,7 @@ class VAEOutput(TypedDict):
 
 
 def vae_args_from_config(vae_config: Config) -> dict[str, Any]:
-    """Returns a config's section ``vae`` as keyword arguments of :class:`VAE`."""
+    """Returns a config's section `vae` as keyword arguments of `VAE`."""
     decoder, prior = vae_config.decoder, vae_config.prior
     return {
         "encoder_layer_dims": vae_config.encoder_layer_dims,
@@ -71,7 +71,7 @@ def gumbel_temperature(prior_config: Config, epoch: int) -> float:
     """Temperature of a categorical prior's Gumbel softmax in an epoch: falls on a line.
 
     Args:
-        prior_config: a config's section ``vae.prior``.
+        prior_config: a config's section `vae.prior`.
         epoch: number of the epoch.
     """
     temperature = prior_config.categorical_init_temp - epoch * (
@@ -85,11 +85,11 @@ class VAE(nn.Module):
 
     x and s are dicts of observations (or of other tensors). The encoder always sees s; decoder
     and prior see it as they are told to, and at least one of them must. robomimic reads
-    ``decoder_is_conditioned`` but conditions the decoder in any case; here it is heeded.
+    `decoder_is_conditioned` but conditions the decoder in any case; here it is heeded.
 
     Args:
         input_shapes: shapes of x, as the encoder sees it.
-        output_shapes: shapes of what the decoder reconstructs.
+        output_shapes: shapes of the reconstructed values.
         condition_shapes: shapes of s.
         encoder_layer_dims: hidden layers of the encoder.
         decoder_layer_dims: hidden layers of the decoder.
@@ -110,7 +110,7 @@ class VAE(nn.Module):
         prior_categorical_dim: classes of each variable.
         prior_categorical_gumbel_softmax_hard: let the posterior's samples be one-hot.
         goal_shapes: shapes of a goal, which goes wherever s goes; None or empty: no goal.
-        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+        encoder_kwargs: see `ObservationEncoder`.
 
     Raises:
         ConfigError: if the settings contradict each other.
@@ -218,7 +218,7 @@ class VAE(nn.Module):
     def encode(
         self, inputs: ObsDict, conditions: ObsDict, goals: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Returns the parameters ``{name: [B, ...]}`` of the posterior q(z | x, s)."""
+        """Returns the parameters `{name: [B, ...]}` of the posterior q(z | x, s)."""
         posterior: dict[str, Tensor] = self.nets["encoder"](
             input=inputs, condition=conditions, goal=goals
         )
@@ -227,12 +227,12 @@ class VAE(nn.Module):
     def decode(
         self, conditions: ObsDict, goals: ObsDict | None = None, z: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns x ``{key: [B, *shape]}``.
+        """Returns x `{key: [B, *shape]}`.
 
         Args:
-            conditions: s, ``{key: [B, *shape]}``.
+            conditions: s, `{key: [B, *shape]}`.
             goals: the goals, if there are any.
-            z: latents ``[B, latent_size]``; None: one from the prior for each s.
+            z: latents `[B, latent_size]`; None: one from the prior for each s.
         """
         if z is None:
             z = self.sample_prior(conditions, goals)
@@ -242,10 +242,10 @@ class VAE(nn.Module):
     def sample_prior(
         self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Draws latents ``[B * num_samples, latent_size]`` from the prior.
+        """Draws latents `[B * num_samples, latent_size]` from the prior.
 
         Args:
-            conditions: s, ``{key: [B, *shape]}``.
+            conditions: s, `{key: [B, *shape]}`.
             goals: the goals, if there are any.
             num_samples: latents for each s; they are neighbours.
         """
@@ -254,7 +254,7 @@ class VAE(nn.Module):
     def sample(
         self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
-        """Samples x ``{key: [B * num_samples, *shape]}``; those of one s are neighbours."""
+        """Samples x `{key: [B * num_samples, *shape]}`; those of one s are neighbours."""
         z = self.sample_prior(conditions, goals, num_samples)
         conditions, goals = repeat_rows((dict(conditions), goals), num_samples)
         return self.decode(conditions, goals, z)
@@ -270,8 +270,8 @@ class VAE(nn.Module):
         """Reconstructs x from a latent of its posterior, for the two terms of the loss.
 
         Args:
-            inputs: x, ``{key: [B, *shape]}``.
-            outputs: what is to be reconstructed.
+            inputs: x, `{key: [B, *shape]}`.
+            outputs: the values to reconstruct.
             conditions: s.
             goals: the goals, if there are any.
             freeze_encoder: send no gradient into the encoder.
@@ -313,9 +313,11 @@ class VAEActor(nn.Module):
         obs_shapes: shapes of the observation keys.
         ac_dim: number of action dimensions.
         goal_shapes: shapes of the goal's keys; None or empty: no goal.
-        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
-        **vae_args: further arguments of :class:`VAE`, see :func:`vae_args_from_config`.
+        encoder_kwargs: see `ObservationEncoder`.
+        **vae_args: further arguments of `VAE`, see `vae_args_from_config`.
     """
+
+    bounded_actions: ClassVar[bool] = True  # to [-1, 1]
 
     def __init__(
         self,
@@ -339,13 +341,13 @@ class VAEActor(nn.Module):
     def encode(
         self, actions: Tensor, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
-        """Returns the parameters of the posterior of actions ``[B, A]``."""
+        """Returns the parameters of the posterior of actions `[B, A]`."""
         return self._vae.encode({"action": actions}, obs_dict, goal_dict)
 
     def decode(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, z: Tensor | None = None
     ) -> Tensor:
-        """Returns actions ``[B, A]``; of latents from the prior if none are given."""
+        """Returns actions `[B, A]`; of latents from the prior if none are given."""
         return self._vae.decode(obs_dict, goal_dict, z)["action"]
 
     def forward_train(
@@ -355,7 +357,7 @@ class VAEActor(nn.Module):
         goal_dict: ObsDict | None = None,
         freeze_encoder: bool = False,
     ) -> VAEOutput:
-        """Reconstructs demonstrated actions ``[B, A]``, see :meth:`VAE.forward`."""
+        """Reconstructs demonstrated actions `[B, A]`, see `VAE.forward`."""
         action = {"action": actions}
         output: VAEOutput = self._vae(action, action, obs_dict, goal_dict, freeze_encoder)
         return output
@@ -363,13 +365,13 @@ class VAEActor(nn.Module):
     def forward(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, z: Tensor | None = None
     ) -> Tensor:
-        """Samples actions ``[B, A]``, or decodes the latents that are given."""
+        """Samples actions `[B, A]`, or decodes the latents that are given."""
         return self.decode(obs_dict, goal_dict, z)
 
     def sample(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Samples actions ``[B * num_samples, A]``; those of one state are neighbours."""
+        """Samples actions `[B * num_samples, A]`; those of one state are neighbours."""
         return self._vae.sample(obs_dict, goal_dict, num_samples)["action"]
 
     def set_gumbel_temperature(self, temperature: float) -> None:

@@ -1,6 +1,6 @@
 """Priors p(z) or p(z | s) of variational autoencoders, each with the family of its posterior.
 
-After ``robomimic/models/vae_nets.py``. Jang et al., "Categorical Reparameterization with
+After `robomimic/models/vae_nets.py`. Jang et al., "Categorical Reparameterization with
 Gumbel-Softmax" (2017), https://arxiv.org/abs/1611.01144, for the categorical one.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raymimic.models import vae_losses
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.shapes import ObsShapes
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -22,26 +22,26 @@ _LOGVAR_LIMITS = (-8.0, 30.0)
 
 
 def _reparameterize(mean: Tensor, logvar: Tensor) -> Tensor:
-    """Draws from diagonal Gaussians ``[B, D]`` so that gradients reach their parameters."""
+    """Draws from diagonal Gaussians `[B, D]` so that gradients reach their parameters."""
     std = (0.5 * logvar.clamp(*_LOGVAR_LIMITS)).exp()
     return mean + std * torch.randn_like(std)
 
 
 class Prior(nn.Module):
-    """What a VAE's latents are: the family of their posterior, and the prior p(z) or p(z | s).
+    """A VAE's latents: the family of their posterior, and the prior p(z) or p(z | s).
 
     Parameters of the prior are a network's outputs if it is conditioned, else parameters of
     their own; a prior without parameters is fixed.
 
     Attributes:
-        posterior_shapes: what the encoder has to predict for a posterior.
+        posterior_shapes: names and shapes of a posterior's parameters, which the encoder predicts.
         latent_size: length of a latent, as the decoder sees it.
 
     Args:
         param_shapes: the prior's parameters and their shapes.
         condition_groups: the groups of observations that they depend on; None: on nothing.
         layer_dims: hidden layers of the network that predicts them.
-        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+        encoder_kwargs: see `ObservationEncoder`.
     """
 
     posterior_shapes: Shapes
@@ -67,20 +67,20 @@ class Prior(nn.Module):
             self.prior_params[name] = nn.Parameter(x / x.numel() ** 0.5)
 
     def _params(self, conditions: ObsDict, goals: ObsDict | None) -> dict[str, Tensor]:
-        """Returns the prior's parameters, ``[B, *shape]`` or ``[1, *shape]``."""
+        """Returns the prior's parameters, `[B, *shape]` or `[1, *shape]`."""
         if self.prior_module is not None:
             params: dict[str, Tensor] = self.prior_module(obs=conditions, goal=goals)
             return params
         return dict(self.prior_params.items())
 
     def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
-        """Draws latents ``[B, latent_size]`` that gradients flow through."""
+        """Draws latents `[B, latent_size]` that gradients flow through."""
         raise NotImplementedError
 
     def sample(
         self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Draws latents ``[B * num_samples, latent_size]``; those of one state are neighbours."""
+        """Draws latents `[B * num_samples, latent_size]`; those of one state are neighbours."""
         raise NotImplementedError
 
     def kl(
@@ -94,7 +94,7 @@ class Prior(nn.Module):
 
         Args:
             posterior: the posterior's parameters.
-            z: latents ``[B, latent_size]`` drawn from it, for priors whose KL is estimated.
+            z: latents `[B, latent_size]` drawn from it, for priors whose KL is estimated.
             conditions: the states.
             goals: the goals, if there are any.
         """
@@ -102,12 +102,12 @@ class Prior(nn.Module):
 
 
 def _first(conditions: ObsDict) -> Tensor:
-    """One of the observations, for number, device and dtype of what belongs to them."""
+    """One of the observations, for the batch size, device and dtype of tensors beside them."""
     return next(iter(conditions.values()))
 
 
 def _for_samples(x: Tensor, conditions: ObsDict, num_samples: int) -> Tensor:
-    """Repeats a parameter ``[B, ...]`` or ``[1, ...]`` for each sample: ``[B * n, ...]``."""
+    """Repeats a parameter `[B, ...]` or `[1, ...]` for each sample: `[B * n, ...]`."""
     batch_size = _first(conditions).shape[0]
     return x.expand(batch_size, *x.shape[1:]).repeat_interleave(num_samples, dim=0)
 
@@ -118,8 +118,8 @@ class StandardNormalPrior(Prior):
     Args:
         latent_dim: length of a latent.
         latent_clip: largest absolute value of a latent drawn from the prior; None: unlimited.
-        param_shapes: see :class:`Prior`.
-        **kwargs: see :class:`Prior`.
+        param_shapes: see `Prior`.
+        **kwargs: see `Prior`.
     """
 
     def __init__(
@@ -135,13 +135,13 @@ class StandardNormalPrior(Prior):
         self.posterior_shapes = {"mean": (latent_dim,), "logvar": (latent_dim,)}
 
     def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
-        """Draws latents ``[B, latent_size]`` by the reparameterisation trick."""
+        """Draws latents `[B, latent_size]` by the reparameterisation trick."""
         return _reparameterize(posterior["mean"], posterior["logvar"])
 
     def sample(
         self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Draws latents ``[B * num_samples, latent_size]`` and clips them."""
+        """Draws latents `[B * num_samples, latent_size]` and clips them."""
         z = self._draw(conditions, goals, num_samples)
         return z if self.latent_clip is None else z.clamp(-self.latent_clip, self.latent_clip)
 
@@ -166,9 +166,9 @@ class GaussianPrior(StandardNormalPrior):
     """A Gaussian whose mean and variance are learned.
 
     Args:
-        latent_dim: see :class:`StandardNormalPrior`.
-        latent_clip: see :class:`StandardNormalPrior`.
-        **kwargs: see :class:`Prior`.
+        latent_dim: see `StandardNormalPrior`.
+        latent_clip: see `StandardNormalPrior`.
+        **kwargs: see `Prior`.
     """
 
     def __init__(self, latent_dim: int, latent_clip: float | None = None, **kwargs: Any) -> None:
@@ -177,7 +177,7 @@ class GaussianPrior(StandardNormalPrior):
         super().__init__(latent_dim, latent_clip, shapes, **kwargs)
 
     def _moments(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor]:
-        """Returns means and log-variances, ``[B, D]`` or ``[1, D]``."""
+        """Returns means and log-variances, `[B, D]` or `[1, D]`."""
         params = self._params(conditions, goals)
         return params["mean"][:, 0], params["logvar"][:, 0]
 
@@ -203,11 +203,11 @@ class GMMPrior(StandardNormalPrior):
     """A mixture of Gaussians that are learned, with weights that may be learned too.
 
     Args:
-        latent_dim: see :class:`StandardNormalPrior`.
+        latent_dim: see `StandardNormalPrior`.
         num_modes: Gaussians in the mixture.
         learn_weights: learn their weights; else they are equal.
-        latent_clip: see :class:`StandardNormalPrior`.
-        **kwargs: see :class:`Prior`.
+        latent_clip: see `StandardNormalPrior`.
+        **kwargs: see `Prior`.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class GMMPrior(StandardNormalPrior):
         super().__init__(latent_dim, latent_clip, {**shapes, **weights}, **kwargs)
 
     def _mixture(self, conditions: ObsDict, goals: ObsDict | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Means and log-variances ``[B, M, D]`` and logits ``[B, M]`` of the modes, B or 1."""
+        """Means and log-variances `[B, M, D]` and logits `[B, M]` of the modes, B or 1."""
         params = self._params(conditions, goals)
         mean, logvar = params["mean"], params["logvar"]
         logits = params["weight"] if "weight" in params else torch.zeros_like(mean[..., 0])
@@ -267,7 +267,7 @@ class CategoricalPrior(Prior):
         categorical_dim: classes of each.
         learn: learn the prior's logits; else it is uniform.
         hard: let the posterior's samples be one-hot too, with the relaxed ones' gradient.
-        **kwargs: see :class:`Prior`.
+        **kwargs: see `Prior`.
     """
 
     def __init__(
@@ -281,19 +281,19 @@ class CategoricalPrior(Prior):
         self.posterior_shapes = {"logit": (self.latent_size,)}
 
     def _logits(self, conditions: ObsDict, goals: ObsDict | None) -> Tensor:
-        """Returns logits ``[B, D, C]`` or ``[1, D, C]``."""
+        """Returns logits `[B, D, C]` or `[1, D, C]`."""
         params = self._params(conditions, goals)
         return params.get("logit", _first(conditions).new_zeros(1, *self.shape))
 
     def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
-        """Draws latents ``[B, D * C]``, relaxed one-hot vectors."""
+        """Draws latents `[B, D * C]`, relaxed one-hot vectors."""
         logits = posterior["logit"].view(-1, *self.shape)
         return F.gumbel_softmax(logits, tau=self.temperature, hard=self.hard).flatten(1)
 
     def sample(
         self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
     ) -> Tensor:
-        """Draws latents ``[B * num_samples, D * C]``, one-hot vectors."""
+        """Draws latents `[B * num_samples, D * C]`, one-hot vectors."""
         logits = _for_samples(self._logits(conditions, goals), conditions, num_samples)
         classes = torch.multinomial(logits.flatten(0, 1).softmax(dim=-1), 1)
         one_hot = torch.zeros_like(logits).flatten(0, 1).scatter(-1, classes, 1.0)

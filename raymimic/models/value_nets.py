@@ -1,6 +1,7 @@
 """Networks that estimate returns."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from raymimic.models.distributions import DiscreteValueDistribution
 from raymimic.models.ensembles import can_be_batched, forward_batched, rows_worth_batching
 from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.shapes import ObsShapes
 
 
 class ValueNetwork(MIMO_MLP):
@@ -20,7 +21,8 @@ class ValueNetwork(MIMO_MLP):
         mlp_layer_dims: sizes of the hidden layers.
         value_bounds: lowest and highest value that can come out (by a tanh); None: unbounded.
         goal_shapes: shapes of the goal's keys; None or empty: no goal.
-        encoder_kwargs: see :class:`~raymimic.models.obs_nets.ObservationEncoder`.
+        encoder_kwargs: see `ObservationEncoder`.
+        layer_norm: whether each hidden layer is normalised.
     """
 
     def __init__(
@@ -30,21 +32,23 @@ class ValueNetwork(MIMO_MLP):
         value_bounds: tuple[float, float] | None = None,
         goal_shapes: Mapping[str, Sequence[int]] | None = None,
         encoder_kwargs: EncoderKwargs | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__(
             input_obs_group_shapes=obs_and_goal_groups(obs_shapes, goal_shapes),
             output_shapes={"value": (1,)},
             layer_dims=mlp_layer_dims,
             encoder_kwargs=encoder_kwargs,
+            layer_norm=layer_norm,
         )
         self.value_bounds = value_bounds
 
     def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Maps ``{key: [B, *shape]}`` to values ``[B, 1]``."""
+        """Maps `{key: [B, *shape]}` to values `[B, 1]`."""
         return self.bounded(super().forward(obs=obs_dict, goal=goal_dict)["value"])
 
     def bounded(self, value: Tensor) -> Tensor:
-        """Squashes the last layer's outputs into ``value_bounds``, if there are any."""
+        """Squashes the last layer's outputs into `value_bounds`, if there are any."""
         if self.value_bounds is None:
             return value
         low, high = self.value_bounds
@@ -58,9 +62,10 @@ class ActionValueNetwork(ValueNetwork):
         obs_shapes: shapes of the observation keys.
         ac_dim: number of action dimensions.
         mlp_layer_dims: sizes of the hidden layers.
-        value_bounds: see :class:`ValueNetwork`.
-        goal_shapes: see :class:`ValueNetwork`.
-        encoder_kwargs: see :class:`ValueNetwork`.
+        value_bounds: see `ValueNetwork`.
+        goal_shapes: see `ValueNetwork`.
+        encoder_kwargs: see `ValueNetwork`.
+        layer_norm: see `ValueNetwork`.
     """
 
     def __init__(
@@ -71,39 +76,56 @@ class ActionValueNetwork(ValueNetwork):
         value_bounds: tuple[float, float] | None = None,
         goal_shapes: Mapping[str, Sequence[int]] | None = None,
         encoder_kwargs: EncoderKwargs | None = None,
+        layer_norm: bool = False,
     ) -> None:
         shapes = ObsShapes(obs_shapes)
         shapes["action"] = (ac_dim,)
-        super().__init__(shapes, mlp_layer_dims, value_bounds, goal_shapes, encoder_kwargs)
+        super().__init__(
+            shapes, mlp_layer_dims, value_bounds, goal_shapes, encoder_kwargs, layer_norm
+        )
 
     def forward(  # type: ignore[override]
         self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Maps ``{key: [B, *shape]}`` and actions ``[B, A]`` to values ``[B, 1]``."""
+        """Maps `{key: [B, *shape]}` and actions `[B, A]` to values `[B, 1]`."""
         return super().forward({**obs_dict, "action": acts}, goal_dict)
 
 
 class ActionValueEnsemble(nn.ModuleList):
     """Several Q(s, a), computed in one batched pass where that is faster.
 
+    Critics of a user's own, and those with layers that cannot be batched (see
+    `can_be_batched`), are called one by one.
+
     Args:
-        critics: of one shape. Others than :class:`ActionValueNetwork`, of a user's own, are called
-            one by one.
+        critics: the members.
     """
 
     def __init__(self, critics: Iterable[nn.Module]) -> None:
         super().__init__(critics)
-        plain = all(type(critic) is ActionValueNetwork for critic in self)
-        self._batched = plain and can_be_batched(self._members)
+
+    @cached_property
+    def _batched_rows(self) -> int:
+        """The largest batch for which one pass for all members is faster on CPU."""
+        return rows_worth_batching(self._members)
 
     @property
     def _members(self) -> Sequence[ActionValueNetwork]:
         return cast("Sequence[ActionValueNetwork]", self)
 
-    def forward(self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None) -> Tensor:
-        """Maps ``{key: [B, *shape]}`` and actions ``[B, A]`` to values ``[n, B, 1]``."""
+    def _batches(self, acts: Tensor) -> bool:
+        """Tells whether one pass for all members is possible and faster; cheap questions first."""
+        if not all(type(critic) is ActionValueNetwork for critic in self):
+            return False
         # A GPU's time goes into launching products, the fewer the better.
-        if self._batched and (acts.is_cuda or len(acts) <= rows_worth_batching(self._members)):
+        if not acts.is_cuda and len(acts) > self._batched_rows:
+            return False
+        bounds = [critic.value_bounds for critic in self._members]
+        return bounds.count(bounds[0]) == len(bounds) and can_be_batched(self._members)
+
+    def forward(self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None) -> Tensor:
+        """Maps `{key: [B, *shape]}` and actions `[B, A]` to values `[n, B, 1]`."""
+        if self._batches(acts):
             inputs = {**obs_dict, "action": acts}
             values = forward_batched(self._members, obs=inputs, goal=goal_dict)["value"]
             return self._members[0].bounded(values)
@@ -117,16 +139,16 @@ class DistributionalActionValueNetwork(MIMO_MLP):
     https://arxiv.org/abs/1707.06887.
 
     Attributes:
-        atoms: ``[num_atoms]``, evenly spaced over ``value_bounds``.
+        atoms: `[num_atoms]`, evenly spaced over `value_bounds`.
 
     Args:
-        obs_shapes: see :class:`ActionValueNetwork`.
-        ac_dim: see :class:`ActionValueNetwork`.
-        mlp_layer_dims: see :class:`ActionValueNetwork`.
+        obs_shapes: see `ActionValueNetwork`.
+        ac_dim: see `ActionValueNetwork`.
+        mlp_layer_dims: see `ActionValueNetwork`.
         value_bounds: lowest and highest atom.
         num_atoms: number of atoms, at least 2.
-        goal_shapes: see :class:`ActionValueNetwork`.
-        encoder_kwargs: see :class:`ActionValueNetwork`.
+        goal_shapes: see `ActionValueNetwork`.
+        encoder_kwargs: see `ActionValueNetwork`.
     """
 
     atoms: Tensor
@@ -154,12 +176,12 @@ class DistributionalActionValueNetwork(MIMO_MLP):
     def forward_train(
         self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
     ) -> DiscreteValueDistribution:
-        """Returns the distribution of returns of ``{key: [B, *shape]}`` and actions ``[B, A]``."""
+        """Returns the distribution of returns of `{key: [B, *shape]}` and actions `[B, A]`."""
         outputs = super().forward(obs={**obs_dict, "action": acts}, goal=goal_dict)
         return DiscreteValueDistribution(values=self.atoms, logits=outputs["log_probs"])
 
     def forward(  # type: ignore[override]
         self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Returns the expected return ``[B, 1]``."""
+        """Returns the expected return `[B, 1]`."""
         return self.forward_train(obs_dict, acts, goal_dict).mean().unsqueeze(-1)

@@ -1,72 +1,83 @@
-"""Plays episodes: pure and seeded.
+"""The seeded episode loop.
 
-An episode's outcome is a function of policy, environment, horizon and its own seed, whatever is
-played beside it. Three things see to that. The policy's random numbers come, row by row, from the
-episodes' seeds. Every forward pass has the same number of rows
-(``width``), since a batch of 8 and a batch of 1 differ in the last bits, and a chaotic simulation
-makes points of return of them. And an episode always sits in row ``seed % width``: for some layer
-sizes the last bits depend on the row as well, though never on what the other rows hold. The rows
-are in memory that torch allocated, aligned as its kernels like it, and one thread computes.
+An episode's outcome depends on policy, environment, horizon and its own seed alone, and on no
+episode that is played beside it:
+
+- The policy's random numbers come, row by row, from the episodes' seeds.
+- Every forward pass has the same number of rows (`width`). A batch of 8 and a batch of 1 differ in
+  the last bits, which a chaotic simulation turns into points of return.
+- An episode always sits in row `seed % width`. For some layer sizes the last bits depend on the
+  row too, though never on the other rows' content.
+- The rows lie in memory that torch allocated, aligned for its kernels, and one thread computes.
 """
-
-from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from raymimic.envs.env_base import Array, EnvBase, Observation
-from raymimic.envs.seeds import evaluation_seeds, final_seeds
+from raymimic.envs.fit import GOAL, OBSERVATION, read
 from raymimic.envs.vector import VectorEnv
-
-__all__ = [
-    "WIDTH",
-    "Episode",
-    "Film",
-    "evaluation_seeds",
-    "final_seeds",
-    "run_episodes",
-]
+from raymimic.errors import EnvError, reason
+from raymimic.tracking.episode_rows import EpisodeRow
 
 logger = logging.getLogger(__name__)
+
+# Types of observations that torch knows; others become float64.
+_TORCH_KNOWS = {
+    *("bool", "uint8", "int8", "int16", "int32", "int64"),
+    *("float16", "float32", "float64"),
+}
 
 WIDTH = 16
 """Rows of a forward pass. On a CPU twice as fast for 8 environments as 64 rows would be."""
 
 
 class BatchedPolicy(Protocol):
-    """What an episode needs of a policy: ``RolloutPolicy`` has it."""
+    """A policy that acts in all rows at once, such as `RolloutPolicy`."""
+
+    @property
+    def obs_keys(self) -> Sequence[str]:
+        """The observations that it reads; it is given no others."""
+
+    @property
+    def goal_keys(self) -> Sequence[str]:
+        """The goals that it reads."""
 
     def start_episode(
         self, mask: npt.NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
     ) -> None:
-        """Clears the state of the rows in the mask ``[width]`` and seeds their random numbers."""
+        """Clears the state of the masked rows (`[width]`) and seeds their random numbers."""
 
     def __call__(
         self, ob: Observation, goal: Observation | None = None, batched_ob: bool = False
     ) -> Array:
-        """Returns actions ``[width, A]`` for raw observations ``{key: [width, ...]}``."""
+        """Returns actions `[width, A]` for raw observations `{key: [width, ...]}`."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """What came of one episode.
+    """The outcome of one episode.
 
-    Args:
-        seed: everything random in it follows from this.
+    Attributes:
+        seed: source of all its randomness.
         episode_return: undiscounted sum of rewards.
         length: number of steps.
         success: whether the task was solved at any step.
-        successes: each further criterion that the environment reports, likewise.
         terminated: False when horizon or time limit ended it.
-        seconds: wall-clock time from reset to end, others being played meanwhile.
+        seconds: wall-clock time from reset to end, in which other episodes are played too.
+        successes: likewise for each further criterion that the environment reports.
+        error: why the episode failed, in one line, if it did: the environment raised an
+            exception, or gave observations that the policy cannot read. The return is that of
+            the steps before.
+        knows_success: whether the environment has ever said if the task is solved.
     """
 
     seed: int
@@ -76,73 +87,140 @@ class Episode:
     terminated: bool
     seconds: float
     successes: dict[str, bool] = field(default_factory=dict)
+    error: str | None = None
+    knows_success: bool = True
+
+    @classmethod
+    def failed(cls, seed: int, error: str) -> Self:
+        """An episode that failed before its first step."""
+        return cls(seed, 0.0, 0, False, False, 0.0, error=error)
+
+    @property
+    def row(self) -> EpisodeRow:
+        """The episode as a run's records hold it."""
+        ended = self.error is None
+        return EpisodeRow(
+            seed=self.seed,
+            episode_return=self.episode_return if ended else None,
+            length=self.length if ended else None,
+            success=self.success if ended and self.knows_success else None,
+            error=self.error,
+        )
+
+
+class Frame(NamedTuple):
+    """A picture of an episode.
+
+    Attributes:
+        picture: `[H, W, 3]`.
+        step: number of steps before it.
+        episode_return: sum of their rewards.
+    """
+
+    picture: npt.NDArray[np.uint8]
+    step: int
+    episode_return: float
 
 
 @dataclass
 class Film:
-    """Frames of the episodes with these seeds.
+    """Frames of some episodes.
 
-    Args:
-        seeds: which episodes to film.
-        skip: one frame is taken every so many steps.
-        frames: ``[H, W, 3]`` pictures by seed, in order of time.
+    Attributes:
+        seeds: the episodes to film.
+        skip: steps per frame.
+        frames: by seed, in order of time.
+        error: why a picture could not be taken, in one line; no more are taken then.
     """
 
     seeds: Sequence[int]
     skip: int = 5
-    frames: dict[int, list[npt.NDArray[np.uint8]]] = field(default_factory=dict)
+    frames: dict[int, list[Frame]] = field(default_factory=dict)
+    error: str | None = None
 
-    def take(self, seed: int, step: int, env: EnvBase) -> None:
-        """Adds a frame if this episode is filmed and this step is one to keep."""
-        if seed in self.seeds and step % self.skip == 0:
-            self.frames.setdefault(seed, []).append(env.render(mode="rgb_array"))
+    def take(self, seed: int, step: int, episode_return: float, env: EnvBase) -> None:
+        """Adds a frame if this episode is filmed and this step, from 1, is one to keep."""
+        if seed in self.seeds and (step - 1) % self.skip == 0 and self.error is None:
+            try:
+                picture = env.render(mode="rgb_array")
+                self.frames.setdefault(seed, []).append(Frame(picture, step, episode_return))
+            except Exception as error:  # an episode without a film is better than none
+                self.error = reason(error)
 
 
 @dataclass
 class _Running:
-    """An episode under way: the environment that plays it and what has come of it so far."""
+    """An episode under way: its environment, and its outcome so far."""
 
     seed: int
     env: int
     rewards: float = 0.0
     length: int = 0
     successes: dict[str, bool] = field(default_factory=dict)
+    knows_success: bool = False
     started: float = field(default_factory=time.perf_counter)
 
-    def finished(self, terminated: bool) -> Episode:
+    def finished(self, terminated: bool, error: str | None = None) -> Episode:
+        # Half an episode has solved nothing.
+        solved = {} if error else self.successes
         return Episode(
             seed=self.seed,
             episode_return=self.rewards,
             length=self.length,
-            success=self.successes.get("task", False),
+            success=solved.get("task", False),
             terminated=terminated,
             seconds=time.perf_counter() - self.started,
-            successes={k: v for k, v in self.successes.items() if k != "task"},
+            successes={k: v for k, v in solved.items() if k != "task"},
+            error=error,
+            knows_success=self.knows_success,
         )
 
 
 class _Rows:
-    """The observations of one forward pass, ``{key: [width, ...]}``, in aligned memory."""
+    """The observations of one forward pass, `{key: [width, ...]}`, in aligned memory.
 
-    def __init__(self, width: int) -> None:
-        self.width = width
+    Args:
+        keys: observations or goals that the policy reads.
+        kind: `OBSERVATION` or `GOAL`, see `raymimic.envs.fit.read`.
+    """
+
+    def __init__(self, keys: Sequence[str], kind: str) -> None:
+        self.keys, self.kind = keys, kind
         self.arrays: Observation = {}
 
     def set(self, row: int, obs: Observation) -> None:
-        if not self.arrays:
-            self.arrays = {
-                key: torch.from_numpy(np.asarray(value))
-                .new_zeros(self.width, *np.shape(value))
-                .numpy()
-                for key, value in obs.items()
-            }
-        for key, value in obs.items():
-            self.arrays[key][row] = value
+        """Puts an environment's observation into a row.
+
+        Raises:
+            EnvError: the policy cannot read it.
+        """
+        for key in self.keys:
+            value = read(obs, key, self.kind)
+            array = self.arrays.get(key)
+            if array is None:
+                array = self.arrays[key] = self._zeros(value.shape, value.dtype)
+            elif array.shape[1:] != value.shape:
+                raise EnvError(
+                    f"{self.kind} '{key}' was of shape {list(array.shape[1:])} and now is of shape "
+                    f"{list(value.shape)}"
+                )
+            elif array.dtype != value.dtype:
+                # The type changed: integers at first, floats later.
+                both = np.result_type(array, value)
+                if both != array.dtype:
+                    old, array = array, self._zeros(value.shape, both)
+                    array[...] = old
+                    self.arrays[key] = array
+            array[row] = value
+
+    def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        kind = dtype if dtype.name in _TORCH_KNOWS else np.dtype(np.float64)
+        return torch.zeros(WIDTH, *shape, dtype=torch.from_numpy(np.empty(0, kind)).dtype).numpy()
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The last bits depend on the number of threads too, and small batches gain nothing."""
+    """Scope with one thread: more change the last bits, and speed up no small batch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -151,100 +229,146 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """The rules of episodes.
+
+    Attributes:
+        horizon: steps after which an episode ends.
+        terminate_on_success: ends an episode as soon as its task is solved.
+        use_goals: gives the policy the environment's goal.
+    """
+
+    horizon: int
+    terminate_on_success: bool = True
+    use_goals: bool = False
+
+
 def run_episodes(
     policy: BatchedPolicy,
     env_meta: Mapping[str, Any],
     seeds: Sequence[int],
-    horizon: int,
+    rules: Rules,
     num_envs: int,
-    *,
-    width: int = WIDTH,
-    terminate_on_success: bool = True,
-    use_goals: bool = False,
     film: Film | None = None,
 ) -> list[Episode]:
     """Plays one episode per seed.
 
     Args:
         policy: one forward pass serves all environments.
-        env_meta: environment to make, see :func:`~raymimic.envs.env_base.env_from_metadata`.
+        env_meta: environment to make, see `raymimic.envs.kinds.env_from_metadata`.
         seeds: distinct; best consecutive, since two episodes whose seeds are equal modulo
-            ``width`` are never played at the same time.
-        horizon: an episode ends after so many steps at the latest.
-        num_envs: environments that are stepped together; more than ``width`` are not used.
-        width: rows of a forward pass. Outcomes may differ in the last bits for another width.
-        terminate_on_success: ends an episode as soon as its task is solved.
-        use_goals: gives the policy the environment's goal.
+            `WIDTH` are never played at the same time.
+        rules: the end of an episode, and the policy's goals.
+        num_envs: environments that are stepped together, at most `WIDTH`.
         film: collects frames.
 
     Returns:
-        One episode per seed, in the order of ``seeds``.
-
-    Raises:
-        EnvError: the environment cannot be made or rendered, or has no goal.
+        one episode per seed, in the order of `seeds`. An environment that cannot be made, or
+        raises an exception, fails its own episodes (`Episode.error`), and no others.
     """
-    num_envs = max(1, min(num_envs, width, len(seeds)))
+    num_envs = max(1, min(num_envs, WIDTH, len(seeds)))
     with VectorEnv(env_meta, num_envs, render=film is not None) as envs, _one_thread():
-        return _play(policy, envs, seeds, horizon, width, terminate_on_success, use_goals, film)
+        return _Play(policy, envs, rules, film).run(seeds)
 
 
-def _play(
-    policy: BatchedPolicy,
-    envs: VectorEnv,
-    seeds: Sequence[int],
-    horizon: int,
-    width: int,
-    terminate_on_success: bool,
-    use_goals: bool,
-    film: Film | None,
-) -> list[Episode]:
-    rows, goals = _Rows(width), _Rows(width)
-    waiting = list(seeds)
-    running: dict[int, _Running] = {}  # by row
-    row_seeds = [0] * width
-    idle = list(range(len(envs)))
-    finished: dict[int, Episode] = {}
+class _Play:
+    """Episodes under way; the arguments are those of `run_episodes`."""
 
-    policy.start_episode(seeds=row_seeds)
-    while waiting or running:
-        started = np.zeros(width, bool)
+    def __init__(
+        self, policy: BatchedPolicy, envs: VectorEnv, rules: Rules, film: Film | None
+    ) -> None:
+        self.policy, self.envs, self.rules, self.film = policy, envs, rules, film
+        self.rows = _Rows(policy.obs_keys, OBSERVATION)
+        self.goals = _Rows(policy.goal_keys, GOAL) if rules.use_goals else None
+        self.idle = list(range(len(envs)))
+        self.running: dict[int, _Running] = {}  # by row
+        self.finished: dict[int, Episode] = {}
+
+    def run(self, seeds: Sequence[int]) -> list[Episode]:
+        waiting = list(seeds)
+        row_seeds = [0] * WIDTH
+        self.policy.start_episode(seeds=row_seeds)
+        while waiting or self.running:
+            started = np.zeros(WIDTH, bool)
+            for seed in self._start(waiting):
+                started[seed % WIDTH], row_seeds[seed % WIDTH] = True, seed
+            if not self.running:
+                continue
+            if started.any():
+                # Restarts idle rows too: otherwise they would ask for plans at times of their own,
+                # and a plan for one row costs as much as a plan for all.
+                idle_rows = [row not in self.running for row in range(WIDTH)]
+                self.policy.start_episode(started | idle_rows, row_seeds)
+            goals = self.goals.arrays if self.goals else None
+            actions = self.policy(self.rows.arrays, goal=goals, batched_ob=True)
+            for row, episode in list(self.running.items()):
+                try:
+                    over, terminated = self._step(row, episode, actions[row])
+                except Exception as error:  # a simulator may raise anything
+                    self._fail(self.running.pop(row), error)
+                    continue
+                if over:
+                    self._finish(self.running.pop(row).finished(terminated), episode.env)
+        return [self.finished[seed] for seed in seeds]
+
+    def _start(self, waiting: list[int]) -> list[int]:
+        """Starts as many waiting episodes as fit, and returns their seeds."""
+        begun = []
         for seed in list(waiting):
-            if not idle:
+            row = seed % WIDTH
+            if not self.idle:
                 break
-            row = seed % width
-            if row in running:
+            if row in self.running:
+                continue
+            index = self.idle.pop()
+            try:
+                env = self.envs[index]
+            except EnvError as error:  # such as too little memory: the others go on without it
+                logger.warning("%s", error)
+                if not self.idle and not self.running:
+                    for left in waiting:
+                        self.finished[left] = Episode.failed(left, reason(error))
+                    waiting.clear()
+                    break
                 continue
             waiting.remove(seed)
-            episode = running[row] = _Running(seed, idle.pop())
-            rows.set(row, envs[episode.env].reset(seed=seed))
-            if use_goals:
-                goals.set(row, envs[episode.env].get_goal())
-            started[row], row_seeds[row] = True, seed
-        if started.any():
-            # Idle rows too: else they would go on asking for plans in a rhythm of their own, and a
-            # plan for one row costs as much as for all.
-            idle_rows = [row not in running for row in range(width)]
-            policy.start_episode(started | idle_rows, row_seeds)
-
-        actions = policy(rows.arrays, goal=goals.arrays if use_goals else None, batched_ob=True)
-
-        for row, episode in list(running.items()):
-            env = envs[episode.env]
+            episode = _Running(seed, index)
             try:
-                obs, reward, done, info = env.step(actions[row])
-            except env.rollout_exceptions as error:
-                logger.warning("episode with seed %d broke off: %s", episode.seed, error)
-                done, info = True, {}
+                self.rows.set(row, env.reset(seed=seed))
+                if self.goals is not None:
+                    self.goals.set(row, env.get_goal())
+            except Exception as error:  # a simulator may raise anything
+                self._fail(episode, error)
             else:
-                rows.set(row, obs)
-                episode.rewards += reward
-                for name, solved in env.is_success().items():
-                    episode.successes[name] = episode.successes.get(name, False) or bool(solved)
-                if film is not None:
-                    film.take(episode.seed, episode.length, env)
-                episode.length += 1
-            solved = terminate_on_success and episode.successes.get("task", False)
-            if done or solved or episode.length >= horizon:
-                finished[episode.seed] = episode.finished(bool(info.get("terminated", False)))
-                idle.append(running.pop(row).env)
-    return [finished[seed] for seed in seeds]
+                self.running[row] = episode
+                begun.append(seed)
+        return begun
+
+    def _step(self, row: int, episode: _Running, action: Array) -> tuple[bool, bool]:
+        """Plays one action; returns whether the episode is over, and whether it terminated."""
+        env = self.envs[episode.env]
+        if not np.isfinite(action).all():
+            raise EnvError("the policy's action holds NaN or infinite numbers")
+        obs, reward, done, info = env.step(env.clip(action))
+        episode.rewards += reward
+        for name, solved in env.is_success().items():
+            episode.successes[name] = episode.successes.get(name, False) or bool(solved)
+        episode.knows_success |= env.knows_success
+        episode.length += 1
+        if self.film is not None:
+            self.film.take(episode.seed, episode.length, episode.rewards, env)
+        solved = self.rules.terminate_on_success and episode.successes.get("task", False)
+        over = done or solved or episode.length >= self.rules.horizon
+        if not over:  # no action follows a last observation
+            self.rows.set(row, obs)
+        return over, bool(info.get("terminated", False))
+
+    def _fail(self, episode: _Running, error: Exception) -> None:
+        logger.info("the episode with seed %d failed: %s", episode.seed, reason(error))
+        self.envs.discard(episode.env)  # its state is unknown
+        self._finish(episode.finished(False, reason(error)), episode.env)
+
+    def _finish(self, episode: Episode, env: int) -> None:
+        self.finished[episode.seed] = episode
+        self.idle.append(env)

@@ -1,28 +1,33 @@
 """One evaluation of one checkpoint, in this process or as a part of a larger one."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from raymimic.errors import EnvError
-from raymimic.rollout.episodes import Episode, Film, run_episodes
-from raymimic.rollout.video import enable_rendering, encode_mp4
+import torch
+
+from raymimic.checkpoints.policy import policy_from_checkpoint
+from raymimic.config import import_modules
+from raymimic.envs.fit import ActionBounds
+from raymimic.errors import EnvError, reason
+from raymimic.rollout.episodes import Episode, Film, Frame, Rules, run_episodes
+from raymimic.rollout.video import Picture, captioned, enable_rendering, encode_mp4
+
+if TYPE_CHECKING:
+    from raymimic.rollout.tryout import Tryout
 
 
 @dataclass(frozen=True)
 class EvalJob:
-    """What to evaluate; the same seeds in each environment.
+    """Episodes to play with one checkpoint; the same seeds in each environment.
 
-    Args:
-        epoch: that the result belongs to.
+    Attributes:
         checkpoint: path or URI that every actor's node can read, unchanged until the result is
             there.
-        env_metas: environments by the name that results are logged under.
-        seeds: one episode each, consecutive at best (see ``run_episodes``).
+        env_metas: metadata of environments, by the name that results are logged under.
+        seeds: one episode each, consecutive at best (see `run_episodes`).
         horizon: steps after which an episode ends.
         terminate_on_success: ends an episode as soon as its task is solved.
         use_goals: gives the policy the environment's goal.
@@ -30,7 +35,6 @@ class EvalJob:
         video_skip: steps per frame.
     """
 
-    epoch: int
     checkpoint: str
     env_metas: Mapping[str, Mapping[str, Any]]
     seeds: Sequence[int]
@@ -40,8 +44,8 @@ class EvalJob:
     film: int = 0
     video_skip: int = 5
 
-    def split(self, parts: int) -> list[EvalJob]:
-        """Cuts the seeds into at most ``parts`` consecutive, nearly equal, non-empty jobs."""
+    def split(self, parts: int) -> list[Self]:
+        """Cuts the seeds into at most `parts` consecutive, nearly equal, non-empty jobs."""
         n = len(self.seeds)
         bounds = [n * i // parts for i in range(parts + 1)]
         return [
@@ -62,14 +66,14 @@ class Video:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What came of an evaluation.
+    """The episodes of an evaluation.
 
-    Args:
-        job: that was asked for.
+    Attributes:
+        job: the evaluation.
         episodes: by environment, in the order of the seeds.
         seconds: wall-clock time of the slowest part.
-        videos: of the filmed episodes.
-        no_video: why there is none although there should be, in one line.
+        videos: films of the first episodes.
+        no_video: why a film is missing, in one line.
     """
 
     job: EvalJob
@@ -79,13 +83,19 @@ class EvalResult:
     no_video: str | None = None
 
     @classmethod
-    def merge(cls, job: EvalJob, parts: Sequence[EvalResult]) -> EvalResult:
-        """Joins the results of :meth:`EvalJob.split` in its order."""
+    def failed(cls, job: EvalJob, error: str) -> Self:
+        """The result of a job whose episodes have all failed."""
+        failed = [Episode.failed(seed, error) for seed in job.seeds]
+        return cls(job, {env: list(failed) for env in job.env_metas}, 0.0)
+
+    @classmethod
+    def merge(cls, job: EvalJob, parts: "Sequence[EvalResult]") -> Self:
+        """Joins the results of parts of a job (`EvalJob.split`), in their order."""
         reasons = [part.no_video for part in parts if part.no_video]
         return cls(
             job=job,
             episodes={
-                env: [episode for part in parts for episode in part.episodes[env]]
+                env: [episode for part in parts for episode in part.episodes.get(env, ())]
                 for env in job.env_metas
             },
             seconds=max((part.seconds for part in parts), default=0.0),
@@ -94,28 +104,66 @@ class EvalResult:
         )
 
 
+class Evaluator(Protocol):
+    """Plays evaluations: a pool of Ray actors, or a process beside the training."""
+
+    def begin_tryout(self, tryout: "Tryout") -> None:
+        """Begins to try environments in a process that will play episodes."""
+
+    def tried(self) -> dict[str, ActionBounds] | None:
+        """Returns the actions that each environment takes; None while they are being tried.
+
+        Raises:
+            RaymimicError: one cannot be made, does not fit, or ended or held up its process.
+        """
+
+    @property
+    def placed(self) -> bool:
+        """Whether a process has been placed."""
+
+    def submit(self, job: EvalJob, interrupted: bool = False) -> None:
+        """Begins an evaluation.
+
+        Args:
+            job: episodes to play.
+            interrupted: whether it was under way when an earlier process ended.
+        """
+
+    def poll(self, timeout: float = 0.0) -> list[EvalResult]:
+        """Returns the evaluations that have finished, each once.
+
+        Args:
+            timeout: how long to wait for one [s].
+        """
+
+    @property
+    def pending(self) -> list[EvalJob]:
+        """Evaluations without a result yet, oldest first."""
+
+    def close(self) -> None:
+        """Ends the processes; pending evaluations are dropped."""
+
+
 def evaluate(job: EvalJob, num_envs: int, imports: Sequence[str] = ()) -> EvalResult:
     """Plays an evaluation in this process.
 
+    An environment that fails raises nothing (see `Episode.error`), nor does one that cannot be
+    rendered (see `EvalResult.no_video`).
+
     Args:
-        job: what to evaluate.
+        job: episodes to play.
         num_envs: environments that are stepped together.
-        imports: modules to import first (that register environments or algorithms).
+        imports: modules to import first, which register environments or algorithms.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: a module cannot be imported.
-        EnvError: an environment cannot be made. One that cannot be rendered is no error, see
-            ``EvalResult.no_video``.
     """
-    import torch
-
-    from raymimic.config import import_modules
-    from raymimic.utils.file_utils import policy_from_checkpoint
-
     started = time.perf_counter()
     import_modules(imports)
-    policy, _ = policy_from_checkpoint(ckpt_path=job.checkpoint, device=torch.device("cpu"))
+    policy, _ = policy_from_checkpoint(
+        ckpt_path=job.checkpoint, device=torch.device("cpu"), imports=imports
+    )
     episodes: dict[str, list[Episode]] = {}
     videos: list[Video] = []
     no_video = None
@@ -130,12 +178,22 @@ def evaluate(job: EvalJob, num_envs: int, imports: Sequence[str] = ()) -> EvalRe
             policy,
             env_meta,
             job.seeds,
-            job.horizon,
+            Rules(job.horizon, job.terminate_on_success, job.use_goals),
             num_envs,
-            terminate_on_success=job.terminate_on_success,
-            use_goals=job.use_goals,
-            film=film,
+            film,
         )
         if film:
-            videos += [Video(env, seed, encode_mp4(film.frames[seed])) for seed in film.frames]
+            no_video = no_video or film.error
+            try:
+                videos += [
+                    Video(env, seed, encode_mp4([_captioned(frame) for frame in frames]))
+                    for seed, frames in film.frames.items()
+                ]
+            except Exception as error:  # frames of several sizes, say, from an odd renderer
+                no_video = f"the frames of '{env}' make no video: {reason(error)}"
     return EvalResult(job, episodes, time.perf_counter() - started, videos, no_video)
+
+
+def _captioned(frame: Frame) -> Picture:
+    """The picture, with return and step so far in its corner."""
+    return captioned(frame.picture, f"return {frame.episode_return:.1f}", f"step {frame.step}")

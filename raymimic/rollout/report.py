@@ -1,35 +1,46 @@
-"""A checkpoint's evaluation as numbers and as text: `raymimic evaluate`."""
+"""The evaluation of one checkpoint, as numbers and as text: `raymimic evaluate`."""
 
+import sys
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from raymimic import storage
 from raymimic.algo import algo_class
 from raymimic.algo.rollout_policy import can_act
+from raymimic.checkpoints.content import CheckpointContent
+from raymimic.checkpoints.policy import config_from_checkpoint
+from raymimic.checkpoints.reading import load_dict_from_checkpoint
+from raymimic.checkpoints.sources import fetched
 from raymimic.config import BaseConfig
-from raymimic.envs.env_base import check_env
+from raymimic.envs.fit import PolicyInterface
+from raymimic.envs.kinds import read_env_meta
 from raymimic.envs.seeds import final_seeds
 from raymimic.errors import CheckpointError, EnvError, OutputError
 from raymimic.rollout.episodes import Episode
-from raymimic.rollout.evaluation import EvalJob, EvalResult
+from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.local import LocalEvaluator
-from raymimic.rollout.stats import summarize
-from raymimic.utils import storage
-from raymimic.utils.file_utils import config_from_checkpoint, maybe_dict_from_checkpoint
+from raymimic.rollout.stats import failures, summarize
+from raymimic.rollout.tryout import Tryout
+from raymimic.terminal import shown
+from raymimic.user_modules import module_of
+
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
-class Report:
-    """What an evaluation found.
+class EvaluationReport:
+    """The result of evaluating a checkpoint.
 
     Attributes:
-        checkpoint: what was evaluated.
+        checkpoint: the checkpoint's path or URI.
         env: the environment's name.
         seed: base seed of the episodes.
         summary: averages and 95 % intervals, see `raymimic.rollout.stats.summarize`.
         episodes: every episode, in the order of the seeds.
-        video: the film of the first episode, if there is one.
-        no_video: why there is none although it was asked for.
+        video: path of the film of the first episode, if there is one.
+        no_video: why there is none, if one was asked for.
     """
 
     checkpoint: str
@@ -45,69 +56,100 @@ class Report:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class NewEpisodes:
+    """Episodes with seeds that neither data nor training has used.
+
+    Attributes:
+        number: how many.
+        seed: their base seed.
+        horizon: longest episode in steps; the training's own unless given.
+        env: another environment of the same kind as the checkpoint's.
+    """
+
+    number: int = 50
+    seed: int = 0
+    horizon: int | None = None
+    env: str | None = None
+
+
 def evaluate_checkpoint(
     checkpoint: str,
+    new: NewEpisodes,
     *,
-    episodes: int = 50,
     num_actors: int = 2,
-    seed: int = 0,
-    horizon: int | None = None,
-    env: str | None = None,
     video: str | None = None,
     imports: Sequence[str] = (),
-) -> Report:
-    """Plays episodes whose seeds neither data nor training has seen.
+) -> EvaluationReport:
+    """Plays new episodes with a checkpoint's policy.
 
     Args:
-        checkpoint: path or URI of a checkpoint of raymimic or robomimic.
-        episodes: how many.
-        num_actors: Ray actors that play; 0 plays in this process. The result is the same.
-        seed: base seed of the episodes.
-        horizon: longest episode in steps; the training's own unless given.
-        env: another environment of the same kind than the checkpoint's.
-        video: where a film of the first episode goes (mp4).
-        imports: modules of the user's own.
+        checkpoint: path or URI of a checkpoint of raymimic or robomimic, or a model of MLflow
+            (`runs:/…`, `models:/…`).
+        new: the episodes.
+        num_actors: Ray actors that play; 0 plays without Ray. The result is the same.
+        video: path for a film of the first episode (mp4).
+        imports: the user's own modules, which are imported already.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is not one of a policy.
-        EnvError: it names no environment, or one that cannot be made.
+        ModuleNotImportedError: the checkpoint names a module that is not imported.
+        EnvError: it names no environment, or one that cannot be made, does not fit the policy, or
+            fails in every episode.
         OutputError: the video cannot be written.
     """
     if video is not None and not video.endswith(".mp4"):
         raise OutputError(f"--video '{video}': videos are mp4 files; end the name in .mp4")
-    ckpt = maybe_dict_from_checkpoint(ckpt_path=checkpoint)
-    config, _ = config_from_checkpoint(ckpt_dict=ckpt)
+    with fetched(checkpoint) as file:
+        report = _evaluate(file, new, num_actors, video, imports)
+    return replace(report, checkpoint=checkpoint)
+
+
+def _evaluate(
+    checkpoint: str,
+    new: NewEpisodes,
+    num_actors: int,
+    video: str | None,
+    imports: Sequence[str],
+) -> EvaluationReport:
+    """As `evaluate_checkpoint`, for a checkpoint that storage has."""
+    ckpt = load_dict_from_checkpoint(checkpoint)
+    content = CheckpointContent.from_dict(ckpt)
+    config, _ = config_from_checkpoint(ckpt_path=checkpoint, ckpt_dict=ckpt, imports=imports)
     if not can_act(algo_class(config.algo_name, config)):
         raise CheckpointError(
             f"checkpoint '{checkpoint}' is one of {config.algo_name}, which plans, but does not "
             "act: evaluate one of a policy"
         )
-    env_meta = dict(ckpt.get("env_metadata") or {})
-    if env is not None:
-        env_meta["env_name"] = env
-    if not env_meta.get("env_name"):
-        raise EnvError(f"checkpoint '{checkpoint}' names no environment; give one with --env")
-    check_env(env_meta, goals=config.use_goals)  # what cannot be played is found before Ray starts
-    name = str(env_meta["env_name"])
+    name, env_meta = _environment(checkpoint, content, new.env)
     job = EvalJob(
-        epoch=0,
         checkpoint=storage.absolute(checkpoint),
         env_metas={name: env_meta},
-        seeds=final_seeds(seed, episodes),
-        horizon=horizon or config.experiment.rollout.horizon,
+        seeds=final_seeds(new.seed, new.number),
+        horizon=new.horizon or config.experiment.rollout.horizon,
         terminate_on_success=config.experiment.rollout.terminate_on_success,
         use_goals=config.use_goals,
         film=int(video is not None),
         video_skip=config.experiment.video_skip,
     )
-    result = _play(job, config, num_actors, tuple(imports) or tuple(config.train.imports))
+    tryout = Tryout(
+        envs={name: env_meta},
+        policy=PolicyInterface.of(config, content.shape_metadata),
+        remedy="play another environment (--env)",
+        placement_timeout_s=config.ray.placement_timeout_s,
+    )
+    named = filter(None, [*config.train.imports, module_of(name)])
+    allowed = [*imports, *(module for module in named if module in sys.modules)]
+    result = _play(job, tryout, config, num_actors, tuple(dict.fromkeys(allowed)))
     if video is not None and result.videos:
         storage.write_bytes(video, result.videos[0].mp4)
     played = result.episodes[name]
-    return Report(
+    if all(episode.error is not None for episode in played):
+        raise EnvError(f"environment '{name}': {failures(played)}")
+    return EvaluationReport(
         checkpoint=checkpoint,
         env=name,
-        seed=seed,
+        seed=new.seed,
         summary=summarize(played),
         episodes=played,
         video=video if result.videos else None,
@@ -115,39 +157,61 @@ def evaluate_checkpoint(
     )
 
 
+def _environment(
+    checkpoint: str, content: CheckpointContent, env: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Name and metadata of the environment to play; mistakes are found before Ray starts."""
+    env_meta = dict(content.env_metadata or {})
+    if env is not None:
+        env_meta["env_name"] = env
+    if not env_meta.get("env_name"):
+        raise EnvError(f"checkpoint '{checkpoint}' names no environment; give one with --env")
+    name, _ = read_env_meta(env_meta)
+    return name, env_meta
+
+
 def _play(
-    job: EvalJob, config: BaseConfig, num_actors: int, imports: tuple[str, ...]
+    job: EvalJob, tryout: Tryout, config: BaseConfig, num_actors: int, imports: tuple[str, ...]
 ) -> EvalResult:
     settings = config.ray
+    with config.values_unlocked():
+        # A cluster and its members run each other's code: no file may choose a cluster.
+        settings.address = None
     if num_actors == 0:
-        local = LocalEvaluator(settings.envs_per_actor, imports)
-        local.submit(job)
-        return local.poll()[0]
+        return _tried_and_played(LocalEvaluator(settings.envs_per_actor, imports), tryout, job)
+    # Importing Ray takes a second, which an evaluation without it saves.
     import ray
 
+    from raymimic.cluster.session import ray_session
     from raymimic.rollout.actors import RolloutPool
-    from raymimic.training.cluster import ray_session
 
-    with ray_session(config):
+    with ray_session(config) as cluster:
         cpus = ray.cluster_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
         pool = RolloutPool(
-            num_actors, settings.envs_per_actor, min(1.0, cpus / num_actors), imports
+            num_actors, settings.envs_per_actor, min(1.0, cpus / num_actors), imports, cluster
         )
-        try:
-            pool.submit(job)
-            results: list[EvalResult] = []
-            while not results:
-                results = pool.poll(timeout=1.0)
-            return results[0]
-        finally:
-            pool.close()
+        return _tried_and_played(pool, tryout, job)
 
 
-def report_lines(report: Report, every_episode: bool) -> list[str]:
+def _tried_and_played(evaluator: Evaluator, tryout: Tryout, job: EvalJob) -> EvalResult:
+    try:
+        evaluator.begin_tryout(tryout)
+        while evaluator.tried() is None:
+            time.sleep(_POLL_S)
+        evaluator.submit(job)
+        results: list[EvalResult] = []
+        while not results:
+            results = evaluator.poll(timeout=1.0)
+        return results[0]
+    finally:
+        evaluator.close()
+
+
+def evaluation_lines(report: EvaluationReport, every_episode: bool) -> list[str]:
     """The report as lines of text.
 
     Args:
-        report: what was found.
+        report: of an evaluation.
         every_episode: begin with a line for each episode.
     """
     lines = []
@@ -155,6 +219,7 @@ def report_lines(report: Report, every_episode: bool) -> list[str]:
         lines.append(f"{'episode':>7} {'seed':>14} {'return':>10} {'length':>6} success")
         for i, e in enumerate(report.episodes):
             success = "yes" if e.success else "no"
+            success = success if e.error is None else f"failed: {e.error}"
             lines.append(f"{i:>7} {e.seed:>14} {e.episode_return:>10.2f} {e.length:>6} {success}")
     s = report.summary
     lines += [
@@ -166,8 +231,10 @@ def report_lines(report: Report, every_episode: bool) -> list[str]:
         f"success rate {s['Success_Rate']:.3f}, 95 % interval [{s['Success_Rate_CI_Low']:.3f}, "
         f"{s['Success_Rate_CI_High']:.3f}]",
     ]
+    if (failed := failures(report.episodes)) is not None:
+        lines.append(f"{failed}: they count as not solved, and in no other average")
     if report.video is not None:
-        lines.append(f"video: {report.video}")
+        lines.append(f"video: {shown(report.video)}")
     elif report.no_video is not None:
         lines.append(f"no video: {report.no_video}")
     return lines

@@ -1,10 +1,9 @@
-"""Videos of episodes: what can render here, and mp4 files from frames."""
-
-from __future__ import annotations
+"""Videos of episodes: finds a way to render, and makes mp4 files of frames."""
 
 import ctypes.util
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,24 +17,27 @@ import numpy.typing as npt
 
 from raymimic.errors import EnvError
 
-Frame = npt.NDArray[np.uint8]
+Picture = npt.NDArray[np.uint8]
 
 FPS = 20
 """robomimic's frame rate."""
+
+# Rows below which a picture is enlarged, so that its caption is readable.
+_LEAST_HEIGHT = 240
 
 _PROBE = """
 import importlib, json, sys
 env_meta, imports = json.loads(sys.argv[1])
 for module in imports:
     importlib.import_module(module)
-from raymimic.envs.env_base import env_from_metadata
+from raymimic.envs.kinds import env_from_metadata
 env = env_from_metadata(env_meta, render=True)
 env.reset(seed=0)
 env.render()
 """
 _PROBE_TIMEOUT_S = 60.0
 
-# What each of MuJoCo's OpenGL backends loads, and the Debian packages that bring it.
+# The library of each of MuJoCo's OpenGL backends, and the Debian packages that contain it.
 _LIBRARIES = {
     "egl": ("EGL", "libegl1 libegl-mesa0 libgl1-mesa-dri"),
     "osmesa": ("OSMesa", "libosmesa6"),
@@ -43,18 +45,17 @@ _LIBRARIES = {
 
 
 def enable_rendering(env_meta: Mapping[str, Any], imports: Sequence[str] = ()) -> None:
-    """Finds an OpenGL backend that renders this environment and chooses it for this process.
+    """Finds an OpenGL backend that renders this environment, and sets `MUJOCO_GL` to it.
 
-    Each candidate is tried in a process of its own, since a failed one leaves the OpenGL bindings
-    unusable or ends the process. ``MUJOCO_GL``, when set, is the only candidate, and is what this
-    function sets otherwise.
+    Each candidate is tried in another process, since a failed one leaves the OpenGL bindings
+    unusable or ends the process. If `MUJOCO_GL` is set already, it is the only candidate.
 
     Args:
         env_meta: the environment to render.
-        imports: modules to import first (that register it).
+        imports: modules to import first, which register it.
 
     Raises:
-        EnvError: nothing renders it; one line that names what is missing.
+        EnvError: no backend renders it; the line names the missing parts.
     """
     given = os.environ.get("MUJOCO_GL")
     reasons = []
@@ -79,13 +80,14 @@ def _candidates() -> list[str]:
     return ["egl", "osmesa", *windowed]
 
 
-@functools.cache  # what this machine can do does not change from one evaluation to the next
+@functools.cache  # the answer holds for all evaluations on this machine
 def _probe(request: str, backend: str) -> str | None:
-    """Why this backend does not render; None when it does."""
+    """Why this backend does not render; None if it does."""
+    path = [folder or str(Path.cwd()) for folder in sys.path]
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE, request],
-            env={**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(sys.path)},
+            [sys.executable, "-P", "-c", _PROBE, request],
+            env={**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(path)},
             capture_output=True,
             text=True,
             timeout=_PROBE_TIMEOUT_S,
@@ -96,22 +98,66 @@ def _probe(request: str, backend: str) -> str | None:
     if probe.returncode == 0:
         return None
     errors = [line for line in probe.stderr.splitlines() if "Error" in line]
-    return errors[-1].strip() if errors else f"the process ended with status {probe.returncode}"
+    if not errors:
+        return f"the process ended with status {probe.returncode}"
+    return errors[-1].strip().removeprefix(f"{EnvError.__module__}.{EnvError.__name__}: ")
 
 
-def encode_mp4(frames: Sequence[Frame], fps: int = FPS) -> bytes:
+def captioned(picture: Picture, *lines: str) -> Picture:
+    """Writes lines of text into a picture's upper left corner.
+
+    Args:
+        picture: `[H, W, 3]`. One of fewer than 240 rows is enlarged, by a whole number.
+        lines: of text, from the top.
+
+    Returns:
+        a new picture `[kH, kW, 3]`.
+    """
+    from PIL import Image, ImageDraw
+
+    scale = max(1, math.ceil(_LEAST_HEIGHT / len(picture)))
+    image = Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
+    size = image.height // 16
+    corner = (size // 2, size // 2)
+    ImageDraw.Draw(image).multiline_text(
+        corner,
+        "\n".join(lines),
+        fill="white",
+        font=_font(size),
+        stroke_width=max(1, size // 8),
+        stroke_fill="black",  # so that it is readable on any ground
+    )
+    return np.asarray(image)
+
+
+@functools.cache  # to read it takes longer than to draw a caption
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def encode_mp4(frames: Sequence[Picture], fps: int = FPS) -> bytes:
     """Makes an mp4 file (H.264).
 
     Args:
-        frames: ``[H, W, 3]`` pictures of one size, at least one.
+        frames: `[H, W, 3]` pictures of one size, at least one.
         fps: frames per second.
 
     Returns:
-        The file's contents.
+        the file's content. H.264 takes even sizes only: the last row or column is repeated.
+
+    Raises:
+        ValueError: the pictures have several sizes.
     """
     import imageio
 
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError("they are of several sizes")
+    height, width, *rest = frames[0].shape
+    edges = [(0, height % 2), (0, width % 2), *((0, 0) for _ in rest)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        imageio.mimwrite(path, list(frames), fps=fps)
+        even: list[Any] = [np.pad(frame, edges, mode="edge") for frame in frames]
+        imageio.mimwrite(path, even, fps=fps, macro_block_size=2)
         return path.read_bytes()

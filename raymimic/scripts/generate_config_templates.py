@@ -1,18 +1,15 @@
-"""Writes a config of each built-in algorithm to ``raymimic/exps/templates``.
+"""Writes a config of each built-in algorithm to `raymimic/exps/templates`.
 
-Run ``python -m raymimic.scripts.generate_config_templates`` after a default has changed.
+Run `python -m raymimic.scripts.generate_config_templates` after a default has changed.
 """
 
-from pathlib import Path
 from typing import Any
 
-import raymimic.config
 from raymimic.config import BaseConfig, config_factory, get_all_registered_configs
-
-TEMPLATES = Path(raymimic.config.__file__).parents[1] / "exps" / "templates"
+from raymimic.config.templates import TEMPLATES
 
 STATE = ["robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"]
-# Templates that are not an algorithm's defaults: the algorithm, and what differs.
+# Templates that are not an algorithm's defaults: the algorithm, and the differences.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc_rnn": (
         "bc",
@@ -23,7 +20,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "algo.rnn.enabled": True,
         },
     ),
-    # As robomimic's template of this name, apart from what it says about images.
+    # As robomimic's template of this name, without its settings of images.
     "bc_transformer": (
         "bc",
         {
@@ -58,7 +55,7 @@ def templates() -> dict[str, BaseConfig]:
 
 
 def main() -> None:
-    """Writes ``<template>.json`` for each template."""
+    """Writes `<template>.json` for each template."""
     for name, config in templates().items():
         config.dump(TEMPLATES / f"{name}.json")
 

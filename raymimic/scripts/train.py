@@ -2,7 +2,7 @@
 
 import sys
 
-from raymimic.cli import main
-
 if __name__ == "__main__":
+    from raymimic.cli import main
+
     main(["train", *sys.argv[1:]])

@@ -1,22 +1,29 @@
-"""TensorBoard event files beside the run (``experiment.logging.log_tb``)."""
+"""TensorBoard event files beside the run (`experiment.logging.log_tb`)."""
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raymimic.tracking.tracker import Status
+from raymimic.config import BaseConfig
+from raymimic.tracking.tracker import RunInfo, Status, Tracker
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 
-class TensorBoardTracker:
-    """Writes metrics by epoch to ``<run_dir>/logs/tb``, where robomimic puts them.
+def make_tracker(config: BaseConfig, run: RunInfo) -> "TensorBoardTracker | None":
+    """The tracker of a training with `experiment.logging.log_tb`; sweeps have none."""
+    if run.kind == "training" and config.experiment.logging.log_tb:
+        return TensorBoardTracker()
+    return None
 
-    A resumed run's epochs are all told again, so that its event files are written anew.
-    Parameters, tags and files are not written: ``config.json`` and the files themselves lie
-    beside the folder.
+
+class TensorBoardTracker(Tracker):
+    """Writes metrics by epoch to `<run_dir>/logs/tb`, where robomimic puts them.
+
+    A resumed run's epochs are all logged again, so its event files are written anew. Parameters,
+    tags and files are not written: `config.json` and the files lie beside the folder.
     """
 
     def __init__(self) -> None:
@@ -25,7 +32,7 @@ class TensorBoardTracker:
     def start(
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
     ) -> str | None:
-        """See :meth:`~raymimic.tracking.tracker.Tracker.start`; there is no name to return."""
+        """See `Tracker.start`; there is no name to return."""
         from tensorboardX import SummaryWriter
 
         folder = run_dir / "logs" / "tb"
@@ -34,21 +41,15 @@ class TensorBoardTracker:
         return None
 
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """See :meth:`~raymimic.tracking.tracker.Tracker.log_epoch`; the x-axis is the epoch."""
+        """See `Tracker.log_epoch`; the x-axis is the epoch."""
         assert self._writer is not None, "start() comes first"
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.add_scalar("gradient_steps", step, epoch)
         self._writer.flush()
 
-    def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
-        """Does nothing: see the class."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Does nothing: see the class."""
-
     def finish(self, status: Status) -> None:
-        """See :meth:`~raymimic.tracking.tracker.Tracker.finish`; closes the event file."""
+        """See `Tracker.finish`; closes the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,17 +1,20 @@
-"""What a training tells to whoever keeps its records.
+"""The protocol between a run and the keepers of its records; trainings and sweeps both speak it.
 
-A :class:`Tracker` receives parameters, metrics by epoch, files and the end of a
-run. The driver owns it; workers and rollout actors never see it. Keeping records
-must neither end nor slow a run: trackers return at once, and
-:class:`TrackerGroup` turns whatever goes wrong in one of them into a warning.
+A `Tracker` receives parameters, metrics by epoch, files and the end of a run. The driver owns it;
+workers and rollout actors never see it. Keeping records must neither end nor slow a run: trackers
+return at once, and `TrackerGroup` turns their exceptions into warnings.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
+from raymimic.credentials import masked
 from raymimic.errors import RaymimicError
+from raymimic.tracking.episode_rows import EpisodeRow
+from raymimic.tracking.run_contents import DatasetUse, KeptModel
 
 logger = logging.getLogger(__name__)
 
@@ -20,130 +23,245 @@ T = TypeVar("T")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class Tracker(Protocol):
-    """Keeps the records of one training."""
+@dataclass(frozen=True)
+class RunInfo:
+    """A run, as far as it is known before its folder is.
+
+    Attributes:
+        name: name to show.
+        kind: `training`; `sweep`: a sweep's own run; `trial`: the run of one of its trials.
+        sweep_dir: a trial's sweep: the folder with which that sweep's own record was started.
+        params: parameters to show; None: the whole configuration.
+        config_file: file name of the configuration.
+        key: identifies the record where another machine may go on with the run, without its
+            folder; None: only the folder leads to the record.
+        resumed: whether the run's folder is older than this process, and may be a stranger's.
+        say: shows the user a mishap, with a logging level; None: the log does.
+    """
+
+    name: str
+    kind: Literal["training", "sweep", "trial"] = "training"
+    sweep_dir: Path | None = None
+    params: Mapping[str, Any] | None = None
+    config_file: str = "config.json"
+    key: str | None = None
+    resumed: bool = False
+    say: Callable[[int, str], None] | None = None
+
+
+class Tracker:
+    """Keeps the records of one run: a training, a sweep, or one of its trials.
+
+    A subclass overrides the methods that it has a use for; here they do nothing.
+    """
 
     def start(
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
     ) -> str | None:
-        """Opens the record of a training, or goes on with the one that ``run_dir`` holds.
+        """Opens the record of a run, or goes on with the record of that folder.
 
         Args:
-            run_dir: folder of the training.
+            run_dir: local folder of the run.
             config: the whole configuration, nested, JSON-serialisable.
             tags: facts about the run (algorithm, dataset digest, versions, ...).
 
         Returns:
-            the name that the record has where it is kept, if it is known already.
+            the record's name where it is kept, if it is known already.
 
         Raises:
-            ConfigError: the configuration names a place that cannot be.
+            ConfigError: the configuration names an impossible place.
         """
-        ...
+        return None
 
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """Records metrics of an epoch; several calls may add to one epoch.
 
+        A resumed run logs its earlier epochs again, with the same values.
+
         Args:
-            epoch: the epoch that the metrics belong to, also when they come later.
+            epoch: the epoch of the metrics, also when they come later.
             step: gradient steps done at that epoch's end.
             metrics: name to value; NaN and infinities are allowed.
         """
-        ...
+
+    def log_evaluation(
+        self,
+        epoch: int,
+        step: int,
+        metrics: Mapping[str, float],
+        episodes: Mapping[str, Sequence[EpisodeRow]],
+    ) -> None:
+        """Records the evaluation of a checkpoint, which may come after later epochs.
+
+        A tracker that keeps no episodes leaves this to `log_epoch`.
+
+        Args:
+            epoch: the epoch at whose end the checkpoint was taken.
+            step: gradient steps done by then.
+            metrics: name to value; see `log_epoch`.
+            episodes: every episode by environment; empty where an earlier version played them.
+        """
+        self.log_epoch(epoch, step, metrics)
+
+    def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Records numbers that belong to no epoch; a later value of a step replaces an earlier.
+
+        Args:
+            step: place on the x-axis.
+            numbers: name to value.
+        """
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """Keeps a copy of a file.
 
         Args:
             path: the file. A file of the same name in the same folder replaces it.
-            artifact_path: folder within the record, ``None`` for its root.
+            artifact_path: folder within the record, None for its root.
         """
-        ...
+
+    def log_datasets(self, datasets: Sequence[DatasetUse]) -> None:
+        """Records the data of the run.
+
+        Args:
+            datasets: each file's demos to train on, and those to validate on.
+        """
+
+    def log_model(self, model: KeptModel) -> None:
+        """Keeps a checkpoint, which can then be loaded and served as a model.
+
+        A resumed run logs its checkpoints again. A file that is gone already is left out.
+
+        Args:
+            model: a checkpoint that the run keeps.
+        """
+
+    def keep_models(self, kept: Mapping[str, Sequence[str]]) -> None:
+        """Drops the models of checkpoints that the run no longer keeps.
+
+        Args:
+            kept: why a checkpoint is kept (see
+                `raymimic.checkpoints.manifest.StoredCheckpoint`), by its SHA-256.
+        """
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets or replaces tags of the run."""
-        ...
 
     def finish(self, status: Status) -> None:
-        """Closes the record with how the training truly ended."""
-        ...
+        """Closes the record, with the run's true end."""
+
+    def abandon(self) -> None:
+        """Stops at once and leaves the record open: another process keeps it from now on."""
+
+    def is_closed(self, run_dir: Path) -> bool:
+        """Whether an earlier process closed the record of a folder, or made none.
+
+        Args:
+            run_dir: local folder of the run.
+        """
+        return True
+
+    def finish_sweep(self, status: Status) -> None:
+        """Completes a sweep: its own record and those of all its trials are closed.
+
+        Args:
+            status: how the sweep ended.
+        """
 
 
-class NullTracker:
-    """Keeps nothing."""
-
-    def start(
-        self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> str | None:
-        """See :meth:`Tracker.start`."""
-        return None
-
-    def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """See :meth:`Tracker.log_epoch`."""
-
-    def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
-        """See :meth:`Tracker.log_artifact`."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """See :meth:`Tracker.set_tags`."""
-
-    def finish(self, status: Status) -> None:
-        """See :meth:`Tracker.finish`."""
-
-
-class TrackerGroup:
+class TrackerGroup(Tracker):
     """Several trackers as one, none of which can end the run.
 
-    An exception of a tracker becomes one warning per tracker; the others still hear
-    everything. Only a :class:`RaymimicError` of :meth:`start` passes, since it tells
-    the user what to correct before anything was trained.
+    The first exception of a tracker becomes a warning; the others still get every call. Only a
+    `RaymimicError` passes, since it tells the user how to correct a mistake.
 
     Args:
-        trackers: who is told, in this order.
+        trackers: the trackers, in the order in which they are called.
     """
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self.trackers = tuple(trackers)
         self._warned: set[int] = set()
 
+    @property
+    def keeps_models(self) -> bool:
+        """Whether a tracker does anything with a model."""
+        return any(type(tracker).log_model is not Tracker.log_model for tracker in self.trackers)
+
     def start(
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
     ) -> str | None:
-        """See :meth:`Tracker.start`; returns the first name that a tracker gives."""
-        names = self.tell(lambda tracker: tracker.start(run_dir, config, tags))
+        """See `Tracker.start`; returns the first name that a tracker gives."""
+        names = self._call(lambda tracker: tracker.start(run_dir, config, tags))
         return next((name for name in names if name is not None), None)
 
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """See :meth:`Tracker.log_epoch`."""
-        self.tell(lambda tracker: tracker.log_epoch(epoch, step, metrics))
+        """See `Tracker.log_epoch`."""
+        self._call(lambda tracker: tracker.log_epoch(epoch, step, metrics))
+
+    def log_evaluation(
+        self,
+        epoch: int,
+        step: int,
+        metrics: Mapping[str, float],
+        episodes: Mapping[str, Sequence[EpisodeRow]],
+    ) -> None:
+        """See `Tracker.log_evaluation`."""
+        self._call(lambda tracker: tracker.log_evaluation(epoch, step, metrics, episodes))
+
+    def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        """See `Tracker.log_numbers`."""
+        self._call(lambda tracker: tracker.log_numbers(step, numbers))
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
-        """See :meth:`Tracker.log_artifact`."""
-        self.tell(lambda tracker: tracker.log_artifact(path, artifact_path))
+        """See `Tracker.log_artifact`."""
+        self._call(lambda tracker: tracker.log_artifact(path, artifact_path))
+
+    def log_datasets(self, datasets: Sequence[DatasetUse]) -> None:
+        """See `Tracker.log_datasets`."""
+        self._call(lambda tracker: tracker.log_datasets(datasets))
+
+    def log_model(self, model: KeptModel) -> None:
+        """See `Tracker.log_model`."""
+        self._call(lambda tracker: tracker.log_model(model))
+
+    def keep_models(self, kept: Mapping[str, Sequence[str]]) -> None:
+        """See `Tracker.keep_models`."""
+        self._call(lambda tracker: tracker.keep_models(kept))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """See :meth:`Tracker.set_tags`."""
-        self.tell(lambda tracker: tracker.set_tags(tags))
+        """See `Tracker.set_tags`."""
+        self._call(lambda tracker: tracker.set_tags(tags))
 
     def finish(self, status: Status) -> None:
-        """See :meth:`Tracker.finish`."""
-        self.tell(lambda tracker: tracker.finish(status))
+        """See `Tracker.finish`."""
+        self._call(lambda tracker: tracker.finish(status))
 
-    def tell(self, call: Callable[[Any], T]) -> list[T]:
-        """Calls each tracker, with whatever it knows beyond the protocol too."""
-        answers = []
+    def abandon(self) -> None:
+        """See `Tracker.abandon`."""
+        self._call(lambda tracker: tracker.abandon())
+
+    def is_closed(self, run_dir: Path) -> bool:
+        """Whether every tracker's record is closed."""
+        return all(self._call(lambda tracker: tracker.is_closed(run_dir)))
+
+    def finish_sweep(self, status: Status) -> None:
+        """See `Tracker.finish_sweep`."""
+        self._call(lambda tracker: tracker.finish_sweep(status))
+
+    def _call(self, method: Callable[[Tracker], T]) -> list[T]:
+        results = []
         for index, tracker in enumerate(self.trackers):
             try:
-                answers.append(call(tracker))
+                results.append(method(tracker))
             except RaymimicError:
                 raise
             except Exception as error:
                 if index not in self._warned:
                     self._warned.add(index)
                     logger.warning(
-                        "%s cannot record this run (%s: %s); training goes on",
+                        "%s cannot record this run (%s: %s); the run goes on",
                         type(tracker).__name__,
                         type(error).__name__,
-                        error,
+                        masked(str(error)),
                     )
-        return answers
+        return results

@@ -1,1 +1,1 @@
-"""The training loop, its driver, and what they promise each other."""
+"""The training loop, its driver, and the messages between them."""

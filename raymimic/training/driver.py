@@ -1,86 +1,121 @@
-"""The driver's side of a training: evaluations, records and what the user sees.
+"""The driver's side of a training: evaluations, records and messages to the user.
 
-Everything here happens in answer to events of the training loop (`link.py`). The driver may be
-killed at any time: what it knows is in the checkpoints, their list, and the tracker's spool.
+The driver only answers events of the training loop (`link.py`). It may be killed at any time: all
+its knowledge is in the checkpoints, their list, and the tracker's spool.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from raymimic.config import BaseConfig
-from raymimic.tracking.tracker import TrackerGroup
-from raymimic.training.checkpoint import CheckpointStore, Outcome
-from raymimic.training.link import Committed, EpochRecord, Event, Fatal, Progress, Started
-from raymimic.training.progress import ProgressReporter
-from raymimic.training.run_folder import RunFolder
-from raymimic.utils.storage import join, remove, write_bytes
-
-if TYPE_CHECKING:
-    from raymimic.rollout.evaluation import EvalJob, EvalResult
+from raymimic import errors
+from raymimic.checkpoints.logs import EvaluationLog
+from raymimic.checkpoints.records import EpochRecord, Evaluation
+from raymimic.checkpoints.store import CheckpointStore, KeptCheckpoint
+from raymimic.data.returns import reference_returns
+from raymimic.data.training_data import data_label
+from raymimic.envs.fit import ActionBounds, clipping_warnings
+from raymimic.envs.seeds import evaluation_seeds
+from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
+from raymimic.rollout.stats import failures, summarize
+from raymimic.storage import file_names, join, remove, write_bytes
+from raymimic.training.kept_models import KeptModels, dataset_uses
+from raymimic.training.link import Committed, Event, Fatal, Progress, Started
+from raymimic.training.run import Run
 
 logger = logging.getLogger(__name__)
 
-# Between two drawings of the learning curve while training goes on.
+# Between two drawings of the learning curve during training.
 _FIGURE_INTERVAL_S = 60.0
-
-
-class Evaluator(Protocol):
-    """Whoever plays evaluation episodes: a pool of Ray actors, or this process."""
-
-    def submit(self, job: "EvalJob") -> None:
-        """Begins an evaluation."""
-
-    def poll(self, timeout: float = 0.0) -> "list[EvalResult]":
-        """Gives the evaluations that have finished, waiting for one at most so long."""
-
-    @property
-    def pending(self) -> "list[EvalJob]":
-        """Evaluations that are under way."""
-
-    def close(self) -> None:
-        """Ends it."""
+# An evaluation is slow if it takes so many times as long as the longest before it.
+_SLOW = 3.0
 
 
 class Driver:
     """Answers one training's events.
 
     Args:
-        config: the run's config.
-        run: its folder.
-        envs: environments to evaluate in, by the name that their metrics carry.
-        tracker: where records go, from when the workers have loaded data and model.
-        tags: facts about the run, for the tracker.
-        progress: what the user sees.
-        evaluator: who evaluates; `None` when nothing is to be evaluated.
+        run: the training, and the places of its results and records.
+        evaluator: plays evaluations; None if nothing is evaluated.
         post: passes a finished evaluation to the training loop.
     """
 
     def __init__(
-        self,
-        config: BaseConfig,
-        run: RunFolder,
-        envs: dict[str, dict[str, Any]],
-        tracker: TrackerGroup,
-        tags: dict[str, str],
-        progress: ProgressReporter,
-        evaluator: Evaluator | None,
-        post: Callable[[Outcome], None],
+        self, run: Run, evaluator: Evaluator | None, post: Callable[[Evaluation], None]
     ) -> None:
-        self.config, self.run, self.envs = config, run, envs
-        self.tracker, self.tags, self.progress = tracker, tags, progress
+        self.config, self.envs = run.prepared.config, run.prepared.envs
+        self._data = run.prepared.data
+        self.folder, self.tracker, self.progress = run.folder, run.tracker, run.progress
         self.evaluator = evaluator
         self.fatal: Fatal | None = None
         self.started = False
+        self._tags, self._data = run.tags, run.prepared.data
+        self._models = KeptModels(self.config, self._data, self.tracker)
         self._post = post
         self._no_video: str | None = None
-        self._warned = False
+        self._warned: set[int | str] = set()  # epochs and environments
+        self._tryout = None if evaluator is None else run.prepared.tryout()
+        self._tryout_begun = time.monotonic()
+        self._action_range: list[list[float]] | None = None
+        self._action_bounds: dict[str, ActionBounds] = {}
         self._records: dict[int, EpochRecord] = {}
-        self._outcomes: dict[int, Outcome] = {}
-        self._submitted: dict[int, float] = {}
+        self._evaluations: dict[int, Evaluation] = {}
+        self._log: EvaluationLog | None = None
+        self._submitted: dict[int, float] = {}  # when, by epoch
+        self._epochs: dict[str, int] = {}  # by checkpoint
+        self._longest_s = 0.0
         self._drawn = time.monotonic()
+        self._references: dict[str, dict[str, float]] | None = None  # read when first drawn
+        if evaluator is not None and self._tryout is not None:
+            evaluator.begin_tryout(self._tryout)
+
+    # -- before the first step --
+
+    def may_begin(self) -> bool:
+        """Whether training may begin: the environments have been tried and fit the policy.
+
+        If the cluster finds no place to try them in time, training begins without.
+
+        Raises:
+            EnvError: one of them does not fit.
+        """
+        if self._tryout is None or self.evaluator is None:
+            return True
+        bounds = self.evaluator.tried()
+        if bounds is not None:
+            self._tryout = None
+            self._action_bounds = bounds
+            self._warn_of_clipping()
+            return True
+        waited = time.monotonic() - self._tryout_begun
+        if self.evaluator.placed or waited < self._tryout.placement_timeout_s:
+            return self.started
+        self.progress.warn(
+            "training begins before its environments were tried, as the cluster has had no place "
+            f"for a rollout actor for {self._tryout.placement_timeout_s:.0f} s; lower "
+            "ray.cpus_per_actor or ray.rollout_actors"
+        )
+        return True
+
+    @property
+    def preparation(self) -> str:
+        """The tasks that come before the first step, for the user."""
+        loading = "loading data and networks"
+        if self._tryout is None:
+            return loading
+        return f"{loading}; waiting for the first reset of {', '.join(self.envs)}"
+
+    def _warn_of_clipping(self) -> None:
+        """Warns if the data's actions exceed the range that an environment takes."""
+        if self._action_range is None:
+            return
+        low, high = self._action_range
+        for sentence in clipping_warnings(low, high, self._action_bounds):
+            self.progress.warn(sentence)
+        self._action_bounds = {}
 
     # -- events --
 
@@ -94,13 +129,15 @@ class Driver:
             case Committed():
                 for record in event.records:
                     self._record(record)
+                self._keep(event.kept)
                 if event.evaluate:
                     self._evaluate(event.epoch, event.checkpoint)
+                self._say_if_only_evaluations_are_left(event.epoch)
             case Fatal():
                 self.fatal = self.fatal or event
 
     def _on_started(self, event: Started) -> None:
-        """The loop starts, perhaps again: catches up with what its checkpoints say."""
+        """Answers the (re)start of the loop: catches up with its checkpoint."""
         if self.started:
             self.progress.line(f"workers restarted; training goes on after epoch {event.epoch}")
         else:
@@ -109,22 +146,31 @@ class Driver:
                 f"training {self.config.algo_name} ({info['parameters']:,} parameters) on "
                 f"{info['samples']:,} samples, device {info['device']}"
             )
-            self.run.write_config(self.config)  # a resumed run may have another number of epochs
-            self.tracker.start(self.run.local, self.config.to_dict(), self.tags)
-            for warning in info["warnings"]:
-                self.progress.line(f"warning: {warning}")
+            if info["split"]:
+                self.progress.line(info["split"])
+            self.folder.write_config(self.config)  # a resumed run may have another number of epochs
+            self.tracker.start(self.folder.local, self.config.to_dict(), self._tags)
+            self.tracker.log_datasets(dataset_uses(self.config, self._data))
+            if self.config.experiment.logging.log_tb:  # which writes its event files anew
+                self.folder.drop_replaced("logs", "tb")
+            self._action_range = info["action_range"]
+            self._warn_of_clipping()
+        for warning in event.info["warnings"]:
+            self.progress.warn(warning)  # a restart repeats some
         self.started = True
-        self.progress.started(event.epoch)
-        # What checkpoints hold and nobody recorded, and what still waits for its evaluation.
+        self.progress.started(event.epoch, event.info["steps_per_epoch"])
+        # The tracker may lack epochs and evaluations of the checkpoint, and some wait to be played.
         for record in event.history:
             self._record(record)
-        for outcome in event.outcomes:
-            self._record_outcome(outcome)
+        if event.has_evaluation_log:
+            self._log = EvaluationLog(self.folder.uri, self.folder.lease)
+            # Later epochs are trained again; their evaluations are appended again.
+            self._log.drop_after(event.epoch)
+        for evaluation in event.evaluations:
+            self._record_evaluation(evaluation)
         for epoch, checkpoint in event.pending.items():
-            if epoch in self._outcomes:
-                self._post(self._outcomes[epoch])
-            else:
-                self._evaluate(epoch, checkpoint)
+            self._evaluate(epoch, checkpoint, interrupted=True)
+        self._say_if_only_evaluations_are_left(event.epoch)
 
     def _record(self, record: EpochRecord) -> None:
         if record.epoch in self._records:
@@ -134,25 +180,29 @@ class Driver:
         self.progress.epoch(
             record.epoch,
             record.step,
-            record.metrics.get("Train/Loss"),
-            record.metrics["Timing/steps_per_s"],
+            {
+                name: record.metrics[key]
+                for name, key in (("loss", "Train/Loss"), ("validation", "Valid/Loss"))
+                if key in record.metrics
+            },
+            record.metrics.get("Timing/steps_per_s", 0.0),
         )
 
     # -- evaluations --
 
-    def _evaluate(self, epoch: int, checkpoint: str) -> None:
-        from raymimic.envs.seeds import evaluation_seeds
-        from raymimic.rollout.evaluation import EvalJob
-
+    def _evaluate(self, epoch: int, checkpoint: str, interrupted: bool = False) -> None:
+        if epoch in self._evaluations:  # the workers have lost it
+            self._deliver(self._evaluations[epoch])
+            return
         # A checkpoint may be announced twice: by its commit, and by a restart that was under way.
         if self.evaluator is None or epoch in self._submitted:
             return
         rollout = self.config.experiment.rollout
         base = self.config.train.seed if rollout.seed is None else rollout.seed
         self._submitted[epoch] = time.monotonic()
+        self._epochs[checkpoint] = epoch
         self.evaluator.submit(
             EvalJob(
-                epoch=epoch,
                 checkpoint=checkpoint,
                 env_metas=self.envs,
                 seeds=evaluation_seeds(base, epoch, rollout.n),
@@ -161,91 +211,131 @@ class Driver:
                 use_goals=self.config.use_goals,
                 film=int(self.config.experiment.render_video),
                 video_skip=self.config.experiment.video_skip,
-            )
+            ),
+            interrupted,
         )
         self.poll()
 
     def poll(self, timeout: float = 0.0) -> None:
-        """Takes in the evaluations that have finished.
+        """Records the evaluations that have finished.
+
+        Args:
+            timeout: how long to wait for one [s].
 
         Raises:
-            EnvError: an environment cannot be made or stepped.
+            RaymimicError: an evaluation is impossible, for instance as its checkpoint is lost.
+            LeaseLostError: another process has taken over the run.
         """
+        self.folder.check_lease()
         if self.evaluator is not None:
             self._warn_if_waiting()
             for result in self.evaluator.poll(timeout):
-                self._keep_videos(result)
-                outcome = self._outcome(result)
-                self._record_outcome(outcome)
-                self._post(outcome)
+                epoch = self._epochs[result.job.checkpoint]
+                self._keep_videos(epoch, result)
+                self._warn_of_failures(epoch, result)
+                evaluation = self._evaluation(epoch, result)
+                self._deliver(evaluation)
+                self._record_evaluation(evaluation)
+
+    def _deliver(self, evaluation: Evaluation) -> None:
+        """Writes an evaluation to the run's folder, then passes it to the training loop."""
+        if self._log is not None:
+            self._log.append(evaluation)
+        self._post(evaluation)
+
+    def _say_if_only_evaluations_are_left(self, epoch: int) -> None:
+        if epoch == self.config.train.num_epochs and self.evaluating:
+            self.progress.line("training is done; waiting for the last evaluations")
 
     def _warn_if_waiting(self) -> None:
-        """Says once that evaluations do not get going, for which training would wait."""
+        """Warns once of a slow evaluation, as training would wait for it.
+
+        The first may find no place in the cluster; later ones are slow compared with the longest.
+        """
         assert self.evaluator is not None
-        limit = self.config.ray.placement_timeout_s
-        if self._outcomes or self._warned or not self.evaluator.pending:
+        if not self.evaluator.pending:
             return
-        epoch = self.evaluator.pending[0].epoch
-        if time.monotonic() - self._submitted[epoch] > limit:
-            self._warned = True
-            self.progress.line(
-                f"warning: the evaluation of epoch {epoch} has not come back for {limit:g} s; if "
-                "other jobs hold the cluster's CPUs, lower ray.cpus_per_actor or "
-                "ray.rollout_actors, or wait"
-            )
+        epoch = self._epochs[self.evaluator.pending[0].checkpoint]
+        limit = max(self.config.ray.placement_timeout_s, _SLOW * self._longest_s)
+        if epoch in self._warned or time.monotonic() - self._submitted[epoch] <= limit:
+            return
+        self._warned.add(epoch)
+        self.progress.warn(
+            f"the evaluation of epoch {epoch} has not come back for {limit:.0f} s; if "
+            "other jobs hold the cluster's CPUs, lower ray.cpus_per_actor or "
+            "ray.rollout_actors, or wait; if its simulator hangs, end the training and go on with "
+            "--resume"
+        )
 
     @property
     def evaluating(self) -> bool:
         """Whether evaluations are under way."""
         return self.evaluator is not None and bool(self.evaluator.pending)
 
-    def _keep_videos(self, result: "EvalResult") -> None:
-        """Writes an evaluation's videos, or says once why there are none."""
+    def _warn_of_failures(self, epoch: int, result: EvalResult) -> None:
+        """Warns once for each environment that episodes failed; metrics count them all."""
+        for env, episodes in result.episodes.items():
+            failed = failures(episodes)
+            if failed is not None and env not in self._warned:
+                self._warned.add(env)
+                self.progress.warn(f"in epoch {epoch}, {env}: {failed}")
+
+    def _keep_videos(self, epoch: int, result: EvalResult) -> None:
+        """Writes an evaluation's videos, or tells once why there are none."""
         if result.no_video is not None and self._no_video is None:
             self._no_video = result.no_video
             self.progress.line(f"no videos: {result.no_video}")
+        names = file_names(self.envs)
         for video in result.videos:
-            path = self.run.local / "videos" / f"{video.env}_epoch_{result.job.epoch}.mp4"
+            name = f"{names[video.env]}_epoch_{epoch}.mp4"
+            path = self.folder.local / "videos" / name
             write_bytes(str(path), video.mp4)
 
-    def _outcome(self, result: "EvalResult") -> Outcome:
-        from raymimic.rollout.stats import summarize
-
+    def _evaluation(self, epoch: int, result: EvalResult) -> Evaluation:
         metrics: dict[str, float] = {}
         returns: dict[str, float] = {}
         rates: dict[str, float] = {}
-        played = {env: [e.episode_return for e in eps] for env, eps in result.episodes.items()}
+        returned: dict[str, list[float]] = {}
         for env, episodes in result.episodes.items():
             summary = summarize(episodes)
             metrics |= {f"Rollout/{name}/{env}": value for name, value in summary.items()}
-            returns[env], rates[env] = summary["Return"], summary["Success_Rate"]
-        metrics["Timing/rollout_s"] = time.monotonic() - self._submitted[result.job.epoch]
-        return Outcome(result.job.epoch, metrics, returns, rates, played)
+            returned[env] = [e.episode_return for e in episodes if e.error is None]
+            if returned[env]:
+                returns[env], rates[env] = summary["Return"], summary["Success_Rate"]
+        seconds = time.monotonic() - self._submitted[epoch]
+        self._longest_s = max(self._longest_s, seconds)
+        metrics["Timing/rollout_s"] = seconds
+        step = self._records[epoch].step if epoch in self._records else 0
+        played = {env: [e.row for e in episodes] for env, episodes in result.episodes.items()}
+        return Evaluation(epoch, metrics, returns, rates, returned, step, played)
 
-    def _record_outcome(self, outcome: Outcome) -> None:
-        if outcome.epoch in self._outcomes:
+    def _record_evaluation(self, evaluation: Evaluation) -> None:
+        epoch = evaluation.epoch
+        if epoch in self._evaluations:
             return
-        self._outcomes[outcome.epoch] = outcome
-        record = self._records.get(outcome.epoch)
-        self.tracker.log_epoch(outcome.epoch, record.step if record else 0, outcome.metrics)
-        self.progress.evaluated(outcome.epoch, _summary(outcome))
+        self._evaluations[epoch] = evaluation
+        record = self._records.get(epoch)
+        self.tracker.log_evaluation(
+            epoch, record.step if record else evaluation.step, evaluation.metrics, evaluation.played
+        )
+        self.progress.evaluated(epoch, _summary(evaluation))
         if time.monotonic() - self._drawn > _FIGURE_INTERVAL_S:
-            self.draw()
-        self.run.mirror()
+            self.draw_learning_curve()
+        self.folder.mirror()
 
     # -- results --
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """All metrics by epoch, evaluations at the epoch that they belong to."""
+        """All metrics by epoch, those of an evaluation at its checkpoint's epoch."""
         rows: list[dict[str, Any]] = []
-        for epoch in sorted(self._records.keys() | self._outcomes.keys()):
-            record, outcome = self._records.get(epoch), self._outcomes.get(epoch)
+        for epoch in sorted(self._records.keys() | self._evaluations.keys()):
+            record, evaluation = self._records.get(epoch), self._evaluations.get(epoch)
             row: dict[str, Any] = {"epoch": epoch}
             if record is not None:
                 row |= {"step": record.step, **record.metrics}
-            if outcome is not None:
-                row |= outcome.metrics
+            if evaluation is not None:
+                row |= evaluation.metrics
             rows.append(row)
         return rows
 
@@ -257,76 +347,86 @@ class Driver:
             newest |= row
         return newest
 
-    def draw(self) -> Path | None:
-        """Draws the learning curve into the run's folder, and gives it to the tracker."""
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch in a checkpoint; 0 before the first."""
+        return max(self._records, default=0)
+
+    def draw_learning_curve(self) -> Path | None:
+        """Draws the learning curve into the run's folder, and gives it to the tracker.
+
+        Returns:
+            the picture's path; None if there is nothing to draw or it cannot be written.
+        """
+        # Importing matplotlib takes a second.
         from raymimic.tracking.figures import learning_curve
 
         self._drawn = time.monotonic()
-        if not self._records:
-            return None
-        path = self.run.local / "logs" / "learning_curve.png"
+        if self._references is None and self._evaluations:
+            horizon = self.config.experiment.rollout.horizon
+            self._references = reference_returns(self._data, horizon)
+        config, path = self.config, self.folder.local / "logs" / "learning_curve.png"
+        title = f"{config.experiment.name} · {config.algo_name} · {data_label(config)}"
         try:
-            learning_curve(self.history, path)
+            drawn = learning_curve(self.history, path, self._references, title)
         except OSError as error:
             logger.warning("cannot draw the learning curve to '%s': %s", path, error)
+            return None
+        if not drawn:
             return None
         self.tracker.log_artifact(path, "figures")
         return path
 
-    def finish(self) -> CheckpointStore:
-        """Waits for the last evaluations and settles which checkpoint is the best.
+    def keep_models(self, store: CheckpointStore) -> None:
+        """Gives the tracker the checkpoints that the training has kept in the end.
 
-        Returns:
-            the run's checkpoints, settled.
+        Args:
+            store: of the run.
         """
-        waited = False
-        while self.evaluating:
-            if not waited:
-                self.progress.line("training is done; waiting for the last evaluations")
-                waited = True
-            self.poll(timeout=1.0)
-        store = self.settle()
+        self._keep(store.kept(at_end=True))
+
+    def _keep(self, kept: Sequence[KeptCheckpoint]) -> None:
+        steps = {e.epoch: self._records[e.epoch].step for e in kept if e.epoch in self._records}
+        self._models.update(kept, steps)
+
+    def finish(self) -> None:
+        """Deletes the videos of checkpoints that are not kept, once training is over."""
         if not self.config.experiment.keep_all_videos:
+            store = CheckpointStore(self.folder.uri, self.config.experiment.save)
             self._drop_videos({entry.epoch for entry in store.entries})
-        return store
-
-    def settle(self) -> CheckpointStore:
-        """Writes what the evaluations found into the list of checkpoints, once training is over.
-
-        Returns:
-            the run's checkpoints.
-        """
-        store = CheckpointStore(self.run.uri, self.config.experiment.save)
-        for outcome in sorted(self._outcomes.values(), key=lambda o: o.epoch):
-            store.settle(outcome)
-        return store
 
     def _drop_videos(self, kept: set[int]) -> None:
         """Deletes the videos of epochs whose checkpoint is not kept, as robomimic does."""
-        for video in (self.run.local / "videos").glob("*_epoch_*.mp4"):
+        for video in (self.folder.local / "videos").glob("*_epoch_*.mp4"):
             epoch = video.stem.rsplit("_", 1)[-1]
             if epoch.isdigit() and int(epoch) not in kept:
                 video.unlink(missing_ok=True)
-                remove(join(self.run.uri, "videos", video.name))
+                remove(join(self.folder.uri, "videos", video.name))
 
 
-def _summary(outcome: Outcome) -> str:
-    """One evaluation in a few words."""
+def _summary(evaluation: Evaluation) -> str:
+    """One evaluation in a few words, for the user."""
     parts = []
-    for env, value in outcome.returns.items():
-        low = outcome.metrics[f"Rollout/Return_CI_Low/{env}"]
-        high = outcome.metrics[f"Rollout/Return_CI_High/{env}"]
-        text = f"{env} return {value:.1f} [{low:.1f}, {high:.1f}]"
-        if rate := outcome.success_rates[env]:
+    for env in evaluation.episodes or evaluation.returns:
+        failed = int(evaluation.metrics.get(f"Rollout/Failed_Episodes/{env}", 0))
+        if env not in evaluation.returns:
+            parts.append(f"{env} all {failed} episodes failed")
+            continue
+        low = evaluation.metrics.get(f"Rollout/Return_CI_Low/{env}", math.nan)
+        high = evaluation.metrics.get(f"Rollout/Return_CI_High/{env}", math.nan)
+        text = f"{env} return {evaluation.returns[env]:.1f} [{low:.1f}, {high:.1f}]"
+        if rate := evaluation.success_rates.get(env):
             text += f", success {rate:.0%}"
+        if failed:
+            text += (
+                f", {failed} of {failed + len(evaluation.episodes.get(env, ()))} episodes failed"
+            )
         parts.append(text)
     return "; ".join(parts)
 
 
 def raise_fatal(fatal: Fatal) -> None:
-    """Raises a worker's error as the error that it was."""
-    from raymimic import errors
-
+    """Raises the error that a worker sent."""
     kind = getattr(errors, fatal.kind, errors.TrainingError)
     error = kind(fatal.message)
     error.add_note(fatal.traceback)  # for --traceback

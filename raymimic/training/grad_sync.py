@@ -1,14 +1,19 @@
-"""Data parallelism by averaging gradients: what makes N workers compute one worker's step.
+"""Data parallelism by averaging gradients: N workers compute the step of one.
 
-One flat all-reduce per optimizer, called by `TorchUtils.backprop_for_loss` between backward
-and clipping. Unlike a wrapper around each network it covers any call path (custom methods,
-several networks in one loss) and leaves state-dict keys alone.
+One flat all-reduce per optimizer, between backward and clipping. Unlike a wrapper around each
+network it covers any call path (custom methods, several networks in one loss) and keeps state-dict
+keys.
 """
 
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
+
+# Imported before a process group exists: otherwise default arguments of its functions would hold
+# the group, whose threads would outlive `destroy_process_group` and sometimes abort the
+# interpreter's exit.
+import torch.distributed.nn
 from torch import Tensor, nn
 
 from raymimic.errors import OutputError, TrainingError
@@ -17,8 +22,8 @@ from raymimic.errors import OutputError, TrainingError
 class GradientSync:
     """The ranks that train one model together.
 
-    A global batch of `B` samples is cut into `n_r` per rank, and each rank's loss is a mean over
-    its own samples, so the global mean weighs rank r by `n_r / B`.
+    Rank r has `n_r` samples of a global batch of `B`, and its loss is a mean over these. So the
+    global mean weights rank r by `n_r / B`.
 
     Attributes:
         weight: `n_r / B` of the current step; the training loop sets it before each step.
@@ -31,8 +36,8 @@ class GradientSync:
     def average_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Replaces every gradient by its weighted mean over the ranks, in place.
 
-        Parameters without a gradient are passed over: which ones have none follows from the
-        program, and every rank runs the same program.
+        Parameters without a gradient are skipped. They are the same on all ranks, which run the
+        same program.
         """
         if self.world_size == 1:
             return
@@ -60,10 +65,10 @@ class GradientSync:
                 dist.broadcast(tensor, src=0)
 
     def check_same_start(self, epoch: int, run_dir: str) -> None:
-        """Makes sure that all ranks found the same checkpoint.
+        """Makes sure that all ranks start from the same checkpoint.
 
         Raises:
-            OutputError: they did not, so they do not see the same folder.
+            OutputError: they do not, as they see different folders.
         """
         if self.world_size == 1:
             return
@@ -85,10 +90,10 @@ class GradientSync:
         return any(flags)
 
     def check_replicas(self, nets: nn.Module, epoch: int) -> None:
-        """Compares the parameters of all ranks bit by bit, through one checksum each.
+        """Compares the parameters of all ranks, by a checksum of each parameter's bits.
 
         Raises:
-            TrainingError: the replicas differ, which names the first parameter that does.
+            TrainingError: the replicas differ; the sentence names the first such parameter.
         """
         if self.world_size == 1:
             return

@@ -1,4 +1,4 @@
-"""Metrics of an epoch: collected on the device, reduced over steps and ranks, moved once."""
+"""Metrics of an epoch: collected on the device, reduced over steps and ranks, copied once."""
 
 import math
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ _FOLD_EVERY = 256
 
 
 class MetricAccumulator:
-    """Reduces the metrics of many steps without reading one of them from the device.
+    """Reduces the metrics of many steps without reading any of them from the device.
 
-    A mean weighs each step by its number of samples on this rank; so, over ranks, a training step
-    counts once and a partial validation batch counts for what it holds.
+    A mean weights each step by its number of samples on this rank. So, over all ranks, each
+    training step counts the same, and a validation batch counts for its number of samples.
 
     Args:
-        reductions: how each metric is reduced; what is not named is a mean.
+        reductions: how each metric is reduced; other metrics become means.
     """
 
     def __init__(self, reductions: Mapping[str, Reduction] | None = None) -> None:
@@ -36,8 +36,8 @@ class MetricAccumulator:
 
         Args:
             metrics: values by name.
-            weight: number of samples on this rank that the values are means over; a step
-                without any does not count.
+            weight: number of samples on this rank over which the values are means; a step
+                without samples does not count.
         """
         if weight == 0:
             return
@@ -69,7 +69,7 @@ class MetricAccumulator:
         self._folded[key] = (folded, math.fsum(weights))
 
     def compute(self, world_size: int = 1) -> dict[str, float]:
-        """Reduces over all steps and ranks; every rank gets the same result.
+        """Reduces over all steps and ranks; every rank receives the same result.
 
         Returns:
             one number per metric.

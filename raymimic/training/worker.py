@@ -1,52 +1,75 @@
-"""The training loop: what every Ray Train worker runs, and what `--workers 0` runs in place."""
+"""The training loop, which runs in every Ray Train worker, or in place with `--workers 0`."""
 
+import contextlib
 import json
 import random
-import sys
+import socket
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 import raymimic
+from raymimic.algo import algo_class, algo_factory
+from raymimic.checkpoints.content import CheckpointContent, TrainingSection, plain
+from raymimic.checkpoints.reading import read_checkpoint
+from raymimic.checkpoints.records import EpochRecord
+from raymimic.checkpoints.store import CheckpointStore
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import import_modules, sections_named
-from raymimic.errors import CheckpointError, ConfigError, RaymimicError, TrainingError
-from raymimic.training.checkpoint import CheckpointStore
-from raymimic.training.epoch import run_epoch
+from raymimic.data.training_data import make_loaders
+from raymimic.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    RaymimicError,
+    TrainingError,
+    full_disk,
+)
+from raymimic.lease import Lease
+from raymimic.training.epoch import EpochRunner
 from raymimic.training.grad_sync import GradientSync
-from raymimic.training.link import Committed, EpochRecord, Fatal, Link, Progress, RayLink, Started
-from raymimic.utils.file_utils import maybe_dict_from_checkpoint
+from raymimic.training.link import Committed, Fatal, Link, Placed, Progress, RayLink, Started
+from raymimic.user_modules import ImportPath
 
-# At most this many evaluations are under way; then training waits, so that the best checkpoint is
-# never decided long after it was trained.
+# With so many evaluations under way, training waits: the best checkpoint is never decided long
+# after it was trained.
 MAX_PENDING = 2
+
+_BEGIN_POLL_S = 0.05
+_SETTLE_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker needs to know, as plain data that any process can unpickle.
+    """A prepared training as plain data, which any process can unpickle.
 
     Attributes:
         algo_name: the algorithm.
         config: the config as JSON.
         run_dir: folder or URI of the run, absolute.
-        sys_path: the driver's extra module folders, for a user's modules.
-        env_metadata: stored in every checkpoint.
+        import_path: the folders of the user's modules.
+        env_metadata: the environment that every checkpoint names.
         evaluates: whether there is an environment to evaluate in.
         dataset_digest: content digest of the training data.
+        lease: name under which the driver holds a run behind a URI.
+        imports: modules to import first.
+        initial_weights: path or URI of the checkpoint that a new run begins with.
     """
 
     algo_name: str
     config: str
     run_dir: str
-    sys_path: tuple[str, ...]
+    import_path: ImportPath
     env_metadata: dict[str, Any]
     evaluates: bool
     dataset_digest: str
+    lease: str | None = None
+    imports: tuple[str, ...] = ()
+    initial_weights: str | None = None
 
 
 def ray_train_loop(loop_config: dict[str, Any]) -> None:
@@ -55,14 +78,17 @@ def ray_train_loop(loop_config: dict[str, Any]) -> None:
     Args:
         loop_config: `spec`, a `WorkerSpec`, and `mailbox`, the driver's `Mailbox` actor.
     """
+    # Only workers on Ray come here.
     import ray.train
     import ray.train.torch
 
     spec: WorkerSpec = loop_config["spec"]
     link = RayLink(loop_config["mailbox"])
     if link.stopped() is not None:
-        return  # a restart after an error that would only come again
+        return  # the driver has given up already
     context = ray.train.get_context()
+    if context.get_world_rank() == 0:
+        link.send(Placed())
     try:
         train_loop(
             spec,
@@ -83,19 +109,23 @@ def train_loop(
 
     Args:
         spec: the run.
-        link: to the driver; only the first rank talks.
+        link: to the driver; only the first rank uses it.
         rank: this worker's number.
         world_size: how many workers train together.
         device: where the networks and, if it fits, the data live.
 
     Raises:
-        RaymimicError: what the user can cure.
+        RaymimicError: the user can correct it; one sentence tells how.
     """
-    sys.path[:0] = [p for p in spec.sys_path if p not in sys.path]
-    config_dict = json.loads(spec.config)
-    import_modules(config_dict["train"]["imports"])
-    config = config_factory(spec.algo_name, dic=config_dict)
-    _Worker(spec, config, link, rank, world_size, device).run()
+    spec.import_path.join()
+    import_modules(spec.imports)
+    config = config_factory(spec.algo_name, dic=json.loads(spec.config))
+    try:
+        _Worker(spec, config, link, rank, world_size, device).run()
+    except OSError as error:
+        if (explained := full_disk(error)) is not None:
+            raise explained from error
+        raise
 
 
 class _Worker:
@@ -110,19 +140,17 @@ class _Worker:
         world_size: int,
         device: torch.device,
     ) -> None:
-        from raymimic.algo import algo_class, algo_factory
-        from raymimic.data.loader import make_loaders
-
         self.spec, self.config, self.link, self.rank = spec, config, link, rank
         self.sync = GradientSync(world_size)
         torch.set_num_threads(_threads(config))
         self.data = make_loaders(
             config,
-            algo_class(config.algo_name, config).needs,
+            algo_class(config.algo_name, config).reads(config),
             device=device,
             rank=rank,
             world_size=world_size,
         )
+        self._check_data()
         fill_in_schedule_lengths(config, self.data.train.num_steps)
         config.lock()
         _seed(config.train.seed, 0, 0)  # initial parameters do not depend on the rank
@@ -133,99 +161,169 @@ class _Worker:
             ac_dim=self.data.shape_meta["ac_dim"],
             device=device,
         )
-        self.store = CheckpointStore(spec.run_dir, config.experiment.save)
+        lease = None if spec.lease is None else Lease(spec.run_dir, spec.lease)
+        self.store = CheckpointStore(spec.run_dir, config.experiment.save, lease)
         self.epoch = self.step = 0
-        self.history: list[EpochRecord] = []
         self.last_time_save = time.time()
-        self.warnings: list[str] = []
+        self.warnings = list(self.data.out_of_reach) if self.algo.bounded_actions else []
         self._restore()
         self.sync.check_same_start(self.epoch, spec.run_dir)
         if rank == 0:
             self.store.tidy(spec.evaluates)
+        self.warnings += self.store.notes
         self.sync.broadcast_state(self.algo.nets)
         self.algo.grad_sync = self.sync
+        self.runner = EpochRunner(self.algo, self.sync, self.data.obs_normalization_stats)
         self.unsent: list[EpochRecord] = []
         self.report_s = 0.0
         self.last_commit = self.last_progress = time.monotonic()
 
     def _restore(self) -> None:
-        """Loads the run's last checkpoint, or the weights that `experiment.ckpt_path` names."""
-        ckpt, last = self.store.load_last(), self.store.last
-        if ckpt is None or last is None:
-            path = self.config.experiment.ckpt_path
+        """Loads the run's last checkpoint, or the weights to begin with."""
+        content, last = self.store.load_last(), self.store.last
+        if content is None or last is None:
+            path = self.spec.initial_weights
             if path is not None:
-                self._deserialize(maybe_dict_from_checkpoint(ckpt_path=path), path)
+                self._deserialize(read_checkpoint(path), path)
             return
-        self._deserialize(ckpt, self.store.path(last), load_optimizers=True)
-        ours = ckpt["raymimic"]
-        self.algo.load_training_state(ours["training_state"])
-        self.epoch, self.step = ckpt["variable_state"]["epoch"], ours["step"]
-        self.history = [EpochRecord(**r) for r in json.loads(ours["history"])]
-        # The list may know a later epoch's loss, which the same epoch must beat again.
-        self.store.scores.best_valid_loss = ckpt["variable_state"]["best_valid_loss"]
+        path, section = self.store.path(last), content.training
+        if section.dataset_digest != self.spec.dataset_digest:
+            raise DatasetError(
+                f"the data have changed since '{path}' was trained on them "
+                f"({section.dataset_digest} then, {self.spec.dataset_digest} now); put the former "
+                "data back, or start a new run for these"
+            )
+        self._deserialize(content, path, load_optimizers=True)
+        try:
+            self.algo.load_training_state(section.training_state or {})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot go on from '{path}': its record of the training is not one that raymimic "
+                f"writes ({error!r}); --from chooses another checkpoint"
+            ) from error
+        self.epoch, self.step = content.epoch, section.step or 0
+        times = {record.epoch: record.time for record in self.store.history}
         timed = [e.epoch for e in self.store.entries if "time" in e.keep]
-        self.last_time_save = self.history[max(timed) - 1 if timed else 0].time
-        if ours["arithmetic"] != self._arithmetic():
+        since = max(timed) if timed else 1
+        self.last_time_save = times.get(since, self.last_time_save)
+        if section.arithmetic != self._arithmetic():
             self.warnings.append(
-                f"this run was computed with {ours['arithmetic']} so far and goes on with "
+                f"this run was computed with {section.arithmetic} so far and goes on with "
                 f"{self._arithmetic()}: the result is as good, but not bit-identical to that of an "
                 "uninterrupted run"
             )
 
+    def _check_data(self) -> None:
+        """Makes sure that this worker has read the same data as the driver.
+
+        Each worker checks this at each start, after it has read them: a node may hold another file
+        under the same path, and a file may be replaced during the training.
+
+        Raises:
+            DatasetError: the data differ.
+        """
+        if self.data.digest != self.spec.dataset_digest:
+            raise DatasetError(
+                f"the data ({', '.join(self.data.info.paths)}) on {socket.gethostname()} are not "
+                f"those that this training was started with ({self.spec.dataset_digest} then, "
+                f"{self.data.digest} now); put the former data back and --resume, or start a new "
+                "run for these"
+            )
+
     def _arithmetic(self) -> str:
-        """What the last bits of the result depend on besides seed and data."""
+        """Names the settings, beside seed and data, that change the last bits of the result."""
         workers, threads = self.sync.world_size, torch.get_num_threads()
         return f"{workers} worker(s), {threads} thread(s) each, on {self.algo.device.type}"
 
-    def _deserialize(self, ckpt: dict[str, Any], path: str, load_optimizers: bool = False) -> None:
+    def _deserialize(
+        self, content: CheckpointContent, path: str, load_optimizers: bool = False
+    ) -> None:
         try:
-            self.algo.deserialize(ckpt["model"], load_optimizers=load_optimizers)
-        except (CheckpointError, KeyError, ValueError) as error:
-            reason, name = str(error)[:300], ckpt["algo_name"]
+            self.algo.deserialize(content.model, load_optimizers=load_optimizers)
+        except (AttributeError, CheckpointError, LookupError, TypeError, ValueError) as error:
+            reason, name = str(error)[:300], content.algo_name
             if name != self.config.algo_name:
                 reason = f"it is one of {name}, and its networks are not {self.config.algo_name}'s"
             raise CheckpointError(f"cannot start from '{path}': {reason}") from error
 
     def _try_a_batch(self) -> None:
-        """Lets the algorithm see a batch, so that its complaints come before the run begins."""
+        """Gives the algorithm a batch, so that it complains before the run begins."""
         if self.epoch < self.config.train.num_epochs:
             batch, _, _ = next(self.data.train.epoch(self.epoch + 1))
             self.algo.process_batch_for_training(batch)
 
+    def _may_begin(self) -> bool:
+        """Waits while the driver tries the environments; returns False if the driver gives up."""
+        while True:
+            first = self.rank == 0
+            if self.sync.any(first and self.link.stopped() is not None):
+                return False
+            if self.sync.any(first and self.link.may_begin()):
+                return True
+            time.sleep(_BEGIN_POLL_S)
+
     # -- the loop --
 
     def run(self) -> None:
-        """Trains to the last epoch."""
+        """Trains to the last epoch, once the driver lets it, and settles all evaluations."""
         self._try_a_batch()
+        if not self._may_begin():
+            return
+        try:
+            if self.rank == 0:
+                pending = {e.epoch: self.store.path(e) for e in self.store.pending}
+                history, evaluations = self.store.history, self.store.evaluations
+                self.link.send(
+                    Started(
+                        self.epoch,
+                        self._describe(),
+                        list(history),
+                        list(evaluations),
+                        pending,
+                        self.store.has_evaluation_log,
+                    )
+                )
+            for epoch in range(self.epoch + 1, self.config.train.num_epochs + 1):
+                self._train_epoch(epoch)
+        except BaseException:
+            if self.rank == 0:
+                # So that a resumed run does not play the same episodes again.
+                with contextlib.suppress(Exception):
+                    self._settle()
+            raise
         if self.rank == 0:
-            pending = {e.epoch: self.store.path(e) for e in self.store.pending}
-            outcomes = list(self.store.outcomes)
-            self.link.send(
-                Started(self.epoch, self._describe(), list(self.history), outcomes, pending)
-            )
-        for epoch in range(self.epoch + 1, self.config.train.num_epochs + 1):
-            self._train_epoch(epoch)
+            self._finish()
+
+    def _finish(self) -> None:
+        """Waits for the last evaluations, and settles which checkpoint is the best."""
+        self._settle()
+        while self.store.pending:
+            if self.link.stopped() is not None:
+                raise TrainingError("training was stopped by its driver")
+            time.sleep(_SETTLE_POLL_S)
+            self._settle()
+        self.store.finish()
 
     def _describe(self) -> dict[str, Any]:
         return {
             "parameters": sum(p.numel() for p in self.algo.nets.parameters()),
             "samples": self.data.train.num_samples,
+            "split": self.data.info.split,
+            "steps_per_epoch": self.data.train.num_steps,
             "device": str(self.algo.device),
+            "action_range": [bound.tolist() for bound in self.data.action_range],
             "warnings": self.warnings,
         }
 
     def _train_epoch(self, epoch: int) -> None:
         config, begin = self.config, time.perf_counter()
-        # Every generator starts anew from (seed, epoch, rank), so a resumed run draws what an
-        # uninterrupted one draws.
+        # Every generator starts anew from (seed, epoch, rank), so a resumed run draws the same
+        # numbers as an uninterrupted one.
         _seed(config.train.seed, epoch, self.rank)
         before = self.step
-        metrics, seconds = run_epoch(
-            self.algo,
+        metrics, seconds = self.runner.run(
             self.data.train,
             epoch,
-            sync=self.sync,
-            obs_normalization_stats=self.data.obs_normalization_stats,
             on_step=lambda done: self._sign_of_life(epoch, before, done, begin),
         )
         self.step += self.data.train.num_steps
@@ -248,21 +346,13 @@ class _Worker:
         named["Timing/epoch_s"] = time.perf_counter() - begin
         named["Timing/steps_per_s"] = self.data.train.num_steps / named["Timing/epoch_s"]
         record = EpochRecord(epoch, self.step, named, time.time())
-        self.history.append(record)
         self.unsent.append(record)
         self._commit_if_due(epoch, keep)
 
     def _validate(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
         if self.data.valid is None:
             raise ConfigError("experiment.validate is on but there is no validation data")
-        return run_epoch(
-            self.algo,
-            self.data.valid,
-            epoch,
-            sync=self.sync,
-            validate=True,
-            obs_normalization_stats=self.data.obs_normalization_stats,
-        )
+        return self.runner.run(self.data.valid, epoch, validate=True)
 
     def _sign_of_life(self, epoch: int, before: int, done: int, begin: float) -> None:
         if self.rank == 0:
@@ -286,7 +376,7 @@ class _Worker:
         return reasons
 
     def _evaluate_now(self, epoch: int, keep: list[str]) -> bool:
-        """As robomimic: every `rate` epochs, and with each checkpoint saved by the clock."""
+        """Evaluates as robomimic does: every `rate` epochs, and with each timed checkpoint."""
         rollout = self.config.experiment.rollout
         timed = {"epochs", "time"} & set(keep) and self.config.experiment.save.enabled
         return bool(
@@ -301,58 +391,67 @@ class _Worker:
         aged = time.monotonic() - self.last_commit >= self.config.ray.commit_interval_s
         if not self.sync.any(self.rank == 0 and bool(evaluate or keep or last or aged)):
             return
-        self._take_outcomes(wait=evaluate)
+        self._settle_until_there_is_room(wait=evaluate)
         if self.rank == 0:
             start = time.perf_counter()
-            entry = self.store.commit(self._checkpoint(), epoch, keep, pending=evaluate)
-            self.link.send(Committed(epoch, self.store.path(entry), self.unsent, evaluate))
+            entry = self.store.commit(
+                self._checkpoint(), self.unsent, epoch, keep, pending=evaluate
+            )
+            path, kept = self.store.path(entry), self.store.kept()
+            self.link.send(Committed(epoch, path, self.unsent, evaluate, kept))
             # Known only now, so it stands in the next epoch's record.
             self.report_s = time.perf_counter() - start
         self.unsent = []
         self.last_commit = time.monotonic()
 
-    def _take_outcomes(self, wait: bool) -> None:
+    def _settle(self) -> None:
+        """Takes in the evaluations that have finished."""
+        for evaluation in self.link.evaluations():
+            self.store.settle(evaluation)
+
+    def _settle_until_there_is_room(self, wait: bool) -> None:
         """Settles finished evaluations; where another is due, waits until one may begin."""
         while True:
             if self.rank == 0:
-                for outcome in self.link.outcomes():
-                    self.store.settle(outcome)
+                self._settle()
             stop = self.rank == 0 and self.link.stopped() is not None
             if self.sync.any(stop):
                 raise TrainingError("training was stopped by its driver")
             full = self.rank == 0 and wait and len(self.store.pending) >= MAX_PENDING
             if not self.sync.any(full):
                 return
-            time.sleep(0.1)
+            time.sleep(_SETTLE_POLL_S)
 
-    def _checkpoint(self) -> dict[str, Any]:
-        """The whole state of the run, as plain tensors, numbers, strings, lists and dicts."""
+    def _checkpoint(self) -> CheckpointContent:
+        """Returns the state of the run, as plain tensors, numbers, strings, lists and dicts.
+
+        The store adds the epochs and the manifest.
+        """
         data = self.data
-        return {
-            "model": self.algo.serialize(),
-            "config": self.config.dump(),
-            "algo_name": self.config.algo_name,
-            "env_metadata": self.spec.env_metadata,
-            "shape_metadata": _plain(data.shape_meta),
-            "obs_normalization_stats": _plain(data.obs_normalization_stats),
-            "action_normalization_stats": _plain(data.action_normalization_stats),
-            "raymimic": {
-                "version": raymimic.__version__,
-                "imports": list(self.config.train.imports),
-                "step": self.step,
-                "workers": self.sync.world_size,
-                "arithmetic": self._arithmetic(),
-                "dataset_digest": self.spec.dataset_digest,
-                "training_state": self.algo.training_state(),
-                "history": json.dumps([asdict(r) for r in self.history]),
-            },
-        }
+        return CheckpointContent(
+            model=self.algo.serialize(),
+            algo_name=self.config.algo_name,
+            config=self.config.dump(),
+            shape_metadata=plain(data.shape_meta),
+            env_metadata=self.spec.env_metadata,
+            obs_normalization_stats=plain(data.obs_normalization_stats),
+            action_normalization_stats=plain(data.action_normalization_stats),
+            raymimic=TrainingSection(
+                version=raymimic.__version__,
+                imports=list(self.config.train.imports),
+                step=self.step,
+                workers=self.sync.world_size,
+                arithmetic=self._arithmetic(),
+                dataset_digest=self.spec.dataset_digest,
+                training_state=self.algo.training_state(),
+            ),
+        )
 
 
 def fill_in_schedule_lengths(config: BaseConfig, num_steps: int) -> None:
-    """Tells learning-rate schedules how long training is, where robomimic does.
+    """Writes the length of the training into the settings of learning-rate schedules.
 
-    robomimic counts samples instead of batches when an epoch is a pass over the data, which
+    Where an epoch is a pass over the data, robomimic counts samples instead of batches, which
     stretches its schedules by the batch size; this counts batches.
 
     Args:
@@ -390,14 +489,3 @@ def _check_finite(metrics: dict[str, float], epoch: int) -> None:
             f"the loss is not a number in epoch {epoch} ({', '.join(bad)}); lower the learning "
             "rate, clip gradients (train.max_grad_norm), or look for outliers in the data"
         )
-
-
-def _plain(value: Any) -> Any:
-    """Nested arrays and tuples as nested lists, which `weights_only` loading accepts."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

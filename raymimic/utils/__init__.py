@@ -1,1 +1,1 @@
-"""Names that robomimic's tutorials import, and storage."""
+"""robomimic's names for parts of the package, which never imports them."""

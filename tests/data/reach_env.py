@@ -7,6 +7,7 @@ import gymnasium
 import h5py
 import numpy as np
 
+NAME = "Reach-v0"
 STEP, NEAR = 0.1, 0.1
 
 
@@ -40,7 +41,7 @@ class ReachEnv(gymnasium.Env):
         }
 
 
-gymnasium.register("Reach-v0", ReachEnv, max_episode_steps=40)
+gymnasium.register(NAME, ReachEnv, max_episode_steps=40)
 
 
 def expert(obs: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """Algorithms against robomimic 0.5: all its variants on low-dimensional observations.
 
-``data/numbers_low_dim.json.gz`` holds what robomimic computed, from the same parameters on the same
+``data/numbers_low_dim.json.gz`` holds robomimic's numbers, from the same parameters on the same
 batch: the log of one validation step, three actions, the logs of three training steps and, after
 them, sum and sum of absolute values of each parameter.
 """
@@ -28,13 +28,13 @@ from reference import (
 )
 
 from raymimic.algo import Algo, algo_factory
+from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.config import config_factory
-from raymimic.utils.file_utils import policy_from_checkpoint
 
 CHECKPOINTS = sorted(path.stem for path in (DATA / "checkpoints").glob("*.pth"))
 TOLERANCE = 1e-4
 
-# What deliberately differs in the validation step (docs/deviations.md): robomimic takes likelihoods
+# Deliberate differences of the validation step (docs/deviations.md): robomimic takes likelihoods
 # and samples under the standard deviation of low-noise evaluation, raymimic under the trained one.
 CQL = {"Loss", "Critic/Critic1_Loss", "Critic/Critic2_Loss", "Actor/Loss"}
 IRIS_GMM = {"Loss", "Planner/Loss", "Planner/ValueNetwork/Loss"}
@@ -74,7 +74,7 @@ def test_batch_is_processed_as_by_robomimic(name):
     batch = algo.postprocess_batch_for_training(algo.process_batch_for_training(raw), None)
 
     assert batch["goal_obs"] is None
-    expected = {"obs", "goal_obs", "actions", "rewards", "dones"} | (algo.needs & {"next_obs"})
+    expected = {"obs", "goal_obs", "actions", "rewards", "dones"} | (raw.keys() & {"next_obs"})
     assert set(batch) == expected
     for group in {"obs", "next_obs"} & expected:
         assert set(batch[group]) == set(raw[group])

@@ -21,15 +21,12 @@ from reference import (
 )
 from tiny import Ran
 
+from raymimic.checkpoints.export import export_checkpoint
+from raymimic.checkpoints.policy import config_from_checkpoint, policy_from_checkpoint
+from raymimic.checkpoints.reading import load_dict_from_checkpoint
+from raymimic.checkpoints.upgrade import upgrade_checkpoint
 from raymimic.config import config_factory
 from raymimic.errors import CheckpointError, OutputError
-from raymimic.utils.export import export_checkpoint
-from raymimic.utils.file_utils import (
-    config_from_checkpoint,
-    load_dict_from_checkpoint,
-    policy_from_checkpoint,
-)
-from raymimic.utils.upgrade import upgrade_checkpoint
 
 CHECKPOINTS = sorted(path.stem for path in (DATA / "checkpoints").glob("*.pth"))
 MADE = [
@@ -222,7 +219,7 @@ def test_training_starts_from_its_weights(
     after = flat(weights_alone(trained["model"]))
     assert after.keys() == start.keys()
     for key, x in start.items():
-        if "_target" not in key:  # targets move towards what they follow
+        if "_target" not in key:  # targets move towards their networks
             torch.testing.assert_close(after[key], x, rtol=0, atol=1e-9)
 
 

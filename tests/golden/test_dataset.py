@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from raymimic.data.schema import ColumnRequest, DemoSource
+from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.sequence import SequenceDataset
 from raymimic.data.stats import moments, obs_normalization_stats
 from raymimic.data.store import DemoStore

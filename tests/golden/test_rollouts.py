@@ -1,4 +1,4 @@
-"""Episodes of every kind of policy follow from their seeds, whatever is played beside them."""
+"""Episodes of every kind of policy follow from their seeds alone, not from episodes beside them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from reference import variant_config
 
 from raymimic.algo import RolloutPolicy, algo_factory
-from raymimic.rollout.episodes import run_episodes
+from raymimic.rollout.episodes import Rules, run_episodes
 
 HOPPER = {"env_name": "Hopper-v5", "type": 2}
 NOISY: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ def test_one_environment_and_eight_play_the_same_episodes(name: str) -> None:
     policy, seeds = RolloutPolicy(algo), range(40, 49)
 
     def play(part: range, num_envs: int) -> list[tuple[int, float, int]]:
-        episodes = run_episodes(policy, HOPPER, part, 12, num_envs)
+        episodes = run_episodes(policy, HOPPER, part, Rules(12), num_envs)
         return [(e.seed, e.episode_return, e.length) for e in episodes]
 
     alone = play(seeds, 1)

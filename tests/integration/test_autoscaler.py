@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from head import BIN, environment, free_port, ray_head, short_folder
 from tiny import train_args
+from waiting import DEADLINE_S
+
+pytestmark = pytest.mark.ray
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Cluster:
             env=environment(self.home, RAY_ADDRESS=self.address),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=DEADLINE_S,
             check=False,
         )
 

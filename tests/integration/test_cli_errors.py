@@ -12,18 +12,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from tiny import LAYERS, Ran, run_process, train_args, write_hopper
-
-
-def assert_refused(ran: Ran, *names: str) -> None:
-    """The command ended with status 2 and one line, which holds each of the names."""
-    assert ran.status == 2, ran
-    assert ran.err.startswith("raymimic: error: "), ran.err
-    assert ran.err.endswith("\n")
-    assert ran.err.count("\n") == 1, ran.err
-    assert "Traceback" not in ran.out
-    for name in names:
-        assert name in ran.err
+from checks import assert_refused
+from tiny import LAYERS, Ran, run_process, train_args, train_here, write_hopper
 
 
 @pytest.fixture
@@ -91,21 +81,102 @@ def test_dataset(refused, tmp_path, damage):
     refused(train_args(path), str(path), *names)
 
 
-def test_what_workers_find_is_said_alike(cli, tmp_path):
-    path = write_hopper(tmp_path / "mine.hdf5")
-    poison_actions(path)
-    # The worker's traceback is the driver's too.
-    ran = cli(*train_args(path), "--workers", "1", "--traceback")
-    assert ran.status == 2
-    *trace, line = ran.err.splitlines()
-    assert line.startswith("raymimic: error: ")
-    assert "'demo_2'" in line
-    assert "_complain_if_not_finite" in "\n".join(trace)
-    assert tree(tmp_path).keys() == {"mine.hdf5"}
-
-
 def test_dataset_to_look_at(refused):
     refused(["dataset", "info", "none.hdf5"], "'none.hdf5'", "does not exist")
+
+
+def merge(folder: Path) -> Path:
+    """A dataset in `folder/in` of which a demo lies in `folder/out`."""
+    (folder / "in").mkdir()
+    (folder / "out").mkdir()
+    path = write_hopper(folder / "in" / "merged.hdf5")
+    with h5py.File(path, "a") as file, h5py.File(folder / "out" / "part.hdf5", "w") as part:
+        file.copy("data/demo_2", part, name="demo")
+        del file["data/demo_2"]
+        file["data/demo_2"] = h5py.ExternalLink("../out/part.hdf5", "demo")
+    return path
+
+
+def test_links_out_of_the_folder(cli, refused, tmp_path):
+    path = merge(tmp_path)
+    names = ["'data/demo_2'", "'../out/part.hdf5'", f"--allow-links {tmp_path}/out"]
+    refused(train_args(path), str(path), *names)
+    refused(["dataset", "info", str(path)], *names)
+    ran = cli("dataset", "info", str(path), "--allow-links", "out")
+    assert ran.status == 0, ran
+    assert "6 demos, 120 transitions" in ran.out
+    assert f"linked file: {tmp_path}/out/part.hdf5" in ran.out
+    ran = cli(*train_args(path), "--allow-links", "out", "--name", "linked")
+    assert ran.status == 0, ran
+    (run,) = (tmp_path / "td3_bc_trained_models" / "linked").iterdir()
+    assert json.loads((run / "config.json").read_text())["train"]["allow_links"] == [
+        str(tmp_path / "out")
+    ]
+    # Links that may be followed change no result.
+    (tmp_path / "in" / "part.hdf5").write_bytes((tmp_path / "out" / "part.hdf5").read_bytes())
+    more = ["train", "--resume", str(run), "--allow-links", "in", "--set", "train.num_epochs=3"]
+    assert cli(*more).status == 0
+    with h5py.File(tmp_path / "out" / "part.hdf5", "a") as part:
+        part["demo/actions"][0] = 0.5
+    more[-1] = "train.num_epochs=4"
+    assert_refused(cli(*more), "the data of", "have changed")
+
+
+def test_looking_at_a_dataset_that_is_not_whole(cli, tmp_path):
+    path = merge(tmp_path)
+    (tmp_path / "out" / "part.hdf5").unlink()
+    ran = cli("dataset", "info", str(path))
+    assert ran.status == 2
+    assert "5 demos, 100 transitions" in ran.out
+    assert "'data/demo_2' is a link to 'demo' in file '../out/part.hdf5', but" in ran.err
+
+
+FILTER = """
+import ctypes, h5py
+
+PROTOTYPE = ctypes.CFUNCTYPE(
+    ctypes.c_size_t, ctypes.c_uint, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t,
+    ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p),
+)
+
+
+@PROTOTYPE
+def invert(flags, count, values, size, capacity, buffer):
+    data = (ctypes.c_ubyte * size).from_address(buffer[0])
+    data[:] = bytes(255 - byte for byte in data)
+    return size
+
+
+class Filter(ctypes.Structure):  # H5Z_class2_t
+    _fields_ = [
+        ("version", ctypes.c_int), ("id", ctypes.c_int), ("encodes", ctypes.c_uint),
+        ("decodes", ctypes.c_uint), ("name", ctypes.c_char_p), ("can_apply", ctypes.c_void_p),
+        ("set_local", ctypes.c_void_p), ("filter", PROTOTYPE),
+    ]
+
+
+FILTER = Filter(1, 305, 1, 1, b"invert", None, None, invert)
+h5py.h5z.register_filter(ctypes.addressof(FILTER))
+"""
+
+
+def test_a_compression_that_a_module_brings(cli, refused, tmp_path):
+    path = write_hopper(tmp_path / "mine.hdf5")
+    with h5py.File(path, "a") as file:
+        for demo in file["data"].values():
+            values = demo["actions"][()]
+            del demo["actions"]
+            settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            settings.set_chunk(values.shape)
+            settings.set_filter(305, h5py.h5z.FLAG_OPTIONAL)
+            space = h5py.h5s.create_simple(values.shape)
+            kind = h5py.h5t.py_create(values.dtype)
+            new = h5py.h5d.create(demo.id, b"actions", kind, space, dcpl=settings)
+            new.write_direct_chunk((0, 0), bytes(255 - byte for byte in values.tobytes()))
+    (tmp_path / "my_filter.py").write_text(FILTER)
+    refused(train_args(path), "'actions'", "HDF5 filter 305", "--import hdf5plugin")
+    ran = cli(*train_args(path), "--import", "my_filter")
+    assert ran.status == 0, ran
 
 
 def test_observation_key(refused, hopper):
@@ -163,7 +234,7 @@ def test_no_dataset(refused):
 
 @pytest.mark.parametrize("command", [["train", "--algo", "td3_cb"], ["config", "td3_cb"]])
 def test_unknown_algorithm(refused, command):
-    refused(command, "'td3_cb'", "known are bc, bcq, ", "td3_bc;")
+    refused(command, "'td3_cb'", "known are bc, bcq, ", "td3_bc, and the templates bc_rnn, ")
 
 
 @pytest.mark.parametrize("setting", ["algo.alpha", "=5", "algo.alpha:5"])
@@ -212,10 +283,8 @@ def test_tracking_uri(refused, hopper):
 @pytest.fixture(scope="module")
 def checkpoint(hopper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last checkpoint of a training; not to be changed."""
-    folder = tmp_path_factory.mktemp("run")
-    ran = run_process("-m", "raymimic", *train_args(hopper), "--json", cwd=folder)
-    assert ran.status == 0, ran.err
-    return Path(ran.result["last_checkpoint"])
+    run = train_here(tmp_path_factory.mktemp("run"), *train_args(hopper))
+    return run / "models" / "model_epoch_2.pth"
 
 
 class Payload:
@@ -260,7 +329,7 @@ def test_checkpoint_of_something_else(refused, tmp_path):
 @pytest.mark.parametrize("config", ["{", "[]", "{}", 5])
 def test_checkpoint_with_another_config(refused, checkpoint, tmp_path, config):
     torch.save({**torch.load(checkpoint, weights_only=True), "config": config}, "other.pth")
-    refused(["evaluate", "other.pth"], "the config or the statistics in 'other.pth'")
+    refused(["evaluate", "other.pth"], "cannot use 'other.pth'", "'config'")
 
 
 @pytest.mark.parametrize("write", [with_payload, pickled_payload, old_format_payload])
@@ -350,7 +419,7 @@ def test_resume_from_a_damaged_checkpoint(refused, run_dir):
 
 
 def test_resume_from_a_damaged_list(refused, run_dir):
-    halve(run_dir / "models" / "checkpoints.json")
+    halve(run_dir / "checkpoints.json")
     args = ["train", "--resume", str(run_dir), "--set", "train.num_epochs=3"]
     refused(args, "checkpoints.json", "damaged")
 
@@ -373,10 +442,63 @@ def test_storage_of_an_unknown_kind(refused, hopper):
     refused(train_args(hopper, "ray.storage_path=s4://bucket/runs"), "'s4://bucket/runs", "s4")
 
 
-def test_evaluation_written_below_a_file(cli, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [("file/out", "Not a directory"), ("x" * 260, "File name too long"), ("folder", "directory")],
+)
+@pytest.mark.parametrize("option", ["--json", "--video"])
+def test_evaluation_that_cannot_be_written(refused, tmp_path, option, out, why):
+    """Found before the first episode, even before the checkpoint is read."""
     (tmp_path / "file").write_text("")
-    args = ["evaluate", str(checkpoint), "--actors", "0", "--episodes", "1", "--horizon", "5"]
-    assert_refused(cli(*args, "--json", "file/out.json"), "'file/out.json'", "File exists")
+    (tmp_path / "folder.mp4").mkdir()
+    out += ".mp4"
+    refused(["evaluate", "none.pth", option, out.replace("file/", "file/sub/")], why)
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "--algo", "td3_bc", "--dataset", LONG],
+        ["train", "--resume", LONG],
+        ["tune", "--configs", LONG],
+        ["dataset", "info", LONG],
+        ["mlflow", "sync", LONG],
+        ["evaluate", LONG],
+        ["export", LONG, "out.pth"],
+        ["export", "in.pth", LONG],
+    ],
+    ids=" ".join,
+)
+def test_names_that_are_too_long(refused, args):
+    refused(args, "too long")
+
+
+@pytest.mark.parametrize("name", ["..", "/abs", "../../esc", "a\nb", LONG, " a", "\udcff"])
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_names_of_runs(refused, hopper, name, resume):
+    refused([*train_args(hopper), f"--name={name}", *resume], "name")
+
+
+def test_a_run_within_a_project(cli, hopper, tmp_path):
+    ran = cli(*train_args(hopper, "train.num_epochs=1"), "--name", "project/run", "--json")
+    assert ran.status == 0, ran.err
+    folder = Path(ran.result["run_dir"])
+    assert folder.parent == tmp_path / "td3_bc_trained_models" / "project" / "run"
+
+
+@pytest.mark.parametrize("name", ["..", ".", LONG, "a/b", "\udcff"])
+def test_names_of_sweeps(refused, hopper, tmp_path, name):
+    sweep = {"algo": "td3_bc", "dataset": str(hopper), "space": {"algo.alpha": {"grid": [1.0]}}}
+    (tmp_path / "s.yaml").write_text(json.dumps(sweep | {"name": name}))
+    refused(["tune", "s.yaml"], "a sweep's folder has this name")
+
+
+def test_two_outputs_of_one_name(refused, checkpoint):
+    args = ["evaluate", str(checkpoint), "--json", "out.mp4", "--video", "./out.mp4"]
+    refused(args, "--json and --video name the same file")
 
 
 def test_video_of_another_kind(refused, checkpoint):
@@ -414,7 +536,7 @@ def test_full_disk(cli, hopper, small_disk):
     ran = cli(*train_args(hopper, *settings))
     assert_refused(ran, "model_epoch_2.pth", "No space left on device", "train.output_dir")
     (run,) = (small_disk / "test").iterdir()
-    assert {p.name for p in (run / "models").iterdir()} == {"model_epoch_1.pth", "checkpoints.json"}
+    assert {p.name for p in (run / "models").iterdir()} == {"model_epoch_1.pth"}
 
     remount = ["mount", "-o", "remount,size=9m", str(small_disk)]
     subprocess.run(remount, check=True)
@@ -446,11 +568,6 @@ def test_environment_of_an_evaluation(refused, checkpoint):
     refused(["evaluate", str(checkpoint), "--actors", "0", "--env", "Hoper-v5"], "'Hoper-v5'")
 
 
-def test_more_workers_than_the_cluster_can_place(refused, hopper):
-    args = [*train_args(hopper, "ray.cpus_per_worker=9999"), "--workers", "3"]
-    refused(args, "never place 3 workers (ray.num_workers)", "9999 CPU", "ray.cpus_per_worker")
-
-
 def test_cluster_that_does_not_answer(refused, hopper):
     args = [*train_args(hopper, "ray.address=127.0.0.1:1"), "--workers", "1"]
     refused(args, "'127.0.0.1:1'", "Connection refused", "ray.address")
@@ -470,5 +587,5 @@ def test_traceback_on_request(cli):
     ran = cli("train", "--algo", "td3_cb", "--traceback")
     assert ran.status == 2
     assert ran.err.startswith("Traceback (most recent call last):\n")
-    assert "config_factory" in ran.err
+    assert "config_named" in ran.err
     assert ran.err.splitlines()[-1].startswith("raymimic: error: unknown algorithm 'td3_cb'")

@@ -1,7 +1,7 @@
 """Two workers compute one worker's result: the training loop itself, on two gloo processes."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,22 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import run_two_ranks
+from run_records import epochs_of
 
 from raymimic.algo.td3_bc import TD3_BC
+from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.config import config_factory
-from raymimic.errors import TrainingError
+from raymimic.data.training_data import inspect_data
+from raymimic.errors import DatasetError
 from raymimic.training.grad_sync import GradientSync
 from raymimic.training.link import Committed, Event
 from raymimic.training.worker import WorkerSpec, train_loop
-from raymimic.utils.file_utils import load_dict_from_checkpoint
+from raymimic.user_modules import ImportPath
 
-STEPS = 200
+pytestmark = pytest.mark.slow
+
+STEPS = 100
 
 
 @dataclass
@@ -32,17 +38,23 @@ class RecordingLink:
     def send(self, event: Event) -> None:
         self.events.append(event)
 
-    def outcomes(self) -> list[Any]:
+    def evaluations(self) -> list[Any]:
         return []
 
     def stopped(self) -> None:
         return None
 
+    def may_begin(self) -> bool:
+        return True
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "d.hdf5"
-    rng = np.random.default_rng(0)
+    return write_data(tmp_path_factory.mktemp("data") / "d.hdf5")
+
+
+def write_data(path: Path, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
     with h5py.File(path, "w") as file:
         for i, length in enumerate((61, 97, 30, 110, 41)):
             demo = file.create_group(f"data/demo_{i}")
@@ -73,38 +85,83 @@ def spec(dataset: Path, run_dir: Path, **settings: Any) -> WorkerSpec:
     with config.values_unlocked():
         for key, value in (values | settings).items():
             config.set_path(key, value)
-    return WorkerSpec("td3_bc", json.dumps(config.to_dict()), str(run_dir), (), {}, False, "digest")
+    digest = inspect_data(config, TD3_BC.reads(config)).digest
+    return WorkerSpec(
+        "td3_bc",
+        json.dumps(config.to_dict()),
+        str(run_dir),
+        ImportPath((), ()),
+        {},
+        False,
+        digest,
+    )
 
 
-def _rank(rank: int, world_size: int, run: WorkerSpec, store: str, patch: str | None) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    if patch == "local_lambda":
-        TD3_BC.dist_mean = lambda self, x: x.detach().mean()  # type: ignore[method-assign]
-    if patch == "local_gradients":
-        GradientSync.average_gradients = lambda self, params: None  # type: ignore[method-assign]
+def _rank(rank: int, runs: list[tuple[WorkerSpec, str | None]], store: str) -> None:
+    """Trains one run after the other, each with a fault or none."""
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     try:
-        train_loop(
-            run, RecordingLink(), rank=rank, world_size=world_size, device=torch.device("cpu")
-        )
-        dist.barrier()  # a rank that leaves while another still talks may abort it
+        for run, fault in runs:
+            _train(rank, run, fault)
+            dist.barrier()  # a rank that leaves while another still talks may abort it
     finally:
         dist.destroy_process_group()
 
 
-def trained(run: WorkerSpec, workers: int, patch: str | None = None) -> dict[str, Any]:
-    """The last checkpoint of a training on that many workers."""
-    folder = Path(run.run_dir)
-    folder.mkdir(parents=True)
-    if workers == 1:
-        link = RecordingLink()
-        threads = torch.get_num_threads()
-        train_loop(run, link, rank=0, world_size=1, device=torch.device("cpu"))
-        torch.set_num_threads(threads)
-        committed = [e for e in link.events if isinstance(e, Committed)]
-        assert [r.epoch for e in committed for r in e.records] == [1, 2]
-    else:
-        mp.spawn(_rank, (workers, run, str(folder / "store"), patch), nprocs=workers)
-    return load_dict_from_checkpoint(str(folder / "models" / "model_epoch_2.pth"))
+def _train(rank: int, run: WorkerSpec, fault: str | None) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if fault == "local_lambda":
+            patch.setattr(TD3_BC, "dist_mean", lambda self, x: x.detach().mean())
+        if fault == "local_gradients":
+            patch.setattr(GradientSync, "average_gradients", lambda self, params: None)
+        if fault == "other_data" and rank == 1:
+            run = replace(run, config=run.config.replace("d.hdf5", "other.hdf5"))
+        train_loop(run, RecordingLink(), rank=rank, world_size=2, device=torch.device("cpu"))
+
+
+def trained_alone(run: WorkerSpec) -> dict[str, Any]:
+    """The last checkpoint of a training on one worker."""
+    Path(run.run_dir).mkdir(parents=True)
+    link = RecordingLink()
+    threads = torch.get_num_threads()
+    train_loop(run, link, rank=0, world_size=1, device=torch.device("cpu"))
+    torch.set_num_threads(threads)
+    committed = [e for e in link.events if isinstance(e, Committed)]
+    assert [r.epoch for e in committed for r in e.records] == [1, 2]
+    return last_of(run)
+
+
+def train_on_two(folder: Path, *runs: tuple[WorkerSpec, str | None]) -> None:
+    """Trains on two workers: all runs in one pair of processes, as they take long to start."""
+    for run, _ in runs:
+        Path(run.run_dir).mkdir(parents=True)
+    run_two_ranks(_rank, list(runs), str(folder / "store"))
+
+
+def last_of(run: WorkerSpec) -> dict[str, Any]:
+    """The last checkpoint of a run, and its epochs."""
+    path = str(Path(run.run_dir) / "models" / "model_epoch_2.pth")
+    return load_dict_from_checkpoint(path) | {"epochs": epochs_of(path)}
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The checkpoint of one worker, with the usual settings."""
+    return trained_alone(spec(dataset, tmp_path_factory.mktemp("alone") / "run"))
+
+
+@pytest.fixture(scope="module")
+def pairs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The checkpoints of two workers, by the difference in their training."""
+    folder = tmp_path_factory.mktemp("pairs")
+    runs: dict[str, tuple[WorkerSpec, str | None]] = {
+        "usual": (spec(dataset, folder / "usual"), None),
+        "batches of 51": (spec(dataset, folder / "51", **{"train.batch_size": 51}), None),
+        "shards": (spec(dataset, folder / "shards", **{"ray.data_placement": "shard"}), None),
+        "local lambda": (spec(dataset, folder / "lambda"), "local_lambda"),
+    }
+    train_on_two(folder, *runs.values())
+    return {name: last_of(run) for name, (run, _) in runs.items()}
 
 
 def relative_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
@@ -114,38 +171,59 @@ def relative_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
     return max(float((nets_a[k] - nets_b[k]).abs().max() / nets_a[k].abs().max()) for k in nets_a)
 
 
-@pytest.mark.parametrize("batch_size", [64, 51])
-def test_two_workers_give_the_one_worker_result(
-    dataset: Path, tmp_path: Path, batch_size: int
-) -> None:
-    settings = {"train.batch_size": batch_size}
-    one = trained(spec(dataset, tmp_path / "one", **settings), 1)
-    two = trained(spec(dataset, tmp_path / "two", **settings), 2)
+def assert_same_training(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert one["raymimic"]["step"] == two["raymimic"]["step"] == STEPS
     assert relative_difference(one, two) < 1e-5
-    histories = [json.loads(ckpt["raymimic"]["history"]) for ckpt in (one, two)]
-    for a, b in zip(*histories, strict=True):
+    for a, b in zip(one["epochs"], two["epochs"], strict=True):
         for key, value in a["metrics"].items():
             # A norm of a mean is not the mean of norms; it is the same only after averaging.
             if key.startswith("Train/"):
                 assert b["metrics"][key] == pytest.approx(value, rel=1e-6, abs=1e-9), key
 
 
-def test_sharded_data_with_every_sample_in_some_shard_gives_the_same_batches(
-    dataset: Path, tmp_path: Path
+def test_two_workers_give_the_one_worker_result(
+    alone: dict[str, Any], pairs: dict[str, dict[str, Any]]
 ) -> None:
-    one = trained(spec(dataset, tmp_path / "one"), 1)
-    two = trained(spec(dataset, tmp_path / "two", **{"ray.data_placement": "shard"}), 2)
-    assert relative_difference(one, two) < 1e-5
+    assert_same_training(alone, pairs["usual"])
 
 
-def test_a_local_lambda_would_be_noticed(dataset: Path, tmp_path: Path) -> None:
-    one = trained(spec(dataset, tmp_path / "one"), 1)
-    two = trained(spec(dataset, tmp_path / "two"), 2, patch="local_lambda")
-    assert relative_difference(one, two) > 1e-5
+def test_two_workers_share_a_batch_of_odd_size(
+    dataset: Path, tmp_path: Path, pairs: dict[str, dict[str, Any]]
+) -> None:
+    one = trained_alone(spec(dataset, tmp_path / "one", **{"train.batch_size": 51}))
+    assert_same_training(one, pairs["batches of 51"])
+
+
+def test_sharded_data_with_every_sample_in_some_shard_gives_the_same_batches(
+    alone: dict[str, Any], pairs: dict[str, dict[str, Any]]
+) -> None:
+    assert relative_difference(alone, pairs["shards"]) < 1e-5
+
+
+def test_a_local_lambda_would_be_noticed(
+    alone: dict[str, Any], pairs: dict[str, dict[str, Any]]
+) -> None:
+    assert relative_difference(alone, pairs["local lambda"]) > 1e-5
 
 
 def test_gradients_that_go_round_the_average_stop_the_run(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(mp.ProcessRaisedException, match=r"copies of .* differ after epoch 1"):
-        trained(spec(dataset, tmp_path / "two"), 2, patch="local_gradients")
-    assert issubclass(TrainingError, Exception)
+        train_on_two(tmp_path, (spec(dataset, tmp_path / "two"), "local_gradients"))
+
+
+def test_a_node_that_holds_other_data_is_noticed(dataset: Path, tmp_path: Path) -> None:
+    write_data(dataset.with_name("other.hdf5"), seed=1)
+    with pytest.raises(mp.ProcessRaisedException, match=r"other\.hdf5\) on .* are not those that"):
+        train_on_two(tmp_path, (spec(dataset, tmp_path / "two"), "other_data"))
+
+
+def test_data_that_are_replaced_after_the_start_are_noticed(tmp_path: Path) -> None:
+    run = spec(write_data(tmp_path / "d.hdf5"), tmp_path / "run")
+    trained_alone(run)
+    write_data(tmp_path / "d.hdf5", seed=1)
+    with pytest.raises(DatasetError, match="are not those that this training was started with"):
+        train_loop(run, RecordingLink(), rank=0, world_size=1, device=torch.device("cpu"))
+    # Nor does a driver that saw the new data from the beginning go on with the old checkpoint.
+    again = spec(tmp_path / "d.hdf5", tmp_path / "run")
+    with pytest.raises(DatasetError, match=r"have changed since .*model_epoch_2"):
+        train_loop(again, RecordingLink(), rank=0, world_size=1, device=torch.device("cpu"))

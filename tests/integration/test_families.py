@@ -1,6 +1,5 @@
 """One algorithm of each family through Ray Train: it trains, is evaluated, and resumes exactly."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,13 @@ import numpy as np
 import pytest
 import ray
 import torch
+from run_records import epochs_of
 from tiny import Ran, small_config, start_ray
 
-from raymimic.utils.file_utils import load_dict_from_checkpoint, policy_from_checkpoint
+from raymimic.checkpoints.policy import policy_from_checkpoint
+from raymimic.checkpoints.reading import load_dict_from_checkpoint
+
+pytestmark = pytest.mark.ray
 
 # A cosine's pace follows from the number of epochs, which a resume changes.
 STEADY = {
@@ -79,8 +82,8 @@ def test_trains_on_ray_is_evaluated_and_resumes_exactly(
     torch.testing.assert_close(a["model"], b["model"], rtol=0, atol=0)
     histories = [
         {k: v for k, v in epoch["metrics"].items() if k.startswith("Train/")}
-        for ckpt in (a, b)
-        for epoch in json.loads(ckpt["raymimic"]["history"])
+        for ran in (resumed, whole)
+        for epoch in epochs_of(ran.result["last_checkpoint"])
     ]
     assert histories[:3] == histories[3:]
 

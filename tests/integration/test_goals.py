@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reach_env
 from tiny import Ran
 
-from raymimic.envs.env_base import env_from_metadata
+from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import EnvError
 
 TRAIN = [
@@ -31,10 +32,7 @@ TRAIN = [
 
 
 @pytest.fixture
-def demos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "data")
-    import reach_env
-
+def demos(tmp_path: Path) -> Path:
     reach_env.write_demos(tmp_path / "reach.hdf5")
     return tmp_path / "reach.hdf5"
 

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from checks import assert_same, state_in
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from tiny import LAYERS, SETTINGS
+from tiny import LAYERS, SETTINGS, write_hopper
+from waiting import DEADLINE_S, pids, wait_for
 
-from raymimic.utils.file_utils import load_dict_from_checkpoint
+pytestmark = pytest.mark.ray
 
 EPOCHS = 16
-DEADLINE_S = 240.0
+STEPS = 60
 
 
 @dataclass
@@ -40,26 +42,39 @@ class Launched:
 
     def wait_for_epoch(self, epoch: int) -> None:
         """Waits until a checkpoint of that epoch or a later one is committed."""
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
+
+        def committed() -> bool:
             assert self.process.poll() is None, self.process.communicate()
             with contextlib.suppress(ValueError, OSError):
-                manifest = self.run_dir / "models" / "checkpoints.json"
-                if json.loads(manifest.read_text())["checkpoints"][-1]["epoch"] >= epoch:
-                    return
-            time.sleep(0.1)
-        raise TimeoutError(f"no checkpoint of epoch {epoch}")
+                manifest = self.run_dir / "checkpoints.json"
+                return json.loads(manifest.read_text())["checkpoints"][-1]["epoch"] >= epoch
+            return False
+
+        wait_for(committed, f"a checkpoint of epoch {epoch}")
 
     def pids(self, title: str) -> list[int]:
         """Processes of this training whose title has a word in it."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if (
-                    self.marker.encode() in (entry / "environ").read_bytes()
-                    and title.encode() in (entry / "cmdline").read_bytes()
-                ):
-                    found.append(int(entry.name))
+        return pids(self.marker, title)
+
+    def wait_for_log(self, text: str) -> None:
+        """Waits until the run's log has some words."""
+
+        def logged() -> bool:
+            assert self.process.poll() is None, self.process.communicate()
+            return text in (self.run_dir / "logs" / "log.txt").read_text()
+
+        wait_for(logged, text)
+
+    def wait_for_others(self, title: str, known: list[int]) -> list[int]:
+        """Processes of a title beside those that are known, once there are any."""
+        found: list[int] = []
+
+        def others() -> list[int]:
+            assert self.process.poll() is None, self.process.communicate()
+            found[:] = [pid for pid in self.pids(title) if pid not in known]
+            return found
+
+        wait_for(others, title, interval_s=0.01)
         return found
 
     def result(self) -> dict[str, Any]:
@@ -69,24 +84,27 @@ class Launched:
         return result
 
     def end(self) -> None:
-        """Ends what is left of it, by process id."""
+        """Ends its remaining processes, by id."""
         self.process.kill()
-        deadline = time.monotonic() + 30
-        while (left := self.pids("")) and time.monotonic() < deadline:
+
+        def killed() -> bool:
+            left = self.pids("")
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            time.sleep(0.2)
+            return not left
+
+        wait_for(killed, "the end of all its processes")
 
 
-def launch(folder: Path, dataset: Path, *args: str) -> Launched:
+def launch(folder: Path, dataset: Path, *args: str, mlflow: bool = True) -> Launched:
     folder.mkdir(exist_ok=True)
     marker = uuid.uuid4().hex
     settings = [
         *LAYERS["td3_bc"],
         *SETTINGS,
-        "mlflow.enabled=true",
-        "experiment.epoch_every_n_steps=60",
+        f"mlflow.enabled={str(mlflow).lower()}",
+        f"experiment.epoch_every_n_steps={STEPS}",
         f"train.num_epochs={EPOCHS}",
         f"train.output_dir={folder / 'out'}",
         "train.hdf5_normalize_obs=true",
@@ -126,41 +144,8 @@ def uninterrupted(hopper: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         training.end()
 
 
-def state(checkpoint: str) -> dict[str, Any]:
-    """Everything that training computed, and nothing about where or when."""
-    ckpt = load_dict_from_checkpoint(checkpoint)
-    history = json.loads(ckpt["raymimic"]["history"])
-    return {
-        "model": ckpt["model"],
-        "training_state": ckpt["raymimic"]["training_state"],
-        "step": ckpt["raymimic"]["step"],
-        "metrics": [
-            {k: v for k, v in row["metrics"].items() if not k.startswith("Timing/")}
-            for row in history
-        ],
-        "best_return": ckpt["variable_state"]["best_return"],
-    }
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """Equality to the last bit, at any depth."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
 def mlflow_run(result: dict[str, Any]) -> tuple[MlflowClient, Run]:
-    store = Path(result["run_dir"]).parent / "mlflow.db"
+    store = Path(result["run_dir"]).parents[2] / "mlflow.db"  # where the command ran
     client = MlflowClient(f"sqlite:///{store}")
     (experiment,) = client.search_experiments(filter_string="name = 'raymimic'")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -170,38 +155,69 @@ def mlflow_run(result: dict[str, Any]) -> tuple[MlflowClient, Run]:
 
 def check(result: dict[str, Any], uninterrupted: dict[str, Any]) -> None:
     """Same weights, same metrics, one complete MLflow run."""
-    assert_same(state(result["last_checkpoint"]), state(uninterrupted["last_checkpoint"]))
+    assert_same(state_in(result["last_checkpoint"]), state_in(uninterrupted["last_checkpoint"]))
     assert Path(result["best_checkpoint"]).name == Path(uninterrupted["best_checkpoint"]).name
     client, run = mlflow_run(result)
     assert run.info.status == "FINISHED"
     for metric, epochs in {
         "Train/Loss": range(1, EPOCHS + 1),
         "Valid/Loss": range(1, EPOCHS + 1),
-        "gradient_steps": range(1, EPOCHS + 1),
-        "Rollout/Return/Hopper-v5": range(4, EPOCHS + 1, 4),
+        "epoch": range(1, EPOCHS + 1),
+        "Rollout/Hopper-v5/Return": range(4, EPOCHS + 1, 4),
     }.items():
         points = client.get_metric_history(run.info.run_id, metric)
-        assert sorted(point.step for point in points) == list(epochs), metric
+        assert sorted(point.step for point in points) == [STEPS * e for e in epochs], metric
     returns = [
         result["metrics"]["Rollout/Return/Hopper-v5"],
-        run.data.metrics["Rollout/Return/Hopper-v5"],
+        run.data.metrics["Rollout/Hopper-v5/Return"],
     ]
     assert returns == [uninterrupted["metrics"]["Rollout/Return/Hopper-v5"]] * 2
 
 
-def test_a_killed_worker_is_replaced(hopper: Path, tmp_path: Path, uninterrupted: Any) -> None:
+def test_lost_processes_are_replaced_one_after_the_other(
+    hopper: Path, tmp_path: Path, uninterrupted: Any
+) -> None:
     training = launch(tmp_path / "w", hopper)
     try:
         training.wait_for_epoch(3)
-        workers = training.pids("RayTrainWorker")
-        assert len(workers) == 2
-        os.kill(workers[0], signal.SIGKILL)
+        first = training.pids("RayTrainWorker")
+        assert len(first) == 2
+        os.kill(first[0], signal.SIGKILL)
+        # Again, while the workers start, and then the actor between them and the driver.
+        training.wait_for_log("a worker was lost after epoch")
+        second = training.wait_for_others("RayTrainWorker", first)
+        os.kill(second[0], signal.SIGKILL)
+        training.wait_for_log("(restart 2 of 3)")
+        training.wait_for_log("workers restarted; training goes on after epoch")
+        (mailbox,) = training.pids("Mailbox")
+        os.kill(mailbox, signal.SIGKILL)
         result = training.result()
     finally:
         training.end()
     log = (Path(result["run_dir"]) / "logs" / "log.txt").read_text()
-    assert "workers restarted; training goes on after epoch" in log
+    assert re.search(r"a worker was lost after epoch \d+; waiting for 2 × 0\.\d+ CPU, at most", log)
+    assert "the process between workers and driver was lost after epoch" in log
+    assert "(restart 3 of 3)" in log
     check(result, uninterrupted)
+
+
+def test_a_restarted_worker_notices_that_the_data_were_replaced(
+    hopper: Path, tmp_path: Path
+) -> None:
+    dataset = Path(shutil.copyfile(hopper, tmp_path / "mine.hdf5"))
+    training = launch(tmp_path / "w", dataset, mlflow=False)
+    try:
+        training.wait_for_epoch(3)
+        write_hopper(tmp_path / "other.hdf5", seed=1).replace(dataset)
+        os.kill(training.pids("RayTrainWorker")[0], signal.SIGKILL)
+        _, said = training.process.communicate(timeout=DEADLINE_S)
+    finally:
+        training.end()
+    assert training.process.returncode == 2
+    (line,) = (line for line in said.splitlines() if line.startswith("raymimic: error: "))
+    assert str(dataset) in line
+    assert "are not those that this training was started with (sha256:" in line
+    assert "Traceback" not in said
 
 
 def test_a_killed_driver_is_resumed(hopper: Path, tmp_path: Path, uninterrupted: Any) -> None:
@@ -210,10 +226,7 @@ def test_a_killed_driver_is_resumed(hopper: Path, tmp_path: Path, uninterrupted:
         training.wait_for_epoch(3)
         run_dir = training.run_dir
         training.process.kill()
-        deadline = time.monotonic() + 60
-        while training.pids("RayTrainWorker") and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert not training.pids("RayTrainWorker")
+        wait_for(lambda: not training.pids("RayTrainWorker"), "the end of the workers")
     finally:
         training.end()
     resumed = launch(tmp_path / "w", hopper, "--resume", str(run_dir))

@@ -4,21 +4,39 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import SETTINGS
+from waiting import DEADLINE_S
 
-from raymimic.utils.file_utils import load_dict_from_checkpoint, policy_from_checkpoint
+from raymimic.checkpoints.policy import policy_from_checkpoint
+from raymimic.checkpoints.reading import load_dict_from_checkpoint
+from raymimic.config import import_modules
+
+pytestmark = pytest.mark.ray
 
 LISTING = Path(__file__).parents[1] / "data" / "my_td3_bc.py"
+# Modules that raymimic, Ray or their libraries import, in whichever process.
+NAMES = ("json", "mlflow", "torch", "pandas", "pyarrow", "h5py", "gymnasium", "tensorboardX")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with the algorithm, and with files that nobody must take for a library."""
+    shutil.copy(LISTING, tmp_path / "my_td3_bc.py")
+    for name in NAMES:
+        mark = tmp_path / f"{name}-was-imported"
+        (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    yield tmp_path
+    assert not list(tmp_path.glob("*-was-imported"))
 
 
 def test_it_trains_on_two_workers_and_its_checkpoint_acts(
-    hopper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hopper: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(LISTING, tmp_path / "my_td3_bc.py")
     command = [
         *(sys.executable, "-m", "raymimic", "train", "--import", "my_td3_bc"),
         *("--algo", "my_td3_bc", "--dataset", str(hopper), "--workers", "2", "--json"),
@@ -26,9 +44,10 @@ def test_it_trains_on_two_workers_and_its_checkpoint_acts(
         *("experiment.rollout.enabled=true", "experiment.rollout.rate=2", "experiment.rollout.n=2"),
         *("experiment.rollout.horizon=10", "experiment.render_video=false"),
         *("experiment.save.on_best_rollout_return=true", "ray.rollout_actors=1"),
+        "mlflow.enabled=true",  # delivered by a process of its own
     ]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -38,9 +57,43 @@ def test_it_trains_on_two_workers_and_its_checkpoint_acts(
     ckpt = load_dict_from_checkpoint(result["best_checkpoint"])
     assert ckpt["raymimic"]["imports"] == ["my_td3_bc"]
     assert ckpt["raymimic"]["training_state"]["actor_update_counter"] == 10
-    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = folder / "modules"
+    modules.mkdir()
+    shutil.copy(LISTING, modules)
+    monkeypatch.syspath_prepend(str(modules))
+    import_modules(["my_td3_bc"])
     policy, _ = policy_from_checkpoint(ckpt_dict=ckpt)
     policy.start_episode()
     action = policy({"flat": np.zeros(11, np.float32)})
     assert action.shape == (3,)
     assert np.all(np.abs(action) <= 1.0)
+
+
+def test_its_trials_find_it(hopper: Path, folder: Path) -> None:
+    sweep = {
+        "algo": "my_td3_bc",
+        "dataset": str(hopper),
+        "space": {"algo.discount": {"grid": [0.9]}},
+        "metric": "Rollout/Return",
+        "final_episodes": 0,
+    }
+    settings = [
+        *(*SETTINGS, "algo.actor.layer_dims=[8,8]", "algo.critic.layer_dims=[8,8]"),
+        *("experiment.rollout.enabled=true", "experiment.rollout.rate=2"),
+        *("experiment.rollout.n=1", "experiment.rollout.horizon=5", "train.output_dir=out"),
+    ]
+    (folder / "sweep.yaml").write_text(json.dumps(sweep))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "raymimic", "tune", "sweep.yaml", "--json"),
+            *("--import", "my_td3_bc", "--set", *settings),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout.splitlines()[-1])["table"]
+    assert row["trials"] == {"finished": 1}

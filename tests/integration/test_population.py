@@ -1,10 +1,9 @@
-"""Population based training for real: what is taken over, by whom, and over a kill."""
+"""Population based training for real: adoptions, also over a kill."""
 
 import contextlib
 import json
 import os
 import signal
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from test_sweep import DEADLINE_S, RATE, STEPS, SWEEP, Tune
-from test_sweep_kills import pids
+from sweeps import RATE, STEPS, SWEEP, Tune
+from waiting import pids, wait_for
 
-from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.trial import trial_config
+from raymimic.checkpoints.store import CheckpointStore
+from raymimic.sweep.spec.sweep_file import sweep_from_dict
+from raymimic.sweep.spec.sweep_spec import Trial
+from raymimic.sweep.trials.trial import trial_config
 from raymimic.tracking.tracker import TrackerGroup
-from raymimic.training.checkpoint import CheckpointStore
-from raymimic.training.trainer import train_at
+from raymimic.training.trainer import train_in_folder
+
+pytestmark = pytest.mark.ray
 
 EPOCHS = 6
 ACTOR = "algo.optim_params.actor.learning_rate.initial"
@@ -42,13 +44,13 @@ POPULATION = SWEEP | {
 
 
 def test_the_weakest_go_on_from_the_strongest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., Tune], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = Tune(tmp_path, "undisturbed", POPULATION, "--max-concurrent", "2")
+    undisturbed = tune("undisturbed", POPULATION, "--max-concurrent", "2")
     undisturbed.outcome()
     results = undisturbed.results()
     assert sorted(r["status"] for r in results.values()) == ["failed"] + 3 * ["finished"]
-    adopted = [r for r in results.values() if len(r["schedule"]) > 1]
+    adopted = _adopted(results)
     assert adopted
     evaluations = sum(len(result["curve"]) for result in results.values())
     assert sum(r["episodes"] for r in results.values()) == 2 * evaluations
@@ -61,46 +63,29 @@ def test_the_weakest_go_on_from_the_strongest(
     # The same decisions with one trial at a time, and over kills of a trial and of the driver.
     marker = uuid.uuid4().hex
     monkeypatch.setenv("TEST_MARKER", marker)
-    killed = Tune(tmp_path, "killed", POPULATION, "--max-concurrent", "1")
-    begun = _wait_for_an_adoption(killed)
-    os.kill(_process_of_a_trial(killed, marker), signal.SIGKILL)
-    _wait_for(killed, lambda results: _scores(results) > begun)
+    killed = tune("killed", POPULATION, "--max-concurrent", "1")
+    begun = _scores(killed.wait_for(_adopted, "a trial to take over another's weights"))
+
+    def kill_one() -> bool:
+        for pid in pids(marker, "ray::", str(killed.sweep_dir / "trials")):
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
+
+    wait_for(kill_one, "a trial to train", interval_s=0.01)
+    killed.wait_for(lambda results: _scores(results) > begun, "another score")
     killed.kill()
-    resumed = Tune(tmp_path, "killed", POPULATION, "--max-concurrent", "1", "--resume")
+    resumed = tune("killed", POPULATION, "--max-concurrent", "1", "--resume")
     resumed.outcome()
     for trial_id, result in resumed.results().items():
         for key in ("status", "curve", "schedule", "best", "episodes"):
             assert result[key] == results[trial_id][key], (trial_id, key)
 
 
-def _wait_for_an_adoption(tune: Tune) -> int:
-    """Waits until a trial has taken over another's weights; how many scores there are then."""
-    return _scores(
-        _wait_for(tune, lambda results: any(len(r["schedule"]) > 1 for r in results.values()))
-    )
-
-
-def _process_of_a_trial(tune: Tune, marker: str) -> int:
-    """Waits until a trial trains, and finds its process."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        found = pids(marker, "ray::", str(tune.sweep_dir / "trials"))
-        if found:
-            return found[0]
-        time.sleep(0.01)
-    raise TimeoutError("no trial trains")
-
-
-def _wait_for(tune: Tune, condition: Callable[[Any], bool]) -> dict[str, dict[str, Any]]:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        assert tune.process.poll() is None, tune.process.communicate()
-        with contextlib.suppress(ValueError, OSError):
-            results = tune.results()
-            if condition(results):
-                return results
-        time.sleep(0.05)
-    raise TimeoutError("the population does not get on")
+def _adopted(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of the trials that took over another's weights."""
+    return [result for result in results.values() if len(result["schedule"]) > 1]
 
 
 def _scores(results: dict[str, dict[str, Any]]) -> int:
@@ -116,17 +101,20 @@ def _check_adoption(tune: Tune, result: dict[str, Any], folder: Path) -> None:
         if json.loads(path.read_text())["step"] == newest["step"]
     )
     epoch = newest["step"] // STEPS
-    CheckpointStore(str(folder), None).adopt((donated.parent / "model.pth").read_bytes(), epoch)
-    spec = SweepSpec.from_dict(json.loads((tune.sweep_dir / "sweep.json").read_text()))
+    model, epochs = (donated.parent / name for name in ("model.pth", "epochs.jsonl"))
+    CheckpointStore(str(folder), None).adopt(model.read_bytes(), epochs.read_bytes(), epoch)
+    spec = sweep_from_dict(json.loads((tune.sweep_dir / "sweep.json").read_text()))
     trial = Trial(result["setting_id"], newest["setting"], result["seed"])
-    train_at(trial_config(spec, trial), str(folder), TrackerGroup([]), 0.0)
+    train_in_folder(trial_config(spec, trial), str(folder), TrackerGroup([]), 0.0)
     ours = CheckpointStore(result["run_dir"], None).load_last()
     again = CheckpointStore(str(folder), None).load_last()
     assert ours is not None
     assert again is not None
-    assert _tensors(ours["model"]) == pytest.approx(_tensors(again["model"]), abs=0.0)
-    config = json.loads(ours["config"])
+    assert _tensors(ours.model) == pytest.approx(_tensors(again.model), abs=0.0)
+    config = json.loads(ours.config)
     assert config["algo"]["alpha"] == newest["setting"]["algo.alpha"]
+    records = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
     before = torch.load(donated.parent / "model.pth", weights_only=True)
     for name, path in (("actor", ACTOR), ("critic", CRITIC)):
         for state, old in _pairs(ours, before, name):
@@ -140,7 +128,7 @@ def _check_adoption(tune: Tune, result: dict[str, Any], folder: Path) -> None:
 
 def _pairs(one: Any, other: Any, name: str) -> list[tuple[Any, Any]]:
     """The states of an optimizer, or of several of that name, in two checkpoints."""
-    a, b = (ckpt["model"]["optimizers"][name] for ckpt in (one, other))
+    a, b = (model["optimizers"][name] for model in (one.model, other["model"]))
     return list(zip(a, b, strict=True)) if isinstance(a, list) else [(a, b)]
 
 

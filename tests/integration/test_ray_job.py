@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from head import BIN, TOKEN, environment, free_port, ray_head, short_folder
-from test_sweep import SWEEP
+from sweeps import SWEEP
 from tiny import train_args
+from waiting import DEADLINE_S
+
+pytestmark = pytest.mark.ray
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Head:
             env=environment(self.home, token),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=DEADLINE_S,
             check=False,
         )
 
@@ -53,10 +56,11 @@ def test_a_job_trains_and_leaves_its_results(head: Head, hopper: Path, tmp_path:
     ran = head.submit(*job(hopper, f"ray.storage_path={tmp_path}"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "succeeded" in ran.stdout
+    tasks = ("joining the Ray cluster ", "placing 2 workers …", "loading data and networks")
+    assert all(task in ran.stdout for task in tasks)
     (run,) = tmp_path.glob("*/*")
     assert (run / "config.json").exists()
-    (path,) = run.glob("models/*.pth")
-    checkpoint = torch.load(path, weights_only=True)
+    checkpoint = torch.load(run / "models" / "model_epoch_2.pth", weights_only=True)
     assert checkpoint["variable_state"]["epoch"] == 2
     assert checkpoint["raymimic"]["workers"] == 2
 
@@ -118,7 +122,7 @@ def test_a_sweep_of_a_script_is_a_job_too(head: Head, hopper: Path, tmp_path: Pa
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "refused: the cluster can never place a trial of 9 workers of 1 CPU each" in ran.stdout
     assert "refused: results would go to 'out' in this Ray job's working directory" in ran.stdout
-    assert "left: []" in ran.stdout  # what could never run made no folder
+    assert "left: []" in ran.stdout  # a job that could never run made no folder
     (folder,) = tmp_path.glob("s/*")
     assert f"ran: {folder}" in ran.stdout
     assert len(json.loads((folder / "table.json").read_text())["settings"]) == 2

@@ -13,9 +13,11 @@ from raymimic.algo import algo_factory
 from raymimic.config import config_factory
 from raymimic.envs.seeds import evaluation_seeds
 from raymimic.errors import CheckpointError, ConfigError, EnvError
-from raymimic.rollout.actors import EvalJob, RolloutPool
-from raymimic.rollout.evaluation import evaluate
+from raymimic.rollout.actors import RolloutPool
+from raymimic.rollout.evaluation import EvalJob, evaluate
 from raymimic.rollout.video import enable_rendering
+
+pytestmark = pytest.mark.ray
 
 HOPPER = {"env_name": "Hopper-v5", "type": 2, "env_kwargs": {}}
 TIMEOUT = 120.0
@@ -67,7 +69,7 @@ def pool():
 
 def job(checkpoint, epoch=1, n=20, horizon=60, env_metas=None, **kwargs):
     seeds = evaluation_seeds(0, epoch, n)
-    return EvalJob(epoch, checkpoint, env_metas or {"Hopper": HOPPER}, seeds, horizon, **kwargs)
+    return EvalJob(checkpoint, env_metas or {"Hopper": HOPPER}, seeds, horizon, **kwargs)
 
 
 def finish(pool, jobs=1):
@@ -118,16 +120,17 @@ def test_episodes_of_a_killed_actor_are_played_again(checkpoint, pool):
     assert other in pids
 
 
-def test_errors_reach_the_driver_and_the_pool_goes_on(checkpoint, pool):
+def test_failures_and_errors_reach_the_driver_and_the_pool_goes_on(checkpoint, pool):
     pool_ = pool(2, 2)
     unknown = {"x": {"env_name": "Hoper-v5", "type": 2}}
     pool_.submit(job(checkpoint, n=2))
     pool_.submit(job(checkpoint, n=4, env_metas=unknown))
     pool_.submit(job(checkpoint + ".missing", n=4))
     pool_.submit(job(checkpoint, n=4))
-    assert len(finish(pool_)) == 1  # what was finished first is not lost
-    with pytest.raises(EnvError, match="did you mean 'Hopper-v5'"):
-        pool_.poll(TIMEOUT)
+    played, failed = finish(pool_, jobs=2)  # the result of the first is not lost
+    assert [e.error for e in played.episodes["Hopper"]] == [None] * 2
+    assert all("did you mean 'Hopper-v5'" in e.error for e in failed.episodes["x"])
+    assert len(failed.episodes["x"]) == 4
     with pytest.raises(CheckpointError, match=r"model\.pth\.missing"):
         pool_.poll(TIMEOUT)
     assert len(finish(pool_)) == 1

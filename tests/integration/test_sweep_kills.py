@@ -1,25 +1,29 @@
 """Processes of trials are really killed; every curve is that of an undisturbed training."""
 
-import contextlib
 import os
 import signal
-import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import DEADLINE_S, RATE, STEPS, SWEEP, Tune
+from sweeps import RATE, STEPS, SWEEP, Tune
 from tiny import small_config
+from waiting import pids, wait_for
 
-from raymimic.sweep.config_folder import configs_in
-from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.trial import Reports, trial_config
-from raymimic.training.trainer import train_at
-from raymimic.utils.hyperparam_utils import ConfigGenerator
+from raymimic.sweep.spec.config_folder import configs_in
+from raymimic.sweep.spec.config_generator import ConfigGenerator
+from raymimic.sweep.spec.sweep_file import sweep_from_file
+from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
+from raymimic.sweep.trials.messages import TuneTracker
+from raymimic.sweep.trials.trial import trial_config
+from raymimic.training.trainer import train_in_folder
+
+pytestmark = pytest.mark.ray
 
 ACTOR_RATE = "algo.optim_params.actor.learning_rate.initial"
-EPOCHS = 12
+EPOCHS = 24  # long enough to be met while they run
 CHANGES = {
     "mlflow.enabled": False,
     "ray.commit_interval_s": 0,
@@ -28,31 +32,14 @@ CHANGES = {
 }
 
 
-def pids(marker: str, title: str, holding: str = "") -> list[int]:
-    """Processes of a sweep whose title has a word in it, and which hold a file of a folder open."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (
-                marker.encode() in (entry / "environ").read_bytes()
-                and title.encode() in (entry / "cmdline").read_bytes()
-                and any(str(fd.resolve()).startswith(holding) for fd in (entry / "fd").iterdir())
-            ):
-                found.append(int(entry.name))
-    return found
-
-
 def trials_under_way(tune: Tune) -> list[dict[str, Any]]:
-    """The trials that run, once each of them has a score but not its last ones."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        assert tune.process.poll() is None, tune.process.communicate()
-        with contextlib.suppress(ValueError, OSError):
-            running = [r for r in tune.results().values() if r["status"] == "running"]
-            if running and all(1 <= len(result["curve"]) < 5 for result in running):
-                return running
-        time.sleep(0.02)
-    raise TimeoutError("no trial is under way")
+    """The trials that have a score, but not yet half of their scores."""
+
+    def under_way(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        running = [r for r in results.values() if r["status"] == "running"]
+        return [r for r in running if 1 <= len(r["curve"]) < EPOCHS / RATE / 2]
+
+    return under_way(tune.wait_for(under_way, "a trial to be under way"))
 
 
 def undisturbed(spec: SweepSpec, trial: Trial, folder: Path) -> list[tuple[int, float]]:
@@ -61,8 +48,8 @@ def undisturbed(spec: SweepSpec, trial: Trial, folder: Path) -> list[tuple[int, 
     config = trial_config(spec, trial)
     with config.values_unlocked():
         config.ray.num_workers = 0
-    reports = Reports(spec.metric, config.experiment.rollout.n, lambda m, **_: told.append(m))
-    train_at(config, str(folder / trial.trial_id), reports, 0.0)
+    reports = TuneTracker(spec.metric, config.experiment.rollout.n, lambda m, **_: told.append(m))
+    train_in_folder(config, str(folder / trial.trial_id), reports, 0.0)
     return [(m["gradient_steps"], m["score"]) for m in told if "score" in m]
 
 
@@ -76,14 +63,12 @@ def check_curves(tune: Tune, marker: str, trials: list[Trial], spec: SweepSpec) 
         assert [step for step, _ in curve] == steps
         scores = [score for _, score in expected]
         assert [score for _, score in curve] == pytest.approx(scores, rel=1e-9)
-    deadline = time.monotonic() + 60.0  # Ray's processes end when they miss their cluster
-    while pids(marker, "ray::"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    # Ray's processes end when they miss their cluster.
+    wait_for(lambda: not pids(marker, "ray::"), "the end of Ray's processes", interval_s=0.2)
 
 
 def test_trials_of_two_workers_survive_the_loss_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., Tune], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = uuid.uuid4().hex
     monkeypatch.setenv("TEST_MARKER", marker)
@@ -95,19 +80,20 @@ def test_trials_of_two_workers_survive_the_loss_of_one(
         "space": {"algo.alpha": {"grid": [0.5, 2.5]}},
         "resources": {"workers": 2, "cpus_per_worker": 0.25},
     }
-    tune = Tune(tmp_path, "pairs", sweep)
-    trials_under_way(tune)
+    # One after the other: a worker is one of the trial that is under way.
+    pairs = tune("pairs", sweep, "--max-concurrent", "1")
+    trials_under_way(pairs)
     os.kill(pids(marker, "RayTrainWorker")[0], signal.SIGKILL)
-    outcome = tune.outcome()
+    outcome = pairs.outcome()
     assert [row["trials"] for row in outcome["table"]] == [{"finished": 1}] * 2
-    logs = [Path(r["run_dir"]) / "logs" / "log.txt" for r in tune.results().values()]
+    logs = [Path(r["run_dir"]) / "logs" / "log.txt" for r in pairs.results().values()]
     assert sum("workers restarted" in log.read_text() for log in logs) == 1
-    spec = SweepSpec.from_file(tmp_path / "pairs.yaml")
-    check_curves(tune, marker, spec.trials(), spec)
+    spec = sweep_from_file(tmp_path / "pairs.yaml")
+    check_curves(pairs, marker, spec.trials(), spec)
 
 
 def test_a_trial_is_retried_after_its_death_but_not_after_its_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tune: Callable[..., Tune], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = uuid.uuid4().hex
     monkeypatch.setenv("TEST_MARKER", marker)
@@ -120,10 +106,10 @@ def test_a_trial_is_retried_after_its_death_but_not_after_its_error(
     generator.add_param("train.seed", "seed", 1, [1, 2])
     generator.generate()
 
-    tune = Tune(tmp_path, "mixed", None, "--configs", "mixed", "--set", "final_episodes=3")
-    killed = trials_under_way(tune)[0]
+    mixed = tune("mixed", None, "--configs", "mixed", "--set", "final_episodes=3")
+    killed = trials_under_way(mixed)[0]
     os.kill(pids(marker, "ray::", killed["run_dir"])[0], signal.SIGKILL)
-    outcome = tune.outcome()
+    outcome = mixed.outcome()
     good, bad = outcome["table"]
     assert (good["rank"], good["setting"], good["trials"]) == (
         1,
@@ -131,10 +117,10 @@ def test_a_trial_is_retried_after_its_death_but_not_after_its_error(
         {"finished": 2},
     )
     assert (bad["rank"], bad["mean"], bad["trials"]) == (None, None, {"failed": 2})
-    results = tune.results()
+    results = mixed.results()
     failed = [result for result in results.values() if result["status"] == "failed"]
     assert all("the loss is not a number in epoch 1 " in result["error"] for result in failed)
     spec = configs_in(folder)
     log = Path(killed["run_dir"]) / "logs" / "log.txt"
     assert log.read_text().count("resuming") == 2
-    check_curves(tune, marker, [spec.trial({ACTOR_RATE: 1e-3}, seed) for seed in (1, 2)], spec)
+    check_curves(mixed, marker, [spec.trial({ACTOR_RATE: 1e-3}, seed) for seed in (1, 2)], spec)

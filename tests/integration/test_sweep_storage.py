@@ -1,30 +1,23 @@
 """Sweeps whose results lie behind a URI, of which the driver's machine may be lost."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from test_mlflow_server import Server, wait_for
-from test_sweep import EPOCHS, RATE, RETURN, STEPS, SWEEP, Tune, server  # noqa: F401
-from test_sweep_ends import result_of
+from mlflow_server import Server
+from sweeps import EPOCHS, RATE, STEPS, SWEEP, Tune, result_of
+from waiting import wait_for
 
-from raymimic.sweep.folder import SweepFolder
-from raymimic.sweep.spec import SweepSpec
-from raymimic.sweep.trial import trial_config
+from raymimic import storage
+from raymimic.sweep.spec.sweep_file import sweep_from_dict
+from raymimic.sweep.trials.folder import SweepFolder
+from raymimic.sweep.trials.trial import trial_config
 from raymimic.training.run_folder import RunFolder
-from raymimic.utils import storage
 
-
-class RemoteTune(Tune):
-    """A sweep whose driver writes to a local folder, too."""
-
-    @property
-    def uri_dir(self) -> Path:
-        """What lies behind the URI."""
-        (found,) = (self.folder / "store" / self.name).glob("*/sweep.json")
-        return found.parent
+pytestmark = pytest.mark.ray
 
 
 def children_of(client: MlflowClient, parent: Any) -> dict[str, Any]:
@@ -34,19 +27,26 @@ def children_of(client: MlflowClient, parent: Any) -> dict[str, Any]:
     return {run.data.tags["trial"]: run for run in found}
 
 
+def one_has_ended_and_one_runs(results: dict[str, dict[str, Any]]) -> bool:
+    states = [(result["status"], len(result["curve"])) for result in results.values()]
+    ended = any(status == "finished" for status, _ in states)
+    return ended and any(status == "running" and scores >= 2 for status, scores in states)
+
+
 def test_a_sweep_goes_on_where_only_its_uri_is_left(
-    tmp_path: Path,
-    server: Server,  # noqa: F811
+    tune: Callable[..., Tune], tmp_path: Path, server: Server
 ) -> None:
+    server.start()
     store = f"local://{tmp_path}/store"
     places = {"mlflow.tracking_uri": server.uri, "ray.storage_path": store}
     sweep = SWEEP | {"set": SWEEP["set"] | places | {"mlflow.experiment_name": "remote"}}
-    killed = RemoteTune(tmp_path, "remote", sweep, "--max-concurrent", "2")
-    killed.wait_until_one_has_ended_and_one_runs()
+    killed = tune("remote", sweep, "--max-concurrent", "2")
+    killed.wait_for(one_has_ended_and_one_runs, "a trial to have ended and another to run")
     killed.kill()
     before = killed.results()
+    uri_dir = killed.found_in(tmp_path / "store")
     over = {name: r for name, r in before.items() if r["status"] == "finished"}
-    ended = {name: (killed.uri_dir / "trials" / name / "ended.json").stat() for name in over}
+    ended = {name: (uri_dir / "trials" / name / "ended.json").stat() for name in over}
     assert not list((tmp_path / "out").rglob("*.pth"))
 
     client = MlflowClient(server.uri)
@@ -63,15 +63,14 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
             name for name in (None, *before) if states.get(name) not in ends.get(name, {"KILLED"})
         }
 
-    # The deliveries outlive their driver: the parent is closed too, and what never ended.
-    wait_for(lambda: not open_ones(), 90, "the runs of the killed driver to be closed")
+    # The deliveries outlive their driver: the parent is closed too, and trials that never ended.
+    wait_for(lambda: not open_ones(), "the runs of the killed driver to be closed")
 
     (tmp_path / "out").rename(tmp_path / "lost")
-    outcome = RemoteTune(tmp_path, "remote", sweep, "--resume").outcome()
+    outcome = tune("remote", sweep, "--resume").outcome()
     assert outcome["sweep_dir"].startswith(f"{store}/remote/")
     assert outcome["best_config"] == f"{outcome['sweep_dir']}/best_config.json"
-    folder = killed.uri_dir
-    lines = (folder / "results.jsonl").read_text().splitlines()
+    lines = (uri_dir / "results.jsonl").read_text().splitlines()
     after = {result["trial_id"]: result for result in map(json.loads, lines)}
     assert {result["status"] for result in after.values()} == {"finished"}
     steps = [STEPS * epoch for epoch in range(RATE, EPOCHS + 1, RATE)]
@@ -83,11 +82,11 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
         best = result["best_checkpoint"].removeprefix("local://")
         assert Path(best).is_file()
     for name, stat in ended.items():
-        assert (folder / "trials" / name / "ended.json").stat().st_mtime == stat.st_mtime
-        log = (folder / "trials" / name / "logs" / "log.txt").read_text()
+        assert (uri_dir / "trials" / name / "ended.json").stat().st_mtime == stat.st_mtime
+        log = (uri_dir / "trials" / name / "logs" / "log.txt").read_text()
         assert log.count("training td3_bc") == 1
     names = {"table.csv", "table.json", "best_config.json", "learning_curves.png", "clock.json"}
-    assert names <= {path.name for path in folder.iterdir()}
+    assert names <= {path.name for path in uri_dir.iterdir()}
     assert not list((tmp_path / "out").rglob("*.pth"))
 
     parent = client.get_run(outcome["mlflow_parent_run_id"])
@@ -99,8 +98,8 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
         assert child.info.status == "FINISHED"
         assert child.data.tags["sweep"] == "remote"
         assert child.data.tags["seed"] == child.data.params["train.seed"]
-        points = client.get_metric_history(child.info.run_id, RETURN)
-        assert [point.step for point in points] == list(range(RATE, EPOCHS + 1, RATE))
+        points = client.get_metric_history(child.info.run_id, "Rollout/Hopper-v5/Return")
+        assert [point.step for point in points] == steps
         curve = [score for _, score in after[name]["curve"]]
         assert [point.value for point in points] == pytest.approx(curve, abs=1e-9)
         assert float(child.data.params["algo.alpha"]) == after[name]["setting"]["algo.alpha"]
@@ -119,8 +118,11 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
     assert means == sorted(means, reverse=True)
     best = outcome["table"][0]["by_seed"]
     assert means[0] == pytest.approx(sum(best.values()) / len(best))
-    (checkpoint,) = client.list_artifacts(parent.info.run_id, "checkpoints")
+    (output,) = parent.outputs.model_outputs
+    (checkpoint,) = client.list_logged_model_artifacts(output.model_id, "data")
     assert checkpoint.path.endswith(".pth")
+    for run in (parent, *children.values()):
+        assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["hopper.hdf5"]
     assert outcome["final"]["episodes"] == 2 * 3
 
 
@@ -130,7 +132,7 @@ def test_two_sweeps_of_one_name_share_nothing_behind_a_uri(tmp_path: Path) -> No
     for machine in ("a", "b"):  # each with local folders of its own
         places["train.output_dir"] = str(tmp_path / machine)
         content = SWEEP | {"name": "s", "set": SWEEP["set"] | places}
-        specs.append(SweepSpec.from_dict(content | {"dataset": str(tmp_path / "hopper.hdf5")}))
+        specs.append(sweep_from_dict(content | {"dataset": str(tmp_path / "hopper.hdf5")}))
     first, second = (SweepFolder.create(spec) for spec in specs)
     assert first.uri != second.uri
     assert first.local.is_relative_to(tmp_path / "a" / "s")
@@ -139,7 +141,7 @@ def test_two_sweeps_of_one_name_share_nothing_behind_a_uri(tmp_path: Path) -> No
     at = RunFolder.at(run_dir, trial_config(specs[0], trial)).local
     assert at == first.local / "trials" / trial.trial_id
 
-    first.add(result_of(trial, Path(run_dir), "finished"))
+    first.add(result_of(trial, curve=[(20, 1.0)], best=1.0, last=1.0, episodes=2, run_dir=run_dir))
     first.mirror()
     second.mirror()
     first.release()

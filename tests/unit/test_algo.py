@@ -1,4 +1,4 @@
-"""What base classes do for algorithms, in numbers."""
+"""The work of base classes for algorithms, in numbers."""
 
 from typing import Any
 
@@ -233,6 +233,15 @@ def test_old_checkpoints_hold_networks_alone():
         assert torch.equal(x, y)
     with pytest.raises(CheckpointError, match="training cannot resume"):
         other.deserialize(algo.serialize()["nets"], load_optimizers=True)
+
+
+def test_the_state_of_a_training_replaces_no_part_of_an_algorithm():
+    algo = make(make_config())
+    state = algo.training_state()
+    algo.load_training_state({**state, "of_a_later_step": 3.0})
+    for name in ("nets", "optimizers", "global_config", "get_action", "__class__"):
+        with pytest.raises(ValueError, match=f"'{name}' is no part"):
+            algo.load_training_state({**state, name: 5})
 
 
 def test_checkpoint_of_another_architecture():

@@ -1,4 +1,4 @@
-"""Behavioural cloning's variants: losses in numbers, and what they remember of their episodes."""
+"""Behavioural cloning's variants: losses in numbers, and the memory of their episodes."""
 
 import math
 from typing import Any
@@ -359,7 +359,7 @@ def test_rollouts_stack_observations_for_each_episode():
         with torch.no_grad():
             expected = algo.get_action({k: torch.from_numpy(x) for k, x in stacks.items()})
         np.testing.assert_allclose(policy(single, batched_ob=True), expected, atol=1e-6)
-        # What stacks itself, as robomimic's environments do, gets the same.
+        # Environments that stack themselves, as robomimic's do, get the same.
         np.testing.assert_allclose(policy(stacks, batched_ob=True), expected, atol=1e-6)
 
 

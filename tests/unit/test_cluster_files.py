@@ -1,4 +1,4 @@
-"""The files in `cluster/`: what Ray and KubeRay expect, and commands that raymimic knows."""
+"""The files in `cluster/` fit Ray and KubeRay, and name commands that raymimic knows."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ import pytest
 import ray.autoscaler
 import yaml
 
-from raymimic.cli import add_train_arguments
+from raymimic.cli import train
 from raymimic.config import config_factory
 from raymimic.config.base_config import parse_set
 
@@ -38,7 +38,7 @@ def test_train_commands_are_known(command: str) -> None:
     program, subcommand, *arguments = shlex.split(command)
     assert [program, subcommand] == ["raymimic", "train"]
     parser = argparse.ArgumentParser(exit_on_error=False)
-    add_train_arguments(parser)
+    train.arguments(parser)
     args = parser.parse_args(arguments)
     config = config_factory(args.algo)
     with config.values_unlocked():

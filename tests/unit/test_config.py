@@ -67,7 +67,7 @@ def test_key_lock_leaves_values_free(config):
 def test_free_sections_take_any_key_under_a_key_lock(config):
     config.algo.kwargs.dropout = 0.1
     config.update({"algo": {"kwargs": {"nested": {"deep": 1}}}})
-    config.algo.kwargs.nested.deeper = 2  # what lies in a free section is free
+    config.algo.kwargs.nested.deeper = 2  # all keys in a free section are free
     config.lock_keys()
     config.algo.kwargs.nested.deepest = 3
     assert config.algo.kwargs == {

@@ -222,7 +222,7 @@ AT_ODDS = [
         ["algo.loss.l2_weight=0"],
         "all weights in 'algo.loss' are 0 (l2_weight, l1_weight, cos_weight): raise one",
     ),
-    ("td3_bc", [VALIDATE], "set 'train.hdf5_validation_filter_key' to a mask of demos.hdf5"),
+    ("td3_bc", [VALIDATE], "'train.hdf5_validation_filter_key' to a mask of demos.hdf5"),
     (
         "td3_bc",
         [VALIDATE, "train.hdf5_validation_filter_key=valid"],
@@ -255,7 +255,7 @@ AT_ODDS = [
     ),
     ("td3_bc", ["train.batch_size=4", "ray.num_workers=4"], None),
     ("td3_bc", ["ray.gpus_per_worker=1", "train.cuda=false"], "but 'train.cuda' is false"),
-    ("td3_bc", ["experiment.name= "], "'experiment.name' is empty"),
+    ("td3_bc", ["experiment.name= "], "'experiment.name' is '': it is empty"),
     (
         "td3_bc",
         ['observation.modalities.goal.low_dim=["flat"]'],
@@ -434,7 +434,7 @@ AT_ODDS = [
         ["algo.actor.loss.l2_weight=0"],
         "all weights in 'algo.actor.loss' are 0",
     ),
-    ("hbc", [f"{ACTORS_GOAL}=['object']"], "it must be a list of texts"),
+    ("hbc", [f"{ACTORS_GOAL}='object'"], "it must be a list of texts"),
     ("hbc", [f'{ACTORS_GOAL}=["object"]'], None),
     (
         "hbc",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.config import (
     BaseConfig,
     BCConfig,
@@ -24,8 +25,10 @@ from raymimic.config import (
 from raymimic.config.base_config import REGISTERED_CONFIGS
 from raymimic.config.checks import ACTION_KEYS, DATASET_KEYS, NO_EFFECT, check_config, warnings_for
 from raymimic.config.describe import comments, describe
-from raymimic.errors import ConfigError
+from raymimic.config.templates import config_named
+from raymimic.errors import ConfigError, RaymimicError
 from raymimic.scripts import generate_config_templates
+from raymimic.sweep.spec.sweep_file import _base_config, read_yaml
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden/data/configs"
@@ -104,7 +107,7 @@ def test_robomimic_configs_load_with_every_value(name):
 
 
 def test_key_structure_is_robomimics_and_ours():
-    """No key of robomimic is missing, and what is more is known to be ours."""
+    """No key of robomimic is missing, and all further keys are known to be ours."""
     for name in ("bc", "td3_bc"):
         theirs = {p for p, _ in Config(golden(name)).leaves()}
         ours = dict(config_factory(name).leaves(optional=True))
@@ -115,7 +118,9 @@ def test_key_structure_is_robomimics_and_ours():
             for path in set(dict(config_factory(name).leaves())) - theirs
             if not path.startswith(("ray.", "mlflow."))
         }
-        assert new == {"experiment.rollout.seed", "train.dtype", "train.imports"}
+        own = {"experiment.rollout.seed", "train.dtype", "train.imports", "train.allow_links"}
+        own.add("train.validation_fraction")
+        assert new == own
 
 
 def test_older_robomimic_configs_load():
@@ -266,6 +271,10 @@ def test_missing_and_binary_files(tmp_path: Path):
             ("observation.modalities.obs.low_dim", ["flat"]),
         ),
         ('mlflow.tags={"a": 1}', ("mlflow.tags", {"a": 1})),
+        ("a=[flat, robot/eef]", ("a", ["flat", "robot/eef"])),
+        ("a=['b', 2, None]", ("a", ["b", 2, None])),
+        ("a=[[b],c]", ("a", "[[b],c]")),
+        ("a=[b", ("a", "[b")),
     ],
 )
 def test_parse_set(assignment, expected):
@@ -385,7 +394,7 @@ def test_config_imports_nothing_heavy():
         "print([m for m in ('torch', 'ray', 'mlflow', 'numpy', 'h5py') if m in sys.modules])"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
     )
     assert run.stdout.strip() == "[]"
 
@@ -425,3 +434,24 @@ def test_the_table_says_which_keys_have_no_effect():
     rows = table_rows()
     assert {key for key, status in rows.items() if status == "no effect"} == set(NO_EFFECT)
     assert set(rows.values()) == {"honoured", "mapped", "no effect", "refused", "new"}
+
+
+def test_templates_are_named_like_algorithms():
+    assert config_named("bc_rnn").algo.rnn.enabled
+    assert config_named("bc") == config_factory("bc")
+    assert "algo.rnn.enabled = true" in describe("bc_rnn")
+    with pytest.raises(ConfigError, match=r"'bcrnn': known are bc, .*templates bc_rnn, bc_trans"):
+        config_named("bcrnn")
+    assert sweep_algo("bc_rnn").algo.rnn.enabled
+
+
+def sweep_algo(name):
+    return _base_config({"algo": name}, {}, Path())
+
+
+def test_the_stand_in_of_git_lfs(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    for read in (config_from_file, load_dict_from_checkpoint, read_yaml):
+        with pytest.raises(RaymimicError, match="git lfs pull fetches it"):
+            read(file)

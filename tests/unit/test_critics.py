@@ -1,10 +1,13 @@
 """Ensembles of critics: one by one or all at once, and how they learn."""
 
+import copy
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from raymimic.algo import algo_factory
 from raymimic.algo.critics import CriticAlgo
@@ -13,7 +16,7 @@ from raymimic.models import ensembles
 from raymimic.models.ensembles import can_be_batched, forward_batched, rows_worth_batching
 from raymimic.models.obs_nets import MIMO_MLP
 from raymimic.models.value_nets import ActionValueEnsemble, ActionValueNetwork
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.shapes import ObsShapes
 
 torch.set_num_threads(1)
 
@@ -83,7 +86,7 @@ def test_batching_is_for_small_products_of_networks_whose_encoders_learn_nothing
     assert can_be_batched(critics)
     assert rows_worth_batching(critics) == 256
     assert not can_be_batched(make_critics(1, (64, 64)))
-    critics[0].nets["encoder"].nets["obs"].register_parameter("w", nn.Parameter(torch.zeros(1)))
+    critics[1].nets["encoder"].nets["obs"].obs_nets["b"] = nn.Linear(3, 3)
     assert not can_be_batched(critics)
 
 
@@ -103,6 +106,147 @@ def test_larger_batches_go_through_critics_one_by_one(rows, batched, monkeypatch
             ensemble(obs, actions)
     else:
         assert ensemble(obs, actions).shape == (2, rows, 1)
+
+
+class Bend(nn.Module):
+    """A layer of a user's own, whose parameter differs from member to member."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.rand(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.p * torch.sin(x)
+
+
+def layer_norm(layers: nn.Sequential) -> None:
+    layers[1] = nn.Sequential(nn.LayerNorm(8), nn.ReLU())
+    nn.init.normal_(layers[1][0].weight)
+
+
+def batch_norm(layers: nn.Sequential) -> None:
+    layers[1] = nn.BatchNorm1d(8)
+    nn.init.normal_(layers[1].weight)
+
+
+def prelu(layers: nn.Sequential) -> None:
+    layers[1] = nn.PReLU(8)
+    nn.init.normal_(layers[1].weight)
+
+
+def leaky(layers: nn.Sequential) -> None:
+    layers[1] = nn.LeakyReLU(float(torch.rand(())))
+
+
+def softmax_over_the_batch(layers: nn.Sequential) -> None:
+    layers[1] = nn.Softmax(dim=0)
+
+
+def own_module(layers: nn.Sequential) -> None:
+    layers[1] = Bend()
+
+
+def frozen_first_layer(layers: nn.Sequential) -> None:
+    layers[0].requires_grad_(False)
+
+
+def without_bias(layers: nn.Sequential) -> None:
+    layers[0] = nn.Linear(9, 8, bias=False)
+
+
+def weight_norm(layers: nn.Sequential) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.weight_norm(layers[0])
+    nn.init.normal_(layers[0].weight_g)
+
+
+def parametrized(layers: nn.Sequential) -> None:
+    nn.utils.parametrizations.weight_norm(layers[0])
+    nn.init.normal_(layers[0].parametrizations.weight.original0)
+
+
+def pruned(layers: nn.Sequential) -> None:
+    prune.random_unstructured(layers[0], "weight", amount=0.5)
+    nn.init.normal_(layers[0].weight_orig)
+
+
+def hooked_layer(layers: nn.Sequential) -> None:
+    factor = float(torch.rand(()))
+    layers[0].register_forward_hook(lambda module, inputs, output: output * factor - 0.1)
+
+
+def hooked_activation(layers: nn.Sequential) -> None:
+    layers[1].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 0.3,))
+
+
+def tanh(layers: nn.Sequential) -> None:
+    layers[1] = nn.Tanh()
+
+
+CHANGES = [layer_norm, batch_norm, prelu, leaky, softmax_over_the_batch, own_module]
+CHANGES += [frozen_first_layer, without_bias, weight_norm, parametrized, pruned]
+CHANGES += [hooked_layer, hooked_activation, tanh]
+
+
+def by_hand(critic: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """One critic's value, layer by layer, each called as torch calls modules."""
+    for layer in critic.nets["mlp"]._model:
+        x = layer(x)
+    return critic.nets["decoder"].nets["value"](x)
+
+
+@pytest.mark.parametrize("which", ["all", "first", "last"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_an_ensemble_is_its_members_whatever_their_layers(change, which):
+    def make() -> ActionValueEnsemble:
+        critics = make_critics(3)
+        for i in {"all": (0, 1, 2), "first": (0,), "last": (2,)}[which]:
+            change(critics[i].nets["mlp"]._model)
+        return ActionValueEnsemble(critics).double()
+
+    ensemble, expected_from = make(), make()
+    obs, actions, _ = make_inputs(6)
+    values = ensemble(obs, actions)
+    x = torch.cat([obs["b"], obs["a"].flatten(1), actions], dim=1)
+    expected = torch.stack([by_hand(critic, x) for critic in expected_from])
+    torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
+    assert (expected - expected[:1]).abs().amax() > 1e-3
+    weights = torch.arange(18.0, dtype=torch.float64).view(3, 6, 1)
+    (weights * values).sum().backward()
+    (weights * expected).sum().backward()
+    for own, other in zip(ensemble.parameters(), expected_from.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=0, atol=1e-12)
+    for own, other in zip(ensemble.buffers(), expected_from.buffers(), strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-12)
+
+
+def test_a_member_that_changes_later_counts_as_it_is():
+    ensemble = ActionValueEnsemble(make_critics(2))
+    obs, actions, _ = make_inputs()
+    ensemble(obs, actions)
+    ensemble[0].nets["mlp"]._model[1] = Bend().double()
+    ensemble[1].value_bounds = (-0.1, 0.1)
+    for critic, value in zip(ensemble, ensemble(obs, actions), strict=True):
+        torch.testing.assert_close(value, critic(obs, actions), rtol=0, atol=1e-12)
+
+
+def test_members_of_different_sizes():
+    ensemble = ActionValueEnsemble([make_critics(1, (8, 6))[0], make_critics(1, (5,))[0]])
+    obs, actions, _ = make_inputs()
+    for critic, value in zip(ensemble, ensemble(obs, actions), strict=True):
+        assert torch.equal(value, critic(obs, actions))
+
+
+def test_a_frozen_member_stays_and_the_others_learn():
+    algo = make_algo()
+    algo.nets["critic"][0].requires_grad_(False)
+    before = copy.deepcopy(algo.nets["critic"].state_dict())
+    info = algo.train_on_batch(make_batch(), epoch=1)
+    assert float(info["critic/critic1_grad_norms"]) == 0.0
+    assert float(info["critic/critic2_grad_norms"]) > 0.0
+    for key, x in algo.nets["critic"].state_dict().items():
+        assert torch.equal(x, before[key]) == key.startswith("0.")
 
 
 def test_critics_of_a_users_own_are_called_one_by_one():
@@ -140,12 +284,15 @@ def make_batch() -> dict[str, Any]:
         "obs": {"flat": torch.randn(6, 3, generator=g)},
         "actions": torch.rand(6, 2, generator=g),
         "goal_obs": None,
+        "next_obs": {"flat": torch.randn(6, 3, generator=g)},
+        "rewards": torch.full((6, 1), 7.0),
+        "dones": torch.zeros(6, 1),
     }
 
 
 def test_targets_start_equal_and_follow_by_tau():
     algo = make_algo(**{"ensemble.n": 3})
-    assert len(algo._critics()) == 3
+    assert len(algo.nets["critic"]) == 3
     for target, source in zip(
         algo.nets["critic_target"].parameters(), algo.nets["critic"].parameters(), strict=True
     ):
@@ -160,16 +307,16 @@ def test_targets_start_equal_and_follow_by_tau():
 
 
 def test_every_critic_learns_with_its_own_clipped_gradient():
-    batch, target = make_batch(), torch.full((6, 1), 7.0)
+    batch = make_batch()
     free, clipped = make_algo(), make_algo(max_gradient_norm=0.01)
     infos = []
     for algo in (free, clipped):
         before = [p.clone() for p in algo.nets["critic"].parameters()]
-        infos.append(algo._learn_critics(algo.compute_critic_losses(batch, target)))
+        infos.append(algo.train_on_batch(batch, epoch=1))
         after = list(algo.nets["critic"].parameters())
         assert all(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
     names = ["critic1_loss", "critic2_loss", "critic1_grad_norms", "critic2_grad_norms"]
-    assert list(infos[0]) == [f"critic/{name}" for name in names]
+    assert {f"critic/{name}" for name in names} <= set(infos[0])
     for i in (1, 2):
         assert infos[0][f"critic/critic{i}_grad_norms"] > 1.0
         norm = infos[1][f"critic/critic{i}_grad_norms"].item()  # robomimic logs its square
@@ -183,8 +330,9 @@ def test_validation_reports_losses_and_learns_nothing():
     before = [p.clone() for p in algo.nets.parameters()]
     with torch.no_grad():
         losses = algo.compute_critic_losses(batch, torch.zeros(6, 1))
-    info = algo._learn_critics(losses, learn=False)
-    assert list(info) == ["critic/critic1_loss", "critic/critic2_loss"]
+    info = algo.train_on_batch(batch, epoch=1, validate=True)
+    assert {"critic/critic1_loss", "critic/critic2_loss"} <= set(info)
+    assert not any(name.endswith("grad_norms") for name in info)
     assert all(torch.equal(p, b) for p, b in zip(algo.nets.parameters(), before, strict=True))
     q = algo.get_state_action_value(batch["obs"], batch["actions"])
     assert losses[0].item() == pytest.approx(q.square().mean().item())

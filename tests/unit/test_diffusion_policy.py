@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from raymimic.algo import RolloutPolicy, algo_factory
 from raymimic.algo.diffusion_policy import DiffusionPolicyTransformer, ema_decay
+from raymimic.checkpoints.policy import config_from_checkpoint
 from raymimic.config import config_factory
 from raymimic.config.checks import warnings_for
 from raymimic.errors import ConfigError
-from raymimic.utils.file_utils import config_from_checkpoint
 
 torch.set_num_threads(1)
 
@@ -104,7 +104,7 @@ def predicted_noise(x, step, obs):
 
 
 def sampled(config):
-    """Actions that the policy samples with known noise, and what it starts from."""
+    """Actions that the policy samples with known noise, and their first noise."""
     algo = make(config)
     algo.nets["policy"]["noise_pred_net"] = Predicts()
     obs = raw_batch()["obs"]["flat"][:, :2]
@@ -431,7 +431,7 @@ class TestCheckpoints:
         torch.testing.assert_close(algo.ema.state_dict(), trained.nets.state_dict())
 
     def test_robomimics_config_yields_to_its_weights(self):
-        config = make_config(unet__n_groups=4, unet__down_dims=[8, 16])  # what robomimic ignores
+        config = make_config(unet__n_groups=4, unet__down_dims=[8, 16])  # which robomimic ignores
         config.observation.modalities.goal.low_dim = ["flat"]  # likewise
         wrote = make(make_config(unet__n_groups=8, unet__down_dims=[16, 24], unet__kernel_size=5))
         ckpt = {

@@ -1,17 +1,19 @@
-"""EnvGym keeps what gymnasium says, under robomimic's interface."""
+"""EnvGym is gymnasium under robomimic's interface."""
 
 import logging
 import os
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 
-from raymimic.envs.env_base import EnvType, env_from_metadata
+from raymimic.envs.env_base import EnvType
 from raymimic.envs.env_gym import EnvGym, current_name
+from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import Purpose, episode_seeds, evaluation_seeds, final_seeds
-from raymimic.errors import EnvError
-from raymimic.rollout.video import enable_rendering, encode_mp4
+from raymimic.errors import EnvError, RaymimicError
+from raymimic.rollout.video import captioned, enable_rendering, encode_mp4
 
 HOPPER = {"env_name": "Hopper-v5", "type": 2, "env_kwargs": {}}
 
@@ -176,7 +178,7 @@ def test_states_of_another_model_are_refused():
     ],
 )
 def test_what_cannot_be_made_is_explained(meta, message):
-    with pytest.raises(EnvError, match=message):
+    with pytest.raises(RaymimicError, match=message):
         env_from_metadata(meta)
 
 
@@ -227,3 +229,42 @@ def test_seeds_of_different_purposes_never_coincide():
     assert not set(evaluation_seeds(0, 0, 2**16)) & set(final_seeds(0, 2**16))
     with pytest.raises(ValueError, match="no seeds"):
         evaluation_seeds(0, 2**20, 1)
+
+
+def test_a_video_of_odd_size_keeps_its_picture(capfd: pytest.CaptureFixture[str]) -> None:
+    import imageio
+
+    frame = np.full((31, 45, 3), 200, np.uint8)
+    film = imageio.mimread(encode_mp4([frame, frame]), "mp4")
+    assert film[0].shape == (32, 46, 3)
+    assert np.abs(film[0].astype(int) - 200).max() < 8
+    with pytest.raises(ValueError, match="of several sizes"):
+        encode_mp4([frame, frame[:16]])
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("ground", "size"), [(255, 84), (0, 84), (255, 31), (0, 480)])
+def test_a_caption_is_readable_on_any_ground_and_leaves_the_rest(ground: int, size: int) -> None:
+    frame = np.full((size, size, 3), ground, np.uint8)
+    one, other = (
+        captioned(frame, "return 12.5", "step 7"),
+        captioned(frame, "return 12.5", "step 8"),
+    )
+    assert len(one) >= 240
+    assert len(one) % size == 0
+    changed = (one != ground).any(axis=-1)
+    assert {0, 255} <= set(np.unique(one))
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert 20 < np.ptp(rows) < len(one) / 4
+    assert 50 < np.ptp(columns) < len(one) / 2
+    assert (one != other).any()
+    assert (frame == ground).all()
+
+
+@pytest.mark.parametrize("picture", [None, np.ones((4, 4, 3)), [np.zeros((4, 4, 3), np.uint8)]])
+def test_what_is_no_picture_is_refused(picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = EnvGym("Pendulum-v1", render_offscreen=True)
+    env.reset(seed=0)
+    monkeypatch.setattr(type(env.env.unwrapped), "render", lambda self: picture)
+    with pytest.raises(EnvError, match=r"'Pendulum-v1' renders .*, and not a picture \[H, W, 3\]"):
+        env.render()

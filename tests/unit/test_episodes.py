@@ -1,4 +1,4 @@
-"""An episode is a function of its seed, whatever is played beside it."""
+"""An episode is a function of its seed, not of episodes beside it."""
 
 import gymnasium
 import numpy as np
@@ -9,7 +9,7 @@ from torch import nn
 from raymimic.algo import PolicyAlgo, RolloutPolicy
 from raymimic.config import config_factory
 from raymimic.envs.seeds import evaluation_seeds
-from raymimic.rollout.episodes import WIDTH, Film, run_episodes
+from raymimic.rollout.episodes import WIDTH, Film, Rules, run_episodes
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Video
 
 HOPPER = {"env_name": "Hopper-v5", "type": 2}
@@ -17,6 +17,8 @@ HOPPER = {"env_name": "Hopper-v5", "type": 2}
 
 class TinyPolicy:
     """A network of a shape whose last bits depend on the row of the batch (17 → 6 likewise)."""
+
+    obs_keys, goal_keys = ("flat",), ()
 
     def __init__(self, obs_dim=11, ac_dim=3):
         torch.manual_seed(0)
@@ -38,7 +40,6 @@ class TimedEnv(gymnasium.Env):
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
     action_space = gymnasium.spaces.Box(-1, 1, (3,))
-    broken = False
 
     def __init__(self, solved=-1, render_mode=None):
         self.solved, self.render_mode = solved, render_mode
@@ -73,12 +74,12 @@ def outcome(episodes):
 
 def test_one_environment_and_eight_play_the_same_episodes():
     seeds = evaluation_seeds(base_seed=1, epoch=3, n=20)
-    alone = run_episodes(TinyPolicy(), HOPPER, seeds, 150, num_envs=1)
-    together = run_episodes(TinyPolicy(), HOPPER, seeds, 150, num_envs=8)
+    alone = run_episodes(TinyPolicy(), HOPPER, seeds, Rules(150), num_envs=1)
+    together = run_episodes(TinyPolicy(), HOPPER, seeds, Rules(150), num_envs=8)
     halves = [
         e
         for s in (seeds[:7], seeds[7:])
-        for e in run_episodes(TinyPolicy(), HOPPER, s, 150, num_envs=3)
+        for e in run_episodes(TinyPolicy(), HOPPER, s, Rules(150), num_envs=3)
     ]
     assert outcome(alone) == outcome(together) == outcome(halves)
     assert len({e.episode_return for e in alone}) == 20
@@ -122,13 +123,15 @@ def test_a_policy_that_remembers_and_rolls_dice_plays_the_same_episodes():
     algo = Wanderer(config.algo, config.observation, config, {"flat": [11]}, 3, torch.device("cpu"))
     policy = RolloutPolicy(algo)
     seeds = evaluation_seeds(base_seed=1, epoch=3, n=20)
-    alone = run_episodes(policy, HOPPER, seeds, 60, num_envs=1)
-    together = run_episodes(policy, HOPPER, seeds, 60, num_envs=8)
-    halves = [e for s in (seeds[:7], seeds[7:]) for e in run_episodes(policy, HOPPER, s, 60, 8)]
+    alone = run_episodes(policy, HOPPER, seeds, Rules(60), num_envs=1)
+    together = run_episodes(policy, HOPPER, seeds, Rules(60), num_envs=8)
+    halves = [
+        e for s in (seeds[:7], seeds[7:]) for e in run_episodes(policy, HOPPER, s, Rules(60), 8)
+    ]
     assert outcome(alone) == outcome(together) == outcome(halves)
     assert len({e.episode_return for e in alone}) == 20
     assert (
-        outcome(run_episodes(policy, HOPPER, [s + 1 for s in seeds], 60, 8))[:-1]
+        outcome(run_episodes(policy, HOPPER, [s + 1 for s in seeds], Rules(60), 8))[:-1]
         == outcome(together)[1:]
     )  # an episode is its seed's, wherever it stands
 
@@ -158,14 +161,14 @@ def test_a_row_of_fixed_width_does_not_depend_on_the_others(inputs, outputs):
 def test_every_forward_pass_is_as_wide_and_runs_on_one_thread():
     policy = TinyPolicy(obs_dim=2)
     threads = torch.get_num_threads()
-    run_episodes(policy, timed(), range(5), 100, num_envs=3)
+    run_episodes(policy, timed(), range(5), Rules(100), num_envs=3)
     assert set(policy.batches) == {WIDTH}
     assert torch.get_num_threads() == threads
 
 
 def test_each_start_is_announced_by_its_row_and_idle_rows_start_along():
     policy = TinyPolicy(obs_dim=2)
-    run_episodes(policy, timed(), [4, 5, 6, 8], 100, num_envs=2)  # lengths 6, 2, 3, 5
+    run_episodes(policy, timed(), [4, 5, 6, 8], Rules(100), num_envs=2)  # lengths 6, 2, 3, 5
     assert policy.masks[0] is None
     kept = [np.flatnonzero(~mask).tolist() for mask in policy.masks[1:]]
     assert kept == [[], [4], [4]]  # 4 and 5 start, then 6 and 8 while 4 is under way
@@ -173,6 +176,8 @@ def test_each_start_is_announced_by_its_row_and_idle_rows_start_along():
 
 class Planner:
     """Makes a plan of four steps for whom it has none, and counts how often."""
+
+    obs_keys, goal_keys = ("flat",), ()
 
     def __init__(self):
         self.left = torch.zeros(WIDTH, dtype=torch.int64)
@@ -189,13 +194,13 @@ class Planner:
 
 def test_idle_rows_ask_for_no_plans_of_their_own():
     planner = Planner()
-    run_episodes(planner, timed(), [0, 4], 100, num_envs=1)  # of 2 and of 6 steps
+    run_episodes(planner, timed(), [0, 4], Rules(100), num_envs=1)  # of 2 and of 6 steps
     assert planner.plans == 1 + 2
 
 
 def test_episodes_that_share_a_row_take_turns():
     seeds = [1, 1 + WIDTH, 1 + 2 * WIDTH]
-    episodes = run_episodes(TinyPolicy(obs_dim=2), timed(), seeds, 100, num_envs=3)
+    episodes = run_episodes(TinyPolicy(obs_dim=2), timed(), seeds, Rules(100), num_envs=3)
     assert [e.length for e in episodes] == [seed % 5 + 2 for seed in seeds]
 
 
@@ -203,7 +208,11 @@ def test_horizon_termination_and_success():
     def play(horizon, terminate_on_success=True, **kwargs):
         policy = TinyPolicy(obs_dim=2)
         return run_episodes(
-            policy, timed(**kwargs), [0, 4], horizon, 2, terminate_on_success=terminate_on_success
+            policy,
+            timed(**kwargs),
+            [0, 4],
+            Rules(horizon, terminate_on_success=terminate_on_success),
+            2,
         )
 
     long, short = play(horizon=100), play(horizon=3)
@@ -219,23 +228,24 @@ def test_horizon_termination_and_success():
 
 def test_film_keeps_every_nth_frame_of_the_chosen_episodes():
     film = Film(seeds=[4], skip=2)
-    run_episodes(TinyPolicy(obs_dim=2), timed(), [0, 4, 5], 100, num_envs=2, film=film)
-    assert {seed: [int(f[0, 0, 0]) for f in frames] for seed, frames in film.frames.items()} == {
-        4: [1, 3, 5]
-    }
+    run_episodes(TinyPolicy(obs_dim=2), timed(), [0, 4, 5], Rules(100), num_envs=2, film=film)
+    assert {
+        seed: [(int(f.picture[0, 0, 0]), f.step, f.episode_return) for f in frames]
+        for seed, frames in film.frames.items()
+    } == {4: [(1, 1, 1.0), (3, 3, 3.0), (5, 5, 5.0)]}
 
 
 def test_a_job_splits_into_parts_that_merge_in_order():
     seeds = list(range(10, 21))
-    job = EvalJob(1, "x.pth", {"a": timed(), "b": timed()}, seeds, horizon=5, film=5)
+    job = EvalJob("x.pth", {"a": timed(), "b": timed()}, seeds, horizon=5, film=5)
     parts = job.split(4)
     assert [s for part in parts for s in part.seeds] == seeds
     assert [len(part.seeds) for part in parts] == [2, 3, 3, 3]
     assert [part.film for part in parts] == [2, 3, 0, 0]
-    assert [len(p.seeds) for p in EvalJob(1, "x", {}, [1, 2], 5).split(4)] == [1, 1]
+    assert [len(p.seeds) for p in EvalJob("x", {}, [1, 2], 5).split(4)] == [1, 1]
 
     def play(part):
-        episodes = run_episodes(TinyPolicy(obs_dim=2), timed(), part.seeds, 5, 2)
+        episodes = run_episodes(TinyPolicy(obs_dim=2), timed(), part.seeds, Rules(5), 2)
         film = [Video("a", seed, b"") for seed in part.seeds[: part.film]]
         return EvalResult(part, {"a": episodes, "b": episodes}, part.seeds[0] / 10, film)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from raymimic.algo import GL, GL_VAE, Algo, ValuePlanner, algo_factory
+from raymimic.algo.noise import EpisodeNoise
 from raymimic.config import BCQConfig, Config, GLConfig
 from raymimic.errors import ConfigError
-from raymimic.utils.noise import EpisodeNoise
 
 B, T, A = 4, 5, 2
 SHAPES = {"far": (3,), "near": (2,), "only_obs": (1,)}
@@ -81,6 +81,15 @@ def test_subgoal_beyond_the_sequence_is_refused():
     algo = make(gl_config(algo__subgoal_horizon=T + 1))
     with pytest.raises(ConfigError, match=f"train.seq_length={T + 1}"):
         algo.process_batch_for_training(raw_batch())
+
+
+@pytest.mark.parametrize("key", ["robot.pos", "keys"])
+def test_a_subgoal_that_cannot_name_a_network(key):
+    """Torch keeps modules under names without dots that are not its own."""
+    config = gl_config(vae=False)
+    config.observation.modalities.subgoal.low_dim = [key]
+    with pytest.raises(ConfigError, match=f"observation key '{key}' cannot name a network"):
+        algo_factory("gl", config, {**SHAPES, key: (2,)}, A, "cpu")
 
 
 def test_subgoals_are_normalised_like_observations():
@@ -260,7 +269,6 @@ def test_the_subgoal_of_highest_value_is_chosen(monkeypatch):
 
 def test_value_planner_trains_both_parts_and_adds_their_losses():
     planner = make_value_planner()
-    assert planner.needs == {"next_obs", "rewards", "dones"}
     before = {k: x.clone() for k, x in planner.nets.state_dict().items()}
     planner.set_train()
     batch = processed(planner, raw_batch())
@@ -293,10 +301,9 @@ def test_robomimics_decoders_see_the_observation_whatever_its_config_says():
         "algo__vae__prior__is_conditioned": True,
     }
     config = gl_config(**settings)
-    GL_VAE.fit_config(config, {"raymimic": {}})
     assert not config.algo.vae.decoder.is_conditioned
-    assert "algo.vae.decoder" in GL_VAE.robomimic_lacks(config)
+    assert "algo.vae.decoder" in GL_VAE.why_not_exportable(config)
 
-    GL_VAE.fit_config(config, {})
+    GL_VAE.correct_config_by_weights(config, {})
     assert config.algo.vae.decoder.is_conditioned
-    assert GL_VAE.robomimic_lacks(config) is None
+    assert GL_VAE.why_not_exportable(config) is None

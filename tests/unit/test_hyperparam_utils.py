@@ -7,8 +7,8 @@ import pytest
 
 from raymimic.config import config_factory, config_from_file
 from raymimic.errors import ConfigError
-from raymimic.sweep.config_folder import configs_in
-from raymimic.utils.hyperparam_utils import ConfigGenerator
+from raymimic.sweep.spec.config_folder import configs_in
+from raymimic.sweep.spec.config_generator import ConfigGenerator
 
 RATE = "algo.optim_params.policy.learning_rate.initial"
 

@@ -1,4 +1,4 @@
-"""IQL: what each network is regressed to, and the metrics."""
+"""IQL: the targets of each network, and the metrics."""
 
 import copy
 import math

@@ -57,7 +57,7 @@ def test_projection_keeps_mass_and_mean_and_is_the_papers_formula():
     projected = losses.project_onto_atoms(values, probs, atoms)
     torch.testing.assert_close(projected.sum(1), torch.ones(50, dtype=torch.float64))
     torch.testing.assert_close((projected * atoms).sum(1), (probs * values).sum(1))
-    # Equation 7: every atom gets of every value what its distance, in intervals, leaves of 1.
+    # Equation 7: every atom gets of every value 1 minus its distance in intervals.
     distance = (values[:, None, :] - atoms[None, :, None]).abs() / 1.0
     expected = ((1.0 - distance).clamp(0.0, 1.0) * probs[:, None, :]).sum(-1)
     torch.testing.assert_close(projected, expected)

@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from raymimic.data.make import make_dataset, play_demo
-from raymimic.data.source_policy import SourcePolicy
-from raymimic.envs.env_base import env_from_metadata
+from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import ConfigError, OutputError
-from raymimic.scripts.make_policies import choose
+from raymimic.recording.make import make_dataset, play_demo
+from raymimic.recording.source_policy import SourcePolicy
+from raymimic.recording.train_policies import choose
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_noise_is_what_was_asked_for():
     env = env_from_metadata({"env_name": "Hopper-v5", "type": 2})
     policy = SourcePolicy.shipped("hopper", "expert")
     exact = play_demo(env, policy, seed=1, noise=0.0)
-    np.testing.assert_allclose(exact.actions, np.clip(policy(exact.obs), -1, 1), atol=1e-4)
+    np.testing.assert_allclose(exact.actions, np.clip(policy(exact.obs["flat"]), -1, 1), atol=1e-4)
     noisy = play_demo(env, policy, seed=1, noise=0.1)
-    means = policy(noisy.obs)
+    means = policy(noisy.obs["flat"])
     inside = np.abs(means) < 0.6
     assert np.std((noisy.actions - means)[inside]) == pytest.approx(0.1, rel=0.1)
 

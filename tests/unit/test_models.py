@@ -7,13 +7,28 @@ from torch import nn
 
 import raymimic.models.obs_nets as ObsNets
 from raymimic.errors import ConfigError
-from raymimic.models.base_nets import MLP, Linear
+from raymimic.models.base_nets import MLP, Linear, onednn_product
 from raymimic.models.policy_nets import ActorNetwork
 from raymimic.models.value_nets import ActionValueNetwork, ValueNetwork
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.shapes import ObsShapes
 
 
-@pytest.mark.parametrize("rows", [1, 256])
+def test_torchs_private_operator_for_onednn_is_as_it_was():
+    """Says when torch changes it; `onednn_product` then needs the new arguments."""
+    schema = torch.ops.mkldnn._linear_pointwise.default._schema
+    assert str(schema) == (
+        "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, "
+        "Scalar?[] scalars, str? algorithm) -> Tensor Y"
+    )
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 4), torch.randn(4, 5).t(), torch.randn(5)
+    expected = x @ weight.t() + bias
+    torch.testing.assert_close(onednn_product(x, weight, bias), expected)
+    torch.testing.assert_close(onednn_product(x, weight, bias, relu=True), expected.relu())
+    torch.testing.assert_close(onednn_product(x, weight), expected - bias)
+
+
+@pytest.mark.parametrize("rows", [1, 2048])
 def test_linear_equals_torchs_in_value_and_gradients(rows):
     """Both sides of the size from which oneDNN multiplies."""
     torch.manual_seed(0)
@@ -30,7 +45,7 @@ def test_linear_equals_torchs_in_value_and_gradients(rows):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [2, 256])
+@pytest.mark.parametrize("rows", [2, 2048])
 def test_mlp_is_the_chain_of_its_layers_with_the_same_gradients(rows):
     torch.manual_seed(0)
     net = MLP(256, 3, (64, 128), nn.ReLU, nn.ReLU)
@@ -49,14 +64,14 @@ def test_mlp_is_the_chain_of_its_layers_with_the_same_gradients(rows):
 
 def test_linear_is_the_same_each_time():
     torch.manual_seed(0)
-    layer, x = Linear(256, 256), torch.randn(256, 256)
+    layer, x = Linear(256, 256), torch.randn(512, 256)
     first = layer(x)
     assert all(torch.equal(layer(x.clone()), first) for _ in range(5))
 
 
 def test_linear_takes_other_dtypes_and_more_dimensions():
-    layer, x = Linear(256, 256), torch.randn(4, 64, 256)
-    assert layer(x).shape == (4, 64, 256)
+    layer, x = Linear(256, 256), torch.randn(4, 128, 256)
+    assert layer(x).shape == (4, 128, 256)
     assert layer.double()(x[:, 0].double()).dtype == torch.float64
 
 
@@ -126,7 +141,7 @@ def test_a_users_encoder_core_sees_the_keys_of_its_modality():
     shapes = ObsShapes({"camera": [3, 4, 4], "flat": [2]}, {"camera": "rgb", "flat": "low_dim"})
     actor = ActorNetwork(obs_shapes=shapes, ac_dim=2, mlp_layer_dims=[8], **kwargs)
     assert "nets.encoder.nets.obs.obs_nets.camera.scale" in actor.state_dict()
-    assert actor.nets["mlp"]._model[0].in_features == 5
+    assert next(actor.nets["mlp"].parameters()).shape[1] == 5
     image = torch.ones(6, 3, 4, 4)
     image[:, 1] = -1.0
     features = actor.nets["encoder"](obs={"camera": image, "flat": torch.full((6, 2), -3.0)})
@@ -149,3 +164,51 @@ def test_encoders_that_are_not_available(kwargs, message):
 def test_a_network_needs_a_layer():
     with pytest.raises(ConfigError, match="at least one hidden layer"):
         ActorNetwork(ObsShapes({"flat": [2]}), ac_dim=2, mlp_layer_dims=[])
+
+
+def test_gradients_of_gradients_are_those_of_torch():
+    """As in a gradient penalty, whichever product the size of the layer leads to."""
+    torch.manual_seed(0)
+    layer = Linear(256, 256).requires_grad_(True)
+    plain = nn.Linear(256, 256)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(64, 256)
+    results = []
+    for net, relu in ((lambda y: layer(y, relu=True), True), (lambda y: plain(y).relu(), False)):
+        y = x.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(net(y).square().sum(), y, create_graph=True)
+        weight = layer.weight if relu else plain.weight
+        results.append(torch.autograd.grad(slope.square().sum(), [y, weight]))
+    for own, other in zip(*results, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-2)
+
+
+def test_hooks_see_what_they_see_in_torch():
+    torch.manual_seed(0)
+    mlp, x = MLP(5, 2, (4,)), torch.randn(3, 5)
+    seen = []
+    for index in (0, 1):
+        handle = mlp._model[index].register_forward_hook(
+            lambda module, inputs, output: seen.append(output) or output * 2.0
+        )
+        y = mlp(x)
+        torch.testing.assert_close(y, mlp._model(x))
+        handle.remove()
+    assert seen[0].min() < 0.0  # before the ReLU
+
+
+def test_a_linear_layer_of_a_users_own_is_called_as_it_is():
+    class Doubled(Linear):
+        def forward(self, x):
+            return 2.0 * nn.functional.linear(x, self.weight, self.bias)
+
+    mlp = MLP(5, 2, (4,))
+    mlp._model[0] = Doubled(5, 4)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(mlp(x), mlp._model(x))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_inputs():
+    layer = Linear(0, 2)
+    assert torch.equal(layer(torch.zeros(3, 0)), layer.bias.expand(3, 2))

@@ -1,4 +1,4 @@
-"""Random numbers of one episode, whatever is played beside it."""
+"""Random numbers of one episode do not depend on episodes beside it."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ import torch
 import torch.distributions as D
 from torch import Tensor
 
+from raymimic.algo.noise import EpisodeNoise
 from raymimic.errors import RaymimicError
-from raymimic.utils.noise import EpisodeNoise
 
 ROWS, K = 4, 3
 PROBS = torch.tensor([0.1, 0.2, 0.3, 0.4])

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from raymimic.errors import ConfigError
-from raymimic.utils import obs_utils
-from raymimic.utils.obs_utils import ObsShapes
-from raymimic.utils.tensor_utils import map_tensor
+from raymimic.observations import modality as obs_utils
+from raymimic.observations import normalization
+from raymimic.observations.shapes import ObsShapes
+from raymimic.tensors import map_tensor
 
 
 def test_shapes_carry_modalities_through_copies():
@@ -37,9 +38,9 @@ def test_images_become_channel_first_in_0_to_1():
 def test_normalising_and_back():
     stats = {"flat": {"offset": np.array([[1.0, 2.0]]), "scale": np.array([[2.0, 4.0]])}}
     x = {"flat": np.array([[[3.0, 2.0]], [[1.0, 6.0]]])}
-    normalised = obs_utils.normalize_dict(x, stats)
+    normalised = normalization.normalize_dict(x, stats)
     assert normalised["flat"].tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
-    assert obs_utils.unnormalize_dict(normalised, stats)["flat"].tolist() == x["flat"].tolist()
+    assert normalization.unnormalize_dict(normalised, stats)["flat"].tolist() == x["flat"].tolist()
 
 
 def test_map_tensor_keeps_the_nesting():

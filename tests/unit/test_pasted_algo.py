@@ -1,20 +1,15 @@
 """The algorithm of robomimic's tutorial, pasted from it, against the one that is built in.
 
 `tests/data/my_td3_bc.py` is that listing with import lines in front and another name. It leaves
-out what base classes provide: batches, optimizers, schedules, epochs, counters, logging.
+out the work of base classes: batches, optimizers, schedules, epochs, counters, logging.
 """
 
-import sys
-from pathlib import Path
-
+import my_td3_bc
 import pytest
 import torch
 
 from raymimic.algo import TD3_BC, Algo, algo_factory
 from raymimic.config import config_factory
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-import my_td3_bc
 
 STATS = {"flat": {"offset": torch.full((1, 4), 0.5), "scale": torch.full((1, 4), 2.0)}}
 

@@ -8,6 +8,7 @@ import torch
 
 from raymimic.algo import PolicyAlgo, RolloutPolicy, ValueAlgo, algo_factory
 from raymimic.config import config_factory
+from raymimic.config.templates import config_named
 from raymimic.errors import ConfigError, EnvError
 
 torch.set_num_threads(1)
@@ -108,6 +109,44 @@ def test_dtype_is_the_trainings():
 def test_missing_observation_names_the_nearest():
     with pytest.raises(EnvError, match=r"needs observation 'flat'.*did you mean 'flat_obs'"):
         RolloutPolicy(make_algo())({"flat_obs": np.zeros(OBS_DIM)})
+
+
+@pytest.mark.parametrize(
+    ("ob", "batched", "message"),
+    [
+        ({"flat": np.zeros(16)}, False, r"'flat' has shape \[16\], and the policy reads \[17\]$"),
+        ({"flat": np.zeros((3, 16))}, True, r"shape \[3, 16\], and the policy reads \[B, 17\]$"),
+        ({"flat": np.zeros((3, 17))}, False, r"reads \[17\]: pass batched_ob=True for a batch"),
+        ({"flat": np.zeros(17)}, True, r"reads \[B, 17\]: leave batched_ob out"),
+        (
+            {"flat": {"a": np.zeros(17)}},
+            False,
+            "'flat' is no array of numbers, but dict with keys a",
+        ),
+        ({"flat": "text"}, False, "'flat' is no array of numbers, but str"),
+        ({"state": {"flat": np.zeros(17)}}, False, "needs observation 'flat'.*content of 'state'"),
+        (np.zeros(17), False, r"by its key \(flat\), in a dict, and is given ndarray"),
+        (({"flat": np.zeros(17)}, {}), False, "in a dict, and is given tuple"),
+    ],
+)
+@pytest.mark.parametrize("name", ["td3_bc", "bc_rnn"])
+def test_wrong_observations_are_named(name, ob, batched, message):
+    config = config_named(name)
+    config.observation.modalities.obs.low_dim = ["flat"]
+    shapes = {"flat": [OBS_DIM]}
+    policy = RolloutPolicy(algo_factory(config.algo_name, config, shapes, ACTION_DIM, "cpu"))
+    policy.start_episode()
+    with pytest.raises(EnvError, match=message):
+        policy(ob, batched_ob=batched)
+    assert policy({"flat": torch.zeros(OBS_DIM)}).shape == (ACTION_DIM,)
+
+
+def test_a_nested_dict_is_read_by_the_path_of_its_keys():
+    config = config_factory("td3_bc")
+    config.observation.modalities.obs.low_dim = ["robot/eef"]
+    policy = RolloutPolicy(algo_factory("td3_bc", config, {"robot/eef": [3]}, ACTION_DIM, "cpu"))
+    plain = policy({"robot/eef": [1.0, 2.0, 3.0]})
+    np.testing.assert_array_equal(policy({"robot": {"eef": [1.0, 2.0, 3.0]}}), plain)
 
 
 def test_what_cannot_act_is_no_policy():

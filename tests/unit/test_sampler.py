@@ -6,9 +6,10 @@ import torch
 from demo_files import write_demos
 
 from raymimic.config.base_config import config_factory
-from raymimic.data.loader import make_loaders
+from raymimic.data.reads import one_window
 from raymimic.data.sampler import EpochSampler, ValidationSampler
 from raymimic.data.store import shard_owners
+from raymimic.data.training_data import make_loaders
 from raymimic.errors import ConfigError, DatasetError
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_epoch_of_a_pass_repeats_nothing_and_drops_the_rest():
         assert batches.sizes.tolist() == batches.totals.tolist() == [5] * 4
         assert len(set(batches.indices.tolist())) == 20
         seen[batches.indices.numpy()] += 1
-    assert seen.min() > 70  # who is dropped varies: each is in 20/23 of the epochs
+    assert seen.min() > 70  # the dropped samples vary: each is in 20/23 of the epochs
 
 
 def test_endless_stream_of_permutations():
@@ -98,7 +99,7 @@ def test_weights_by_dataset_size(tmp_path):
     config = config_for("", steps=1000)
     config.train.data = [{"path": str(p), "weight": w} for p, w in zip(paths, (1, 3), strict=True)]
     config.train.normalize_weights_by_ds_size = True
-    loader = make_loaders(config, frozenset(), CPU).train
+    loader = make_loaders(config, one_window(config.train, frozenset()), CPU).train
     first = sum((batch["index"] < 30).sum().item() for batch, _, _ in loader.epoch(1))
     assert first / 5000 == pytest.approx(0.25, abs=0.03)
 
@@ -124,10 +125,13 @@ def test_parts_of_all_workers_are_the_whole_batch(world_size, steps):
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_loaders_of_all_workers_serve_the_one_workers_batches(tmp_path, world_size, shard):
     path = write_demos(tmp_path / "demos.hdf5", (9, 1, 4, 17, 2, 3))
-    one = make_loaders(config_for(path, steps=9), frozenset(), CPU).train
+    one = make_loaders(
+        config_for(path, steps=9), one_window(config_for(path, steps=9).train, frozenset()), CPU
+    ).train
     config = config_for(path, steps=9, shard=shard)
     loaders = [
-        make_loaders(config, frozenset(), CPU, rank, world_size).train for rank in range(world_size)
+        make_loaders(config, one_window(config.train, frozenset()), CPU, rank, world_size).train
+        for rank in range(world_size)
     ]
     for epoch in (1, 4):
         epochs = [list(loader.epoch(epoch)) for loader in loaders]
@@ -141,12 +145,20 @@ def test_loaders_of_all_workers_serve_the_one_workers_batches(tmp_path, world_si
 def test_batch_smaller_than_the_workers(tmp_path):
     path = write_demos(tmp_path / "demos.hdf5")
     with pytest.raises(ConfigError, match="less than the 6 workers"):
-        make_loaders(config_for(path), frozenset(), CPU, rank=0, world_size=6)
+        make_loaders(
+            config_for(path),
+            one_window(config_for(path).train, frozenset()),
+            CPU,
+            rank=0,
+            world_size=6,
+        )
 
 
 def test_batches_do_not_depend_on_how_many_are_gathered_at_once(tmp_path):
     path = write_demos(tmp_path / "demos.hdf5", (40, 60))
-    loader = make_loaders(config_for(path), frozenset({"next_obs"}), CPU).train
+    loader = make_loaders(
+        config_for(path), one_window(config_for(path).train, frozenset({"next_obs"})), CPU
+    ).train
     together = [batch for batch, _, _ in loader.epoch(1)]
     loader._chunk_rows = 1
     for one, other in zip(together, (batch for batch, _, _ in loader.epoch(1)), strict=True):
@@ -173,7 +185,10 @@ def test_unequal_shards_are_sampled_equally(tmp_path):
     # One demo is longer than all others together, so that shards hold 60, 12 and 11 transitions.
     path = write_demos(tmp_path / "demos.hdf5", (60, 12, 7, 4))
     config = config_for(path, batch_size=4, steps=83, shard=True)
-    loaders = [make_loaders(config, frozenset(), CPU, rank, 3).train for rank in range(3)]
+    loaders = [
+        make_loaders(config, one_window(config.train, frozenset()), CPU, rank, 3).train
+        for rank in range(3)
+    ]
     stores = [loader.dataset.store for loader in loaders]
     assert [store.num_transitions for store in stores] == [60, 12, 11]
     assert sum(store.num_bytes for store in stores) == 83 * stores[0].num_bytes // 60
@@ -220,7 +235,8 @@ def test_workers_validate_each_sample_once(tmp_path, world_size, shard, valid):
     )
     config = config_for(path, shard=shard, valid=("t", "v"))
     loaders = [
-        make_loaders(config, frozenset(), CPU, r, world_size).valid for r in range(world_size)
+        make_loaders(config, one_window(config.train, frozenset()), CPU, r, world_size).valid
+        for r in range(world_size)
     ]
     rows, weight, steps = [], 0.0, set()
     for loader in loaders:
@@ -243,4 +259,8 @@ def test_validation_on_training_demos(tmp_path):
     masks = {"t": ["demo_0", "demo_1"], "v": ["demo_1", "demo_2"]}
     path = write_demos(tmp_path / "demos.hdf5", masks=masks)
     with pytest.raises(DatasetError, match="demo 'demo_1' is among the training demos and the val"):
-        make_loaders(config_for(path, valid=("t", "v")), frozenset(), CPU)
+        make_loaders(
+            config_for(path, valid=("t", "v")),
+            one_window(config_for(path, valid=("t", "v")).train, frozenset()),
+            CPU,
+        )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from demo_files import write_demos
 
-from raymimic.data.schema import ColumnRequest, DemoSource
+from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.sequence import SequenceDataset
 from raymimic.data.store import DemoStore
 from raymimic.errors import DatasetError

@@ -7,8 +7,9 @@ import torch
 from demo_files import write_demos
 
 from raymimic.config.base_config import config_factory
-from raymimic.data.loader import make_loaders
+from raymimic.data.reads import one_window
 from raymimic.data.stats import action_normalization_stats, moments, obs_normalization_stats
+from raymimic.data.training_data import make_loaders
 from raymimic.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -78,12 +79,17 @@ def test_constant_columns_do_not_divide_by_zero():
     assert all(entry["offset"] == pytest.approx(7.3) for entry in stats[2:])
 
 
+def all_actions(loader):
+    """Every sample's action, in order."""
+    return loader.dataset.gather(torch.arange(len(loader.dataset)))["actions"][:, 0]
+
+
 def test_none_leaves_the_actions_bits(tmp_path):
     path = write_demos(tmp_path / "demos.hdf5")
-    data = make_loaders(config_for(path), frozenset(), CPU)
+    data = make_loaders(config_for(path), one_window(config_for(path).train, frozenset()), CPU)
     with h5py.File(path) as handle:
         raw = np.concatenate([demo["actions"][()] for demo in handle["data"].values()])
-    actions = data.train.dataset.store.columns["actions"].numpy()
+    actions = all_actions(data.train).numpy()
     np.testing.assert_array_equal(actions, raw.astype(np.float32))
 
 
@@ -91,8 +97,10 @@ def test_none_leaves_the_actions_bits(tmp_path):
 def test_actions_are_normalised_and_come_back(tmp_path, method):
     path = write_demos(tmp_path / "demos.hdf5", (50, 70))
     rewrite(path, "actions", lambda n: np.random.default_rng(n).normal([5, -3], [2, 0.1], (n, 2)))
-    data = make_loaders(config_for(path, method), frozenset(), CPU)
-    actions = data.train.dataset.store.columns["actions"].numpy()
+    data = make_loaders(
+        config_for(path, method), one_window(config_for(path, method).train, frozenset()), CPU
+    )
+    actions = all_actions(data.train).numpy()
     if method == "min_max":
         np.testing.assert_allclose(actions.min(0), -0.999999, atol=2e-6)
         np.testing.assert_allclose(actions.max(0), 0.999999, atol=2e-6)
@@ -116,9 +124,9 @@ def test_action_keys_are_normalised_each_in_its_way(tmp_path):
         "action_dict/grip": {"normalization": "min_max"},
         "actions": {"normalization": None},
     }
-    data = make_loaders(config, frozenset(), CPU)
+    data = make_loaders(config, one_window(config.train, frozenset()), CPU)
     assert list(data.action_normalization_stats) == ["action_dict/grip", "actions"]
-    actions = data.train.dataset.store.columns["actions"]
+    actions = all_actions(data.train)
     assert actions.shape == (70, 3)
     assert actions[:, 0].aminmax() == pytest.approx((-0.999999, 0.999999), abs=1e-6)
     assert data.shape_meta["ac_dim"] == 3
@@ -127,7 +135,11 @@ def test_action_keys_are_normalised_each_in_its_way(tmp_path):
 def test_unknown_method(tmp_path):
     path = write_demos(tmp_path / "demos.hdf5")
     with pytest.raises(ConfigError, match=r"normalization is 'minmax': it must be null, 'min_max'"):
-        make_loaders(config_for(path, "minmax"), frozenset(), CPU)
+        make_loaders(
+            config_for(path, "minmax"),
+            one_window(config_for(path, "minmax").train, frozenset()),
+            CPU,
+        )
 
 
 def test_validation_uses_the_training_statistics(tmp_path):
@@ -136,13 +148,13 @@ def test_validation_uses_the_training_statistics(tmp_path):
     config = config_for(path, "gaussian")
     config.experiment.validate = True
     config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key = "t", "v"
-    data = make_loaders(config, frozenset(), CPU)
+    data = make_loaders(config, one_window(config.train, frozenset()), CPU)
     with h5py.File(path) as handle:
         raw = handle["data/demo_2/actions"][()]
         train = np.concatenate([handle[f"data/demo_{i}/obs/flat"][()] for i in range(2)])
     entry = data.action_normalization_stats["actions"]
     np.testing.assert_allclose(
-        data.valid.dataset.store.columns["actions"].numpy(),
+        all_actions(data.valid).numpy(),
         (raw.astype(np.float32) - entry["offset"]) / entry["scale"],
         rtol=1e-6,
     )
@@ -152,9 +164,19 @@ def test_validation_uses_the_training_statistics(tmp_path):
 
 def test_shards_have_the_statistics_of_all_demos(tmp_path):
     path = write_demos(tmp_path / "demos.hdf5", (60, 12, 7, 4))
-    whole = make_loaders(config_for(path, "gaussian"), frozenset(), CPU)
+    whole = make_loaders(
+        config_for(path, "gaussian"),
+        one_window(config_for(path, "gaussian").train, frozenset()),
+        CPU,
+    )
     for rank in range(2):
-        part = make_loaders(config_for(path, "gaussian", shard=True), frozenset(), CPU, rank, 2)
+        part = make_loaders(
+            config_for(path, "gaussian", shard=True),
+            one_window(config_for(path, "gaussian", shard=True).train, frozenset()),
+            CPU,
+            rank,
+            2,
+        )
         assert part.train.dataset.store.is_shard
         for name in ("offset", "scale"):
             np.testing.assert_array_equal(

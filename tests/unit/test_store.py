@@ -11,7 +11,7 @@ import pytest
 import torch
 from demo_files import write_demos
 
-from raymimic.data.schema import ColumnRequest, DemoSource
+from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.store import DemoStore
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "load.py"

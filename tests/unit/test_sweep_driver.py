@@ -1,49 +1,33 @@
-"""What the driver of a sweep keeps, tells and asks for, without Ray."""
+"""The driver of a sweep without Ray: its results, messages and requests."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_hopper
+from sweeps import result_of, small_spec
 
-from raymimic.errors import ConfigError
-from raymimic.sweep import live
-from raymimic.sweep import trial as trial_module
-from raymimic.sweep.board import Board
-from raymimic.sweep.folder import RESULTS, SweepFolder
-from raymimic.sweep.mlflow_sweep import SweepRecords
-from raymimic.sweep.optuna_search import OptunaSettings
-from raymimic.sweep.result import TrialResult
-from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.stopping import Halving, Median
-from raymimic.sweep.trial import ENTRY, Ended, Reports, entry, score_of, trial_config
-from raymimic.training.checkpoint import CheckpointStore
-from raymimic.training.trainer import train_at
+from raymimic.checkpoints.store import CheckpointStore
+from raymimic.errors import ConfigError, DatasetError
+from raymimic.sweep.outcome.result import TrialResult
+from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
+from raymimic.sweep.trials import live, messages
+from raymimic.sweep.trials.folder import RESULTS, SweepFolder
+from raymimic.sweep.trials.ledger import TrialLedger
+from raymimic.sweep.trials.messages import ORDER_KEY, Ended, TuneTracker, score_of, trial_order
+from raymimic.sweep.trials.optuna_search import OptunaSettings
+from raymimic.sweep.trials.records import SweepRecords
+from raymimic.sweep.trials.stopping import AshaScheduler, MedianScheduler
+from raymimic.sweep.trials.trial import trial_config
+from raymimic.tracking.episode_rows import EpisodeRow
+from raymimic.training.trainer import train_in_folder
 
 RETURN = "Rollout/Return/Hopper-v5"
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> SweepSpec:
-    return sweep(tmp_path)
-
-
-def sweep(tmp_path: Path, **changes: Any) -> SweepSpec:
-    data = tmp_path / "hopper.hdf5"
-    content = {
-        "name": "s",
-        "algo": "td3_bc",
-        "dataset": str(data if data.exists() else write_hopper(data)),
-        "set": {
-            "observation.modalities.obs.low_dim": ["flat"],
-            "train.output_dir": str(tmp_path / "out"),
-            "mlflow.enabled": False,
-        },
-        "space": {"algo.alpha": {"grid": [1.0, 2.0]}},
-        "seeds": [1, 2],
-    }
-    return SweepSpec.from_dict(content | changes)
+    return small_spec(tmp_path)
 
 
 class RayTrial:
@@ -52,7 +36,7 @@ class RayTrial:
     status = "TERMINATED"
 
     def __init__(self, trial: Trial) -> None:
-        self.config = {ENTRY: entry(trial)}
+        self.config = {ORDER_KEY: trial_order(trial)}
         self.name = self.trial_id = trial.trial_id
 
     def __str__(self) -> str:
@@ -64,11 +48,11 @@ class RayTrial:
 
 def report(step: int, score: float, epoch: int, episodes: int) -> dict[str, Any]:
     metrics = {"gradient_steps": step, "score": score, "epoch": epoch, "episodes": episodes}
-    return metrics | {"epochs": [(epoch, step, {RETURN: score})]}
+    return metrics | {"epochs": [(epoch, step, {RETURN: score}, {})]}
 
 
-def board_of(spec: SweepSpec, folder: SweepFolder, quiet: bool = True) -> Board:
-    return Board(spec, folder, SweepRecords(spec, {}), quiet)
+def board_of(spec: SweepSpec, folder: SweepFolder, quiet: bool = True) -> TrialLedger:
+    return TrialLedger(spec, folder, SweepRecords(spec, {}), quiet)
 
 
 def folder_of(spec: SweepSpec) -> SweepFolder:
@@ -80,29 +64,31 @@ def folder_of(spec: SweepSpec) -> SweepFolder:
 
 def test_a_score_counts_for_the_step_of_the_checkpoint_that_was_evaluated() -> None:
     told: list[dict[str, Any]] = []
-    reports = Reports("Rollout/Return", rollouts=4, report=told.append)
+    reports = TuneTracker("Rollout/Return", rollouts=4, report=told.append)
     reports.log_epoch(1, 100, {"Train/Loss": 3.0})
     reports.log_epoch(2, 200, {"Train/Loss": 2.0})
     reports.log_epoch(3, 300, {"Train/Loss": 1.0})  # trained while epoch 2 was being evaluated
-    reports.log_epoch(2, 200, {RETURN: 7.0, "Rollout/Return_Std/Hopper-v5": 9.0})
+    episode = EpisodeRow(seed=1, episode_return=7.0, length=5, success=None, error=None)
+    scores = {RETURN: 7.0, "Rollout/Return_Std/Hopper-v5": 9.0}
+    reports.log_evaluation(2, 200, scores, {"Hopper-v5": [episode]})
     (only,) = told
     assert (only["gradient_steps"], only["score"], only["epoch"]) == (200, 7.0, 2)
     assert only["episodes"] == 4
-    assert [(epoch, step) for epoch, step, _ in only["epochs"]] == [
-        (1, 100),
-        (2, 200),
-        (3, 300),
-        (2, 200),
+    assert [(epoch, step, episodes) for epoch, step, _, episodes in only["epochs"]] == [
+        (1, 100, {}),
+        (2, 200, {}),
+        (3, 300, {}),
+        (2, 200, {"Hopper-v5": [episode]}),
     ]
 
 
 def test_a_trial_that_waits_long_for_a_score_tells_how_far_it_is(
     spec: SweepSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trial_module, "_SIGN_OF_LIFE_S", -1.0)
+    monkeypatch.setattr(messages, "_SIGN_OF_LIFE_S", -1.0)
     monkeypatch.setattr(live, "_PLAIN_INTERVAL_S", 0.0)
     told: list[dict[str, Any]] = []
-    reports = Reports("Rollout/Return", rollouts=4, report=told.append)
+    reports = TuneTracker("Rollout/Return", rollouts=4, report=told.append)
     for epoch in (1, 2):
         reports.log_epoch(epoch, 100 * epoch, {"Train/Loss": 3.0})
     assert [result["epochs"][0][0] for result in told] == [1, 2]
@@ -123,16 +109,17 @@ def test_a_metric_without_environment_is_the_mean_over_them() -> None:
 
 
 def test_a_trial_of_one_worker_needs_no_nested_trainer(tmp_path: Path) -> None:
-    spec = sweep(tmp_path)
+    spec = small_spec(tmp_path)
     alone = trial_config(spec, spec.trials()[0])
     assert (alone.ray.num_workers, alone.algo.alpha, alone.train.seed) == (0, 1.0, 1)
-    pair = sweep(tmp_path, resources={"workers": 2})
+    pair = small_spec(tmp_path, resources={"workers": 2})
     assert trial_config(pair, pair.trials()[0]).ray.num_workers == 2
 
 
 def test_an_evaluation_upon_which_a_trial_is_stopped_is_not_played_again(tmp_path: Path) -> None:
     def stop(metrics: dict[str, Any]) -> None:
-        raise SystemExit  # as Ray Tune ends a trial that it stops or pauses
+        if "score" in metrics:
+            raise SystemExit  # as Ray Tune ends a trial that it stops or pauses
 
     settings = {
         "observation.modalities.obs.low_dim": ["flat"],
@@ -146,14 +133,14 @@ def test_an_evaluation_upon_which_a_trial_is_stopped_is_not_played_again(tmp_pat
         "train.num_epochs": 3,
         "train.cuda": False,
     }
-    spec = sweep(tmp_path, set=settings)
+    spec = small_spec(tmp_path, set=settings)
     config = trial_config(spec, spec.trials()[0])
     with pytest.raises(SystemExit):
-        train_at(config, str(tmp_path / "t"), Reports(spec.metric, 2, stop), 0.0)
-    store = CheckpointStore(str(tmp_path / "t"), None)
-    assert [entry.epoch for entry in store.entries] == [1]
+        train_in_folder(config, str(tmp_path / "t"), TuneTracker(spec.metric, 2, stop), 0.0)
+    store = CheckpointStore(str(tmp_path / "t"), config.experiment.save)
+    assert [trial_order.epoch for trial_order in store.entries] == [1]
     assert store.pending == []
-    assert [outcome.epoch for outcome in store.outcomes] == [1]
+    assert [evaluation.epoch for evaluation in store.evaluations] == [1]
     assert "best" in store.entries[0].keep
 
 
@@ -176,14 +163,36 @@ def test_a_sweep_that_runs_cannot_be_resumed(spec: SweepSpec) -> None:
 
 def test_another_sweep_is_not_resumed_under_its_name(tmp_path: Path, spec: SweepSpec) -> None:
     folder_of(spec).release()
-    other = sweep(tmp_path, space={"algo.alpha": {"grid": [1.0, 3.0]}})
+    other = small_spec(tmp_path, space={"algo.alpha": {"grid": [1.0, 3.0]}})
     with pytest.raises(
         ConfigError, match=r"space.algo.alpha.grid was \[1.0, 2.0\] and now is \[1.0, 3.0\]"
     ):
         SweepFolder.find(other)
-    longer = sweep(tmp_path, final_episodes=3, max_concurrent=1, budget={"hours": 2.0})
+    longer = small_spec(tmp_path, final_episodes=3, max_concurrent=1, budget={"hours": 2.0})
     longer.base_config["mlflow"]["tracking_uri"] = "http://moved:5000"
     SweepFolder.find(longer)
+
+
+def test_the_same_data_elsewhere_are_a_sweeps_same_data(tmp_path: Path, spec: SweepSpec) -> None:
+    SweepFolder.create(spec, "sha256:1").release()
+    moved = small_spec(tmp_path)
+    moved.base_config["train"]["data"] = str(tmp_path / "moved.hdf5")
+    moved.base_config["experiment"]["logging"]["log_tb"] = False
+    with pytest.raises(DatasetError, match="sha256:1 then, sha256:2 now"):
+        SweepFolder.find(moved, "sha256:2")
+    with pytest.raises(ConfigError, match=r"config\.train\.data was"):
+        SweepFolder.find(moved)  # nobody says whether they are the same
+    SweepFolder.find(moved, "sha256:1").release()
+
+
+@pytest.mark.parametrize("content", ["", "null", '{"name": ', "[1]"])
+def test_a_damaged_sweep_is_said_in_one_sentence(spec: SweepSpec, content: str) -> None:
+    folder = folder_of(spec)
+    folder.release()
+    (folder.local / "sweep.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"sweep\.json' is damaged .*start a new sweep") as error:
+        SweepFolder.find(spec)
+    assert "\n" not in str(error.value)
 
 
 def test_half_a_line_of_a_killed_driver_does_no_harm(spec: SweepSpec) -> None:
@@ -246,7 +255,7 @@ def test_trials_end_in_different_ways(spec: SweepSpec) -> None:
 
 
 def test_a_budget_of_episodes_ends_the_sweep(tmp_path: Path) -> None:
-    spec = sweep(tmp_path, budget={"episodes": 8})
+    spec = small_spec(tmp_path, budget={"episodes": 8})
     board = board_of(spec, folder_of(spec))
     first, second, *_ = spec.trials()
     for trial in (first, second):
@@ -275,9 +284,9 @@ def test_the_episodes_behind_the_best_score_are_kept(spec: SweepSpec) -> None:
     kept = [{"epoch": 1, "file": "model_epoch_1.pth", "keep": ["best"], "pending": False}]
     manifest = {"checkpoints": kept, "outcomes": outcomes, "scores": {}}
     (models / "checkpoints.json").write_text(json.dumps(manifest))
-    assert CheckpointStore(board.home(trial.trial_id), None).outcomes[0].epoch == 1
+    assert CheckpointStore(board.home(trial.trial_id), None).evaluations[0].epoch == 1
     board.on_trial_complete(0, [], RayTrial(trial))
-    # The score is a mean over environments, and so is what stands for an episode.
+    # The score is a mean over environments, and so is an episode's.
     assert board.results[trial.trial_id].episode_scores == [2.0, 7.0]
 
 
@@ -303,11 +312,11 @@ def test_a_trial_that_is_stopped_upon_its_best_score_keeps_that_checkpoint(
     board.on_trial_complete(0, [], RayTrial(trial))
     result = board.results[trial.trial_id]
     assert result.best_checkpoint == str(models / "model_epoch_2.pth")
-    assert result.episode_scores == []  # those of epoch 1 are not what the score is of
+    assert result.episode_scores == []  # the score is not of epoch 1's episodes
 
 
 def test_a_used_up_budget_ends_trials_that_this_session_has_not_begun(tmp_path: Path) -> None:
-    spec = sweep(tmp_path, budget={"episodes": 8})
+    spec = small_spec(tmp_path, budget={"episodes": 8})
     folder = folder_of(spec)
     killed = board_of(spec, folder)
     first, second, *_ = spec.trials()
@@ -342,7 +351,7 @@ def stopping_sweep(tmp_path: Path, scheduler: dict[str, Any]) -> SweepSpec:
         "experiment.rollout.rate": 1,
         "train.num_epochs": 9,
     }
-    return sweep(tmp_path, seeds=[1], scheduler=scheduler, set=settings)
+    return small_spec(tmp_path, seeds=[1], scheduler=scheduler, set=settings)
 
 
 def told(step: int, score: float) -> dict[str, Any]:
@@ -351,7 +360,7 @@ def told(step: int, score: float) -> dict[str, Any]:
 
 def test_what_has_trained_to_its_end_is_not_stopped_there(tmp_path: Path) -> None:
     spec = stopping_sweep(tmp_path, {"asha": {"grace_steps": 100, "reduction_factor": 3}})
-    asha = Halving(spec)
+    asha = AshaScheduler(spec)
     asha.set_search_properties("score", "max")
     trials = [RayTrial(trial) for trial in spec.trials()]
     for trial in trials:
@@ -363,7 +372,7 @@ def test_what_has_trained_to_its_end_is_not_stopped_there(tmp_path: Path) -> Non
 
 def test_the_median_bears_trials_that_end_without_a_score(tmp_path: Path) -> None:
     spec = stopping_sweep(tmp_path, {"median": {"grace_steps": 100, "min_samples": 1}})
-    median = Median(spec)
+    median = MedianScheduler(spec)
     median.set_search_properties("score", "max")
     good, failed, bad = (RayTrial(trial) for trial in [*spec.trials(), spec.trials()[0]])
     controller = Live()
@@ -381,23 +390,7 @@ def test_the_median_bears_trials_that_end_without_a_score(tmp_path: Path) -> Non
 
 def optuna_sweep(tmp_path: Path) -> SweepSpec:
     space = {"algo.alpha": {"loguniform": [0.5, 10]}}
-    return sweep(tmp_path, search="optuna", space=space, budget={"trials": 6})
-
-
-def result_of(trial: Trial, best: float | None) -> TrialResult:
-    return TrialResult(
-        trial_id=trial.trial_id,
-        setting_id=trial.setting_id,
-        setting=trial.setting,
-        seed=trial.seed,
-        status="finished" if best is not None else "failed",
-        curve=[],
-        best=best,
-        last=best,
-        best_checkpoint=None,
-        run_dir="",
-        episodes=0,
-    )
+    return small_spec(tmp_path, search="optuna", space=space, budget={"trials": 6})
 
 
 def test_optuna_hears_the_mean_over_seeds(tmp_path: Path) -> None:
@@ -405,10 +398,11 @@ def test_optuna_hears_the_mean_over_seeds(tmp_path: Path) -> None:
     search = OptunaSettings(spec, tmp_path / "study.log", known.get)
     trials = []
     for number in range(6):
-        trial = Trial(**search.suggest(f"t{number}")[ENTRY]["trial"])
+        trial = Trial(**search.suggest(f"t{number}")[ORDER_KEY]["trial"])
         trials.append(trial)
         score = None if number == 5 else float(number)
-        known[trial.trial_id] = result_of(trial, score)
+        status = "failed" if score is None else "finished"
+        known[trial.trial_id] = result_of(trial, status=status, best=score, last=score)
         search.on_trial_complete(f"t{number}")
     assert [trial.seed for trial in trials] == [1, 2] * 3
     assert len({trial.setting_id for trial in trials}) == 3
@@ -422,13 +416,13 @@ def test_a_resumed_search_goes_on_with_what_optuna_knew(tmp_path: Path) -> None:
     first = OptunaSettings(spec, tmp_path / "study.log", known.get)
     begun = []
     for number in range(3):
-        begun.append(Trial(**first.suggest(f"t{number}")[ENTRY]["trial"]))
+        begun.append(Trial(**first.suggest(f"t{number}")[ORDER_KEY]["trial"]))
     for number in range(2):
-        known[begun[number].trial_id] = result_of(begun[number], 1.0)
+        known[begun[number].trial_id] = result_of(begun[number], best=1.0)
         first.on_trial_complete(f"t{number}")
     del first  # killed, while the second setting's first seed was training
     second = OptunaSettings(spec, tmp_path / "study.log", known.get)
-    rest = [Trial(**second.suggest(f"u{n}")[ENTRY]["trial"]) for n in range(4)]
+    rest = [Trial(**second.suggest(f"u{n}")[ORDER_KEY]["trial"]) for n in range(4)]
     assert rest[0] == begun[2]
     assert (rest[1].setting_id, rest[1].seed) == (begun[2].setting_id, 2)
     assert rest[2].setting_id not in {trial.setting_id for trial in begun}
@@ -440,17 +434,17 @@ def test_optuna_tries_all_of_a_small_space(tmp_path: Path) -> None:
         "algo.alpha": {"choice": [0.5, 1.0, 2.0, 4.0]},
         "algo.actor.update_freq": {"choice": [1, 2, 3]},
     }
-    spec = sweep(tmp_path, search="optuna", seeds=[1], space=space, budget={"trials": 12})
+    spec = small_spec(tmp_path, search="optuna", seeds=[1], space=space, budget={"trials": 12})
     known: dict[str, TrialResult] = {}
     search = OptunaSettings(spec, tmp_path / "study.log", known.get)
     tried = set()
     for number in range(12):
         suggested = search.suggest(f"t{number}")
         assert isinstance(suggested, dict), f"only {number} settings"
-        trial = Trial(**suggested[ENTRY]["trial"])
+        trial = Trial(**suggested[ORDER_KEY]["trial"])
         tried.add(trial.setting_id)
         alpha, steps = trial.setting["algo.alpha"], trial.setting["algo.actor.update_freq"]
-        known[trial.trial_id] = result_of(trial, -abs(alpha - 1.0) - steps)
+        known[trial.trial_id] = result_of(trial, best=-abs(alpha - 1.0) - steps)
         search.on_trial_complete(f"t{number}")
     assert len(tried) == 12
 
@@ -459,5 +453,5 @@ def test_a_scheduler_hears_first_of_what_optuna_had_tried(tmp_path: Path) -> Non
     spec = optuna_sweep(tmp_path)
     replay = {"replay": [(100, 1.0)]}
     search = OptunaSettings(spec, tmp_path / "study.log", lambda _: None, [replay])
-    assert search.suggest("r") == {ENTRY: replay}
-    assert search.suggest("t")[ENTRY]["replay"] is None
+    assert search.suggest("r") == {ORDER_KEY: replay}
+    assert search.suggest("t")[ORDER_KEY]["replay"] is None

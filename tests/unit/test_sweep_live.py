@@ -1,4 +1,4 @@
-"""What a terminal shows of a sweep that runs, and what a log gets."""
+"""The output of a sweep that runs, on a terminal and in a log."""
 
 import contextlib
 import fcntl
@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import write_hopper
+from sweeps import small_spec
 
-from raymimic.sweep import live
-from raymimic.sweep.live import LiveTable
-from raymimic.sweep.result import TrialResult
-from raymimic.sweep.spec import SweepSpec
+from raymimic.sweep.outcome.result import TrialResult
+from raymimic.sweep.spec.sweep_spec import SweepSpec
+from raymimic.sweep.trials import live
+from raymimic.sweep.trials.live import LiveTable
 
 ROWS, COLUMNS = 14, 40
 
@@ -63,7 +63,7 @@ class Screen:
 
 
 class Terminal:
-    """A pseudo-terminal, and what a person would see on it."""
+    """A pseudo-terminal, and its screen as a person sees it."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self._ours, theirs = pty.openpty()
@@ -73,7 +73,7 @@ class Terminal:
         self.screen = Screen(rows, columns)
 
     def print(self, text: str) -> None:
-        """What another logger or process prints."""
+        """Prints as another logger or process does."""
         self.stream.write(text)
         self.stream.flush()
 
@@ -98,21 +98,12 @@ def terminal() -> Iterator[Terminal]:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> SweepSpec:
-    return SweepSpec.from_dict(
-        {
-            "name": "s",
-            "algo": "td3_bc",
-            "dataset": str(write_hopper(tmp_path / "hopper.hdf5")),
-            "set": {
-                "observation.modalities.obs.low_dim": ["flat"],
-                "train.num_epochs": 10,
-            },
-            "space": {
-                "algo.alpha": {"grid": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]},
-                "algo.target_tau": {"grid": [0.005, 0.02]},
-            },
-        }
-    )
+    space = {
+        "algo.alpha": {"grid": [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]},
+        "algo.target_tau": {"grid": [0.005, 0.02]},
+    }
+    settings = {"observation.modalities.obs.low_dim": ["flat"], "train.num_epochs": 10}
+    return small_spec(tmp_path, seeds=[1], space=space, set=settings)
 
 
 @pytest.fixture(autouse=True)
@@ -122,20 +113,7 @@ def _every_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def begin(spec: SweepSpec, number: int) -> TrialResult:
-    trial = spec.trials()[number]
-    return TrialResult(
-        trial_id=trial.trial_id,
-        setting_id=trial.setting_id,
-        setting=trial.setting,
-        seed=trial.seed,
-        status="running",
-        curve=[],
-        best=None,
-        last=None,
-        best_checkpoint=None,
-        run_dir="",
-        episodes=0,
-    )
+    return TrialResult.begun(spec.trials()[number], "")
 
 
 def test_a_narrow_low_terminal_holds_one_table_and_every_line(

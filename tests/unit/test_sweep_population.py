@@ -5,18 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 from ray.tune.schedulers.pbt import _PBTTrialState
-from test_sweep_driver import result_of, sweep
+from sweeps import result_of, small_spec
 
-from raymimic.sweep.population import Adoption, Lineage, Population, find_offered
-from raymimic.sweep.result import TrialResult
-from raymimic.sweep.spec import SweepSpec, Trial
-from raymimic.sweep.trial import ENTRY, entry
-from raymimic.training.checkpoint import CheckpointStore
+from raymimic.checkpoints.store import CheckpointStore
+from raymimic.sweep.outcome.result import TrialResult
+from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
+from raymimic.sweep.trials.lineage import Adoption, Lineage, find_offered
+from raymimic.sweep.trials.messages import ORDER_KEY, trial_order
+from raymimic.sweep.trials.population import PbtScheduler
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> SweepSpec:
-    return sweep(
+    return small_spec(
         tmp_path,
         seeds=[1],
         search="random",
@@ -54,19 +55,19 @@ def test_a_resumed_population_meets_as_if_it_had_not_been_killed(
 ) -> None:
     known: dict[str, TrialResult] = {}
     for trial, steps in zip(spec.trials(), reached, strict=True):
-        result = result_of(trial, 1.0)
+        result = result_of(trial, best=1.0)
         result.curve.extend((step, 1.0) for step in range(100, steps + 1, 100))
         known[trial.trial_id] = result
     for step in adopted:
         first = next(iter(known.values()))
         first.schedule.append({"step": step, "from": "other", "setting": first.setting})
-    population = Population(spec, known, lambda *_: None)
+    population = PbtScheduler(spec, known, lambda *_: None)
     assert population._next_perturbation_sync == meets
 
 
 def test_another_ones_checkpoint_begins_a_folder_of_its_own(tmp_path: Path) -> None:
     donor = Lineage("strong", str(tmp_path / "trials/strong"))
-    CheckpointStore(donor.run_dir, None).adopt(b"weights", 4)
+    CheckpointStore(donor.run_dir, None).adopt(b"weights", b'{"epoch": 4}\n{"epoch": 5}\n', 4)
     home = str(tmp_path / "trials/weak")
     with donor.offered(4, 200) as checkpoint:
         assert checkpoint is not None
@@ -78,6 +79,7 @@ def test_another_ones_checkpoint_begins_a_folder_of_its_own(tmp_path: Path) -> N
     assert store.last is not None
     assert store.last.epoch == 4
     assert Path(store.path(store.last)).read_bytes() == b"weights"
+    assert Path(weak.run_dir, "epochs.jsonl").read_bytes() == b'{"epoch": 4}\n'
     assert find_offered(str(tmp_path / "logs"), Adoption("strong", 200)) == kept
     assert find_offered(str(tmp_path / "logs"), Adoption("strong", 400)) is None
     with donor.offered(2, 100) as gone:
@@ -92,7 +94,7 @@ class Member:
     temporary_state = SimpleNamespace(saving_to=None)
 
     def __init__(self, spec: SweepSpec, trial: Trial) -> None:
-        self.config = {ENTRY: entry(trial)}
+        self.config = {ORDER_KEY: trial_order(trial)}
         self.name = trial.trial_id
         self.experiment_tag = ""
 
@@ -117,8 +119,8 @@ class Controller:
     get_live_trials = get_trials
 
 
-def population_of(spec: SweepSpec) -> tuple[Population, Controller]:
-    population = Population(spec, {}, lambda *_: None)
+def population_of(spec: SweepSpec) -> tuple[PbtScheduler, Controller]:
+    population = PbtScheduler(spec, {}, lambda *_: None)
     population.set_search_properties("score", "max")
     controller = Controller([Member(spec, trial) for trial in spec.trials()])
     for member in controller.members:
@@ -140,7 +142,7 @@ def test_a_population_goes_on_without_a_trial_that_failed_for_good(spec: SweepSp
     population.on_trial_error(controller, lost)
     lost.status = "ERROR"
     assert population._next_perturbation_sync == 400
-    told(one, 100)  # a process that was started again tells what is over
+    told(one, 100)  # a process that was started again repeats old scores
     assert population._next_perturbation_sync == 400
     told(one, 400)
     told(other, 400)

@@ -11,11 +11,19 @@ from matplotlib.figure import Figure
 
 from raymimic.config.base_config import config_from_file
 from raymimic.errors import OutputError, TrainingError
-from raymimic.sweep import pictures
-from raymimic.sweep.report import report_lines, write_report
-from raymimic.sweep.result import FinalScore, TrialResult
-from raymimic.sweep.spec import SweepSpec
-from raymimic.sweep.table import Outcome, describe, number, table, table_csv, table_lines
+from raymimic.sweep.outcome import pictures
+from raymimic.sweep.outcome.report import sweep_report_lines, write_report
+from raymimic.sweep.outcome.result import FinalScore, TrialResult
+from raymimic.sweep.outcome.table import (
+    SweepOutcome,
+    describe,
+    format_score,
+    table,
+    table_csv,
+    table_lines,
+)
+from raymimic.sweep.spec.sweep_file import sweep_from_dict
+from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
 from raymimic.tracking.figures import COLOURS
 
 ALPHA, TAU = "algo.alpha", "algo.target_tau"
@@ -25,24 +33,22 @@ METRIC = "Rollout/Return/Walker2d-v5"
 def trial(setting_id: str, alpha: float, seed: int, *scores: float, **more: Any) -> TrialResult:
     finite = [score for score in scores if math.isfinite(score)]
     values: dict[str, Any] = {
-        "trial_id": f"{setting_id}_seed{seed}",
-        "setting_id": setting_id,
-        "setting": {ALPHA: alpha, TAU: 0.005},
-        "seed": seed,
         "status": "finished",
         "curve": [(100 * (i + 1), score) for i, score in enumerate(scores)],
         "best": max(finite) if finite else None,
         "last": scores[-1] if scores else None,
         "best_checkpoint": f"/runs/{setting_id}/{seed}.pth" if finite else None,
-        "run_dir": f"/runs/{setting_id}",
         "episodes": 10 * len(scores),
     }
-    return TrialResult(**values | more)
+    begun = TrialResult.begun(
+        Trial(setting_id, {ALPHA: alpha, TAU: 0.005}, seed), f"/runs/{setting_id}"
+    )
+    return replace(begun, **values | more)
 
 
 def sweep(space: dict[str, Any], **keys: Any) -> SweepSpec:
     common = {"name": "alpha_tau", "algo": "td3_bc", "dataset": "/data/walker.hdf5"}
-    return SweepSpec.from_dict(common | {"space": space, "metric": METRIC} | keys)
+    return sweep_from_dict(common | {"space": space, "metric": METRIC} | keys)
 
 
 GRID = sweep({ALPHA: {"grid": [1.0, 2.5, 5.0]}, TAU: {"grid": [0.005, 0.02]}}, seeds=[1, 2])
@@ -216,7 +222,7 @@ def test_settings_are_written_by_the_names_that_the_sweep_gives_them() -> None:
 
 
 def test_numbers_keep_the_digits_that_mean_something() -> None:
-    assert [number(v) for v in (1234.56, 99.96, 12.34, 0.98765, None, math.nan)] == [
+    assert [format_score(v) for v in (1234.56, 99.96, 12.34, 0.98765, None, math.nan)] == [
         *("1235", "100.0", "12.3", "0.988"),
         *("-", "-"),
     ]
@@ -294,7 +300,7 @@ def test_the_report_holds_all_and_its_config_trains(tmp_path: Path) -> None:
     config = config_from_file(str(tmp_path / "sweep" / "best_config.json"))
     assert (config.algo.alpha, config.algo.target_tau, config.train.seed) == (2.5, 0.02, 1)
 
-    lines = report_lines(GRID, report)
+    lines = sweep_report_lines(GRID, report)
     assert lines[-1] == report.headline
     assert "the search consumed 360 evaluation episodes" in lines
     assert f"expected best of n settings tried online: {np.mean(means):.0f} (1), " in "\n".join(
@@ -344,7 +350,7 @@ def test_a_population_has_schedules_and_no_importances(tmp_path: Path) -> None:
     assert outcome["importance"] == []
     assert outcome["schedules"]["c_seed1"] == results[2].schedule
     config = config_from_file(str(tmp_path / "best_config.json"))
-    assert config.algo.alpha == 3.0  # what the winner had at its best score
+    assert config.algo.alpha == 3.0  # the winner's at its best score
 
 
 # -- pictures --
@@ -373,7 +379,7 @@ def population() -> tuple[SweepSpec, list[TrialResult]]:
 
 
 def test_the_winners_schedule_leads_back_through_its_weights_origins() -> None:
-    figure = pictures.schedules(Outcome.of(*population()))
+    figure = pictures.schedules(SweepOutcome.of(*population()))
     assert figure is not None
     lines = figure.axes[0].lines
     assert [line.get_xydata().tolist() for line in lines[:3]] == [
@@ -385,13 +391,13 @@ def test_the_winners_schedule_leads_back_through_its_weights_origins() -> None:
     assert won.get_xydata().tolist() == [[0, 1.0], [200, 2.0], [400, 3.0], [500, 3.0]]
     (crosses,) = [line for line in lines if line.get_marker() == "x"]
     assert crosses.get_xydata().tolist() == [[200, 2.0], [400, 3.0]]
-    assert pictures.schedules(Outcome.of(GRID, grid_results())) is None
+    assert pictures.schedules(SweepOutcome.of(GRID, grid_results())) is None
 
 
 def test_curves_have_bands_where_there_are_seeds() -> None:
     results = [trial("a", 1.0, 1, 100.0, 300.0), trial("a", 1.0, 2, 200.0, 500.0)]
-    one = pictures.learning_curves(Outcome.of(GRID, results[:1]))
-    two = pictures.learning_curves(Outcome.of(GRID, results))
+    one = pictures.learning_curves(SweepOutcome.of(GRID, results[:1]))
+    two = pictures.learning_curves(SweepOutcome.of(GRID, results))
     assert image_of(two).shape == (900, 1500, 3)
     band = "#E0EDF5"  # 12% of the blue on white
     assert pixels_of(one, band) < 300
@@ -400,9 +406,26 @@ def test_curves_have_bands_where_there_are_seeds() -> None:
     assert pixels_of(two, pictures.GREY) < 1000  # edges of letters alone
 
 
+def test_references_stand_in_the_picture_and_leave_the_curves_their_place() -> None:
+    results = [trial("a", 1.0, 1, 100.0, 300.0), trial("b", 2.5, 1, 150.0, 200.0)]
+    outcome = SweepOutcome.of(GRID, results, {"data": 350.0, "expert": 4000.0})
+    figure = pictures.learning_curves(outcome)
+    assert {
+        "data: 350",
+        "expert: 4000, beyond the axis",
+        "alpha_tau · td3_bc · walker.hdf5",
+    } <= words_of(figure)
+    (axes,) = figure.axes
+    flat = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
+    assert flat == [350.0, 4000.0]
+    bottom, top = axes.get_ylim()
+    assert bottom < 100 < 350 < top  # the data's mean is near, the expert's far above
+    assert top - bottom < 2 * (300 - 100)
+
+
 def test_curves_beyond_the_best_five_are_grey() -> None:
     results = [trial(f"s{i}", float(i), 1, 10.0 * i, 100.0 * i) for i in range(8)]
-    figure = pictures.learning_curves(Outcome.of(GRID, results))
+    figure = pictures.learning_curves(SweepOutcome.of(GRID, results))
     assert all(pixels_of(figure, colour) > 1000 for colour in COLOURS[:5])
     assert pixels_of(figure, pictures.GREY) > 2000
     assert {"alpha 7, target_tau 0.005", "other settings"} <= words_of(figure)
@@ -418,8 +441,8 @@ def test_a_grid_is_drawn_as_cells_and_random_settings_as_points() -> None:
         trial(f"s{i}", 0.0, 1, float(i), setting={ALPHA: 1.0 + i, TAU: 0.1 + i / 10})
         for i in range(4)
     ]
-    cells = pictures.heat_map(Outcome.of(GRID, grid))
-    points = pictures.heat_map(Outcome.of(GRID, scattered))
+    cells = pictures.heat_map(SweepOutcome.of(GRID, grid))
+    points = pictures.heat_map(SweepOutcome.of(GRID, scattered))
     bright, dark = "#FDE725", "#440154"
     # Two cells at each end of the scale, of which one has exactly its colour; points are small.
     assert pixels_of(cells, bright) > 150_000
@@ -444,7 +467,7 @@ def test_two_that_always_change_together_are_no_map() -> None:
             "train.batch_size": {"grid": [16, 32, 64]},
         }
     )
-    outcome = Outcome.of(spec, results)
+    outcome = SweepOutcome.of(spec, results)
     assert [one.path for one in outcome.importances] == list(paths)
     assert {"alpha", "batch_size"} <= words_of(pictures.heat_map(outcome))
     assert table_lines(spec, outcome.rows)[0].split()[:3] == ["#", "setting", "batch_size"]
@@ -460,7 +483,7 @@ def test_what_is_good_is_bright_and_on_top_in_both_modes() -> None:
         mode="min",
         set={**held_out, "train.hdf5_validation_filter_key": "valid"},
     )
-    image = image_of(pictures.parallel_coordinates(Outcome.of(spec, results)))
+    image = image_of(pictures.parallel_coordinates(SweepOutcome.of(spec, results)))
     bright = np.abs(image - [0xFD, 0xE7, 0x25]).max(axis=-1) <= 2
     heights = np.nonzero(bright)[0] / len(image)
     # The best comes from the low value on the left and ends at the top on the right.
@@ -494,7 +517,7 @@ def test_settings_with_words_lists_and_gaps_are_drawn() -> None:
     results = [
         trial(f"s{i}", 0.0, 1, float(i), setting=setting) for i, setting in enumerate(spec.settings)
     ]
-    outcome = Outcome.of(spec, results)
+    outcome = SweepOutcome.of(spec, results)
     # Numbers that some lack are grouped among themselves.
     assert all(one.share is not None for one in outcome.importances)
     words = words_of(pictures.parallel_coordinates(outcome))

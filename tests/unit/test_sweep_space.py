@@ -8,9 +8,9 @@ import pytest
 from ray import tune
 
 from raymimic.errors import ConfigError
-from raymimic.sweep.space import (
+from raymimic.sweep.spec.space import (
     KINDS,
-    draw,
+    draw_setting,
     grid_settings,
     parse_space,
     perturb,
@@ -30,7 +30,7 @@ MIXED = {
 
 def values(space, path, n=400):
     rng = np.random.default_rng(0)
-    return [draw(space, rng)[path] for _ in range(n)]
+    return [draw_setting(space, rng)[path] for _ in range(n)]
 
 
 def test_a_grid_holds_every_combination_the_last_path_fastest():

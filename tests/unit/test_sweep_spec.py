@@ -13,9 +13,10 @@ from tiny import write_hopper
 from raymimic.config import config_factory, parse_set
 from raymimic.config.checks import check_config
 from raymimic.errors import ConfigError, DatasetError
-from raymimic.sweep.config_folder import configs_in
-from raymimic.sweep.spec import Resources, SweepSpec, setting_id
-from raymimic.sweep.sweep_file import KEYS
+from raymimic.sweep.spec.checks import check_data
+from raymimic.sweep.spec.config_folder import configs_in
+from raymimic.sweep.spec.sweep_file import KEYS, sweep_from_dict, sweep_from_file
+from raymimic.sweep.spec.sweep_spec import TrialResources, setting_id
 
 SHIPPED = sorted((Path(__file__).parents[2] / "tune_configs").glob("*.yaml"))
 ALPHA, TAU = "algo.alpha", "algo.target_tau"
@@ -37,7 +38,7 @@ def sweep(**changes):
 
 
 def spec(**changes):
-    return SweepSpec.from_dict(sweep(**changes))
+    return sweep_from_dict(sweep(**changes))
 
 
 def test_a_grid_has_each_setting_with_each_seed_seed_by_seed():
@@ -88,18 +89,18 @@ def test_a_sweep_is_written_as_it_is_read():
         search_seed=7,
         metric="Rollout/Return/Walker2d-v5",
     )
-    again = SweepSpec.from_dict(json.loads(json.dumps(made.to_dict())))
+    again = sweep_from_dict(json.loads(json.dumps(made.to_dict())))
     assert again == made
     assert again.trials() == made.trials()
 
 
 def test_what_a_file_leaves_open_has_a_default():
-    made = SweepSpec.from_dict(
+    made = sweep_from_dict(
         {"algo": "td3_bc", "dataset": "d.hdf5", "space": {ALPHA: {"grid": [1, 2]}}}
     )
     assert (made.seeds, made.search, made.scheduler, made.mode) == ((1,), "grid", "none", "max")
     assert (made.metric, made.num_trials) == ("Rollout/Return", 2)
-    assert made.resources == Resources(workers=1, cpus_per_worker=1.0, gpus_per_worker=None)
+    assert made.resources == TrialResources(workers=1, cpus_per_worker=1.0, gpus_per_worker=None)
     assert (made.hours, made.episodes, made.max_concurrent) == (None, None, None)
 
 
@@ -145,35 +146,35 @@ def test_names_say_what_varies():
 def test_overrides_reach_the_sweep_and_the_config():
     pairs = ["seeds=[5]", "budget.hours=2", "algo.discount=0.9", f"space.{ALPHA}={{}}"]
     pairs[-1] = f'space.{ALPHA}={{"grid": [7]}}'
-    made = SweepSpec.from_dict(sweep(), [parse_set(p) for p in pairs] + [("dataset", "/x.hdf5")])
+    made = sweep_from_dict(sweep(), [parse_set(p) for p in pairs] + [("dataset", "/x.hdf5")])
     assert made.seeds == (5,)
     assert made.hours == 2
     assert made.base_config["algo"]["discount"] == 0.9
     assert {s[ALPHA] for s in made.settings} == {7}
     assert made.dataset == "/x.hdf5"
     with pytest.raises(ConfigError, match=r"'algo.alpha' is both set and varied"):
-        SweepSpec.from_dict(sweep(), [parse_set("algo.alpha=1")])
+        sweep_from_dict(sweep(), [parse_set("algo.alpha=1")])
 
 
 def test_files_mean_numbers_by_1e_3_and_name_themselves(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"algo: td3_bc\ndataset: d.hdf5\nspace:\n  {TAU}: {{grid: [1e-3, 5E-3]}}\n")
-    made = SweepSpec.from_file(path)
+    made = sweep_from_file(path)
     assert made.name == "mine"
     assert [s[TAU] for s in made.settings] == [0.001, 0.005]
     path.write_text("algo: td3_bc\nalgo: bc\n")
     with pytest.raises(
         ConfigError, match=r"mine.yaml, line 2, column 1: not valid YAML \(key 'algo' comes twice\)"
     ):
-        SweepSpec.from_file(path)
+        sweep_from_file(path)
     path.write_text("algo: [")
     with pytest.raises(ConfigError, match=r"mine.yaml, line 1, column 8: not valid YAML"):
-        SweepSpec.from_file(path)
+        sweep_from_file(path)
     path.write_text("algo: td3_bc\nspase: {}\n")
     with pytest.raises(ConfigError, match=r"mine.yaml: unknown key 'spase'; did you mean 'space'"):
-        SweepSpec.from_file(path)
+        sweep_from_file(path)
     with pytest.raises(ConfigError, match=r"cannot read sweep .*none.yaml: No such file"):
-        SweepSpec.from_file(tmp_path / "none.yaml")
+        sweep_from_file(tmp_path / "none.yaml")
 
 
 def test_a_base_config_lies_beside_the_sweep(tmp_path):
@@ -182,11 +183,11 @@ def test_a_base_config_lies_beside_the_sweep(tmp_path):
     config.dump(tmp_path / "base.json")
     path = tmp_path / "sweep.yaml"
     path.write_text(f"config: base.json\nspace:\n  {TAU}: {{grid: [0.001]}}\n")
-    made = SweepSpec.from_file(path)
+    made = sweep_from_file(path)
     assert (made.algo, made.base_config["algo"]["discount"]) == ("td3_bc", 0.5)
     path.write_text(f"config: base.json\nalgo: bc\nspace:\n  {TAU}: {{grid: [0.001]}}\n")
     with pytest.raises(ConfigError, match="'algo' is 'bc', but 'config' is for td3_bc"):
-        SweepSpec.from_file(path)
+        sweep_from_file(path)
 
 
 EARLY = {"search": "random", "budget": {"trials": 4}}
@@ -223,13 +224,16 @@ WRONG = {
         {"space": {"experiment.rollout.n": {"grid": [1, 2]}}},
         "scores of different evaluations cannot be compared",
     ),
-    "resources in space": ({"space": {"ray.num_workers": {"grid": [1]}}}, "'resources' says"),
+    "resources in space": ({"space": {"ray.num_workers": {"grid": [1]}}}, "'resources' sets"),
     "unlike metric": (
         {"metric": "Train/Loss"},
         "'metric' cannot be 'Train/Loss': a sweep ranks by",
     ),
     "mistyped metric": ({"metric": "Rollout/Retrun"}, "which is Rollout/Return, Rollout/Success"),
-    "unkept metric": ({"metric": "Rollout/Return_IQM"}, "keeps its best checkpoint by"),
+    "unkept metric": (
+        {"metric": "Rollout/Return_IQM"},
+        "a sweep ranks by the metric of a training's best",
+    ),
     "no metric": ({"metric": 5}, "'metric' cannot be 5"),
     "validation": ({"metric": "Valid/Loss"}, "'experiment.validate' is false"),
     "more loss": (
@@ -353,19 +357,19 @@ def test_what_is_best_follows_from_the_metric():
     assert spec(metric="Rollout/Success_Rate/Walker2d-v5").mode == "max"
     made = spec(metric="Valid/Loss", set=VALIDATED)
     assert (made.metric, made.mode) == ("Valid/Loss", "min")
-    assert SweepSpec.from_dict(made.to_dict()) == made
+    assert sweep_from_dict(made.to_dict()) == made
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_sweep_is_valid(path):
     pytest.importorskip("optuna")
-    made = SweepSpec.from_file(path)
+    made = sweep_from_file(path)
     assert made.name == path.stem
     check_config(made.config_for(made.example()))
 
 
 def test_six_sweeps_are_shipped():
-    algos = [SweepSpec.from_file(path).algo for path in SHIPPED if path.stem != "cql"]
+    algos = [sweep_from_file(path).algo for path in SHIPPED if path.stem != "cql"]
     assert sorted(algos) == ["bc", "diffusion_policy", "iql", "td3_bc", "td3_bc"]
     assert "cql" in {path.stem for path in SHIPPED}
 
@@ -373,7 +377,7 @@ def test_six_sweeps_are_shipped():
 def test_the_documented_file_is_valid():
     text = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
     content = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
-    made = SweepSpec.from_dict(content)
+    made = sweep_from_dict(content)
     assert (made.num_settings, made.seeds, made.search) == (8, (1, 2, 3), "random")
     assert set(content) <= set(KEYS)
 
@@ -383,7 +387,7 @@ def test_the_shipped_script_is_the_shipped_file():
     script = path.with_suffix(".py")
     assert len(script.read_text().splitlines()) < 40
     written = runpy.run_path(str(script))["SWEEP"]
-    assert SweepSpec.from_dict(written) == SweepSpec.from_file(path)
+    assert sweep_from_dict(written) == sweep_from_file(path)
 
 
 # -- a folder of configs --
@@ -454,11 +458,11 @@ def test_folders_that_are_no_sweep_are_refused(tmp_path):
 
 
 def test_scores_come_from_the_environments_of_the_data(hopper, tmp_path):
-    assert spec(dataset=str(hopper)).check_data() == ("Hopper-v5",)
+    assert check_data(spec(dataset=str(hopper))) == ("Hopper-v5",)
     with pytest.raises(ConfigError, match=r"'Rollout/Return/Walker2d-v5': .* in Hopper-v5"):
-        spec(dataset=str(hopper), metric="Rollout/Return/Walker2d-v5").check_data()
+        check_data(spec(dataset=str(hopper), metric="Rollout/Return/Walker2d-v5"))
     with pytest.raises(DatasetError, match=r"none.hdf5' does not exist"):
-        spec(dataset=str(tmp_path / "none.hdf5")).check_data()
+        check_data(spec(dataset=str(tmp_path / "none.hdf5")))
 
 
 def test_without_an_environment_nothing_is_played(tmp_path):
@@ -466,8 +470,47 @@ def test_without_an_environment_nothing_is_played(tmp_path):
     with h5py.File(data, "r+") as file:
         del file["data"].attrs["env_args"]
     with pytest.raises(ConfigError, match=r"no run reports 'Rollout/Return': the data name no"):
-        spec(dataset=str(data)).check_data()
+        check_data(spec(dataset=str(data)))
     validated = {"dataset": str(data), "set": VALIDATED, "metric": "Valid/Loss"}
     with pytest.raises(ConfigError, match=r"'final_episodes' is 50, which the winner could not"):
-        spec(**validated).check_data()
-    assert spec(**validated, final_episodes=0).check_data() == ()
+        check_data(spec(**validated))
+    assert check_data(spec(**validated, final_episodes=0)) == ()
+
+
+def test_a_sweep_set_a_name_has_that_name(tmp_path):
+    content = sweep(set={"experiment.name": "mine", **sweep()["set"]})
+    del content["name"]
+    file = tmp_path / "of_the_file.yaml"
+    file.write_text(yaml.safe_dump(content))
+    assert sweep_from_file(file).name == "mine"
+    assert sweep_from_file(file, [("experiment.name", "other")]).name == "other"
+    assert sweep_from_file(file).base_config["experiment"]["name"] == "mine"
+    assert sweep_from_dict(content | {"name": "mine"}).name == "mine"
+    del content["set"]["experiment.name"]
+    file.write_text(yaml.safe_dump(content))
+    assert sweep_from_file(file).name == "of_the_file"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("experiment.name", "other", "'name' is 'sweep'"),
+        ("experiment", {"name": "other"}, "'name' is 'sweep'"),
+        ("train.data", "other.hdf5", "'dataset' is 'demos.hdf5'"),
+        ("train.seed", 3, "'seeds' lists the seeds"),
+        ("ray.num_workers", 3, "'resources.workers' is 2"),
+        ("ray.cpus_per_worker", 3.0, "'resources.cpus_per_worker' is 0.5"),
+        ("experiment.logging.log_tb", True, "a sweep writes no TensorBoard files"),
+        ("experiment.render_video", True, "trials make no videos"),
+        ("experiment.save", {"every_n_epochs": 5}, "its best and its last checkpoint"),
+        ("experiment.save.epochs", [5], "its best and its last checkpoint"),
+        ("meta.hp_keys", ["a"], "notes its varied settings there"),
+    ],
+)
+def test_nothing_that_is_set_is_overruled_in_silence(path, value, message):
+    content = sweep(resources={"workers": 2, "cpus_per_worker": 0.5})
+    content["set"] = content["set"] | {path: value}
+    with pytest.raises(ConfigError, match=message) as refused:
+        sweep_from_dict(content)
+    assert str(refused.value).startswith("'set' has '")
+    assert str(refused.value).endswith(("remove it", "remove one of them"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from raymimic.sweep.stats import estimate, expected_online_performance, importances, ranks
+from raymimic.sweep.outcome.stats import estimate, expected_online_performance, importances, ranks
 
 
 def test_estimate_of_seeds_alone_is_their_exact_bootstrap() -> None:
@@ -129,7 +129,7 @@ def test_importance_finds_the_numbers_that_matter_and_the_bent_ones() -> None:
     ]
     scores = [-(s["bent"] ** 2) + 0.05 * float(rng.normal()) for s in settings]
     found = {one.path: one for one in importances(settings, scores)}
-    assert list(found) == ["bent", "noise"]  # what never varies has no importance
+    assert list(found) == ["bent", "noise"]  # a constant has no importance
     assert found["bent"].share > 0.6
     assert found["bent"].p_value < 0.001
     assert found["noise"].share < 0.15

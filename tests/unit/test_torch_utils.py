@@ -67,6 +67,21 @@ def test_backprop_clips_and_returns_the_norm_after_clipping():
     assert norm.item() == pytest.approx(0.25)
 
 
+def test_backprop_of_several_losses_reports_and_clips_each_networks_gradient():
+    nets = [linear([1.0, 2.0]), linear([3.0]), linear([5.0]).double()]
+    nets[1].requires_grad_(False)
+    optims = [torch.optim.SGD(net.parameters(), lr=1.0) for net in nets]
+    losses = [
+        nets[0](torch.tensor([3.0, 4.0])),
+        nets[1](torch.tensor([1.0])),
+        nets[2](torch.tensor([2.0], dtype=torch.float64)).float(),
+    ]
+    norms = TorchUtils.backprop_for_losses(optims, losses, [2.0, 2.0, None])
+    assert [norm.item() for norm in norms] == pytest.approx([4.0, 0.0, 4.0], rel=1e-5)
+    torch.testing.assert_close(nets[0].weight.data, torch.tensor([[-0.2, 0.4]]))
+    assert [nets[1].weight.item(), nets[2].weight.item()] == [3.0, 3.0]
+
+
 def test_backprop_averages_gradients_before_clipping():
     class Halving:
         """Another worker, with the same share of the batch and no gradient."""
@@ -81,9 +96,9 @@ def test_backprop_averages_gradients_before_clipping():
 
     net = linear([1.0, 2.0])
     optim = torch.optim.SGD(net.parameters(), lr=1.0)
-    optim.grad_sync = Halving()
     loss = net(torch.tensor([6.0, 8.0]))
-    norm = TorchUtils.backprop_for_loss(net=net, optim=optim, loss=loss, max_grad_norm=5.0)
+    with TorchUtils.synchronized(Halving()):
+        norm = TorchUtils.backprop_for_loss(net=net, optim=optim, loss=loss, max_grad_norm=5.0)
     assert norm.item() == pytest.approx(25.0, rel=1e-5)
     torch.testing.assert_close(net.weight.data, torch.tensor([[-2.0, -2.0]]), rtol=0, atol=1e-5)
 
@@ -226,3 +241,58 @@ def test_states_nest_like_what_they_are_of():
         TorchUtils.load_state_dict({**others, "critic": others["critic"][:1]}, state)
     with pytest.raises(CheckpointError, match="holds states of"):
         TorchUtils.load_state_dict({"actor": others["actor"]}, state)
+
+
+def trained() -> tuple[torch.optim.Optimizer, Any]:
+    params = optim_params()
+    params.learning_rate.epoch_schedule = [1, 3]
+    net = linear([1.0])
+    optimizer = TorchUtils.optimizer_from_optim_params(params, net)
+    scheduler = TorchUtils.lr_scheduler_from_optim_params(params, optimizer)
+    for _ in range(2):
+        TorchUtils.backprop_for_loss(net, optimizer, net(torch.ones(1, 1)).mean())
+        scheduler.step()
+    return optimizer, scheduler
+
+
+def test_states_of_training_are_loaded_where_they_fit():
+    optimizer, scheduler = trained()
+    state = TorchUtils.get_state_dict([optimizer, scheduler])
+    others = list(trained())
+    TorchUtils.load_state_dict(others, state)
+    assert others[1].last_epoch == 2
+    for key in ("exp_avg", "exp_avg_sq", "step"):
+        assert torch.equal(others[0].state_dict()["state"][0][key], state[0]["state"][0][key])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("state"),
+        lambda s: s["param_groups"].clear(),
+        lambda s: s["param_groups"][0].update(lr="fast"),
+        lambda s: s["param_groups"][0].update(lr=float("nan")),
+        lambda s: s["param_groups"][0].update(betas=(0.9,)),
+        lambda s: s["param_groups"][0].update(params=[]),
+        lambda s: s["param_groups"][0].pop("lr"),
+        lambda s: s["state"][0].update(exp_avg=torch.ones(7)),
+        lambda s: s["state"][0].update(exp_avg="much"),
+        lambda s: s["state"].update({5: {}}),
+    ],
+)
+def test_states_of_another_optimizer_are_refused(change):
+    optimizer, _ = trained()
+    state = optimizer.state_dict()
+    change(state)
+    with pytest.raises(CheckpointError, match="does not fit the networks"):
+        TorchUtils.load_state_dict(trained()[0], state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": 5}, {"optimizer": None}, {"last_epoch": "last"}, {"milestones": {}}, {"get_lr": 1}],
+)
+def test_states_of_another_schedule_are_refused(change):
+    _, scheduler = trained()
+    with pytest.raises(CheckpointError, match="is not one of a schedule"):
+        TorchUtils.load_state_dict(trained()[1], {**scheduler.state_dict(), **change})

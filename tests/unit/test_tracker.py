@@ -12,20 +12,16 @@ from typing import Any
 import pytest
 
 from raymimic.errors import ConfigError, OutputError
-from raymimic.tracking.journal import Cursor, JournalReader, JournalWriter, pending
-from raymimic.tracking.mlflow_tracker import (
-    MLflowTracker,
-    flatten,
-    open_command,
-    resolve_tracking_uri,
-    sync,
-)
+from raymimic.storage import file_names
+from raymimic.tracking.journal import Cursor, JournalReader, JournalWriter, pending, spool_dir_of
+from raymimic.tracking.mlflow_tracker import MLflowTracker, flatten, sync
+from raymimic.tracking.places import experiment_name, open_command, resolve_tracking_uri
 from raymimic.tracking.tensorboard_tracker import TensorBoardTracker
-from raymimic.tracking.tracker import NullTracker, Status, TrackerGroup
+from raymimic.tracking.tracker import Status, Tracker, TrackerGroup
 
 
-class Diary:
-    """A tracker that writes down what it hears, and may fail at everything."""
+class Diary(Tracker):
+    """A tracker that writes down its calls, and may fail at everything."""
 
     def __init__(self, name: str | None = None, error: Exception | None = None) -> None:
         self.name, self.error = name, error
@@ -59,7 +55,7 @@ def test_group_tells_everyone_and_warns_once_about_who_fails(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, diary = Diary(error=OSError("disk full")), Diary("run-7")
-    group = TrackerGroup([broken, NullTracker(), diary])
+    group = TrackerGroup([broken, Tracker(), diary])
     assert group.start(tmp_path, {"a": 1}, {}) == "run-7"
     group.log_epoch(3, 30, {"Train/Loss": 0.5})
     group.log_artifact(tmp_path / "x.png", "figures")
@@ -119,13 +115,34 @@ def test_where_a_run_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     run_dir = Path("out/exp/20260101")
-    assert resolve_tracking_uri(None, run_dir) == f"sqlite:///{tmp_path}/out/exp/mlflow.db"
+    assert resolve_tracking_uri(None, run_dir) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # whose current folder vanishes
+    assert resolve_tracking_uri(None, run_dir) == f"sqlite:///{tmp_path}/out/mlflow.db"
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR")
     assert resolve_tracking_uri("sqlite:///a.db", run_dir) == f"sqlite:///{tmp_path}/a.db"
     assert resolve_tracking_uri("sqlite:////b/c.db", run_dir) == "sqlite:////b/c.db"
-    assert resolve_tracking_uri("postgresql+psycopg2://u:p@h/d", run_dir).endswith("@h/d")
+    assert resolve_tracking_uri("postgresql+psycopg2://u@h/d", run_dir).endswith("u@h/d")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert resolve_tracking_uri(None, run_dir) == "http://server:5000"
     assert resolve_tracking_uri("databricks", run_dir) == "databricks"
+
+
+def test_a_run_goes_on_where_it_was_logged_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    run_dir = tmp_path / "out" / "exp" / "run"
+    spool_dir_of(run_dir).mkdir(parents=True)
+    assert resolve_tracking_uri(None, run_dir) == f"sqlite:///{tmp_path}/mlflow.db"
+    (run_dir.parent / "mlflow.db").touch()  # 0.1.0's default; MLflow was down so far
+    assert resolve_tracking_uri(None, run_dir) == f"sqlite:///{tmp_path}/out/exp/mlflow.db"
+    record = run_dir / "mlflow_run.json"
+    record.write_text(json.dumps({"tracking_uri": "http://host:5000"}))
+    assert resolve_tracking_uri(None, run_dir) == "http://host:5000"
+    record.write_text(json.dumps({"tracking_uri": "sqlite:////etc/x.db"}))  # a stranger's
+    with pytest.raises(ConfigError, match="MLflow has no database yet"):
+        resolve_tracking_uri(None, run_dir)
 
 
 def test_open_command_can_be_pasted_into_a_shell() -> None:
@@ -137,23 +154,27 @@ def test_open_command_can_be_pasted_into_a_shell() -> None:
 
 def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
     writer = JournalWriter(tmp_path)
-    writer.append({"type": "epoch", "epoch": 1})
+    first_epoch = {"type": "epoch", "time": 1, "epoch": 1, "step": 5, "metrics": {"x": 0.5}}
+    writer.append(first_epoch)
     writer.close()
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"type": "epoch", "epo')  # killed here
     reader = JournalReader(tmp_path)
     (first,) = reader.read()
-    assert first.data == {"type": "epoch", "epoch": 1}
+    assert first.data == first_epoch
     assert reader.read() == []
     writer = JournalWriter(tmp_path)
-    writer.append({"type": "epoch", "epoch": 2, "metrics": {"x": float("inf")}})
+    next_epoch = first_epoch | {"epoch": 2, "metrics": {"x": float("inf")}}
+    writer.append(next_epoch)
     writer.close()
     (second,) = reader.read()
-    assert second.data == {"type": "epoch", "epoch": 2, "metrics": {"x": float("inf")}}
+    assert second.data == next_epoch
+    assert reader.damaged == 1
     assert second.end == (tmp_path / "journal.jsonl").stat().st_size
     assert pending(tmp_path) == 2
-    Cursor("run", first.end, [{"copy": "a"}]).save(tmp_path)
-    assert Cursor.load(tmp_path) == Cursor("run", first.end, [{"copy": "a"}])
+    file = {"type": "artifact", "time": 1, "copy": "artifacts/a/b", "artifact_path": None}
+    Cursor("run", first.end, [file]).save(tmp_path)
+    assert Cursor.load(tmp_path) == Cursor("run", first.end, [file])
     assert pending(tmp_path) == 2  # the second line and the deferred file
     (tmp_path / "cursor.json").write_text("{torn")
     assert Cursor.load(tmp_path) == Cursor()
@@ -222,3 +243,22 @@ def test_journal_line_is_json_of_one_line(tmp_path: Path) -> None:
     writer.close()
     (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
     assert json.loads(line)["tags"]["a"] == "two\nlines"
+
+
+def test_experiment_is_the_configs_then_the_environments_then_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    assert experiment_name(None) == "raymimic"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert experiment_name(None) == "theirs"
+    assert experiment_name("mine") == "mine"
+
+
+def test_environments_of_any_name_have_files_of_their_own() -> None:
+    names = ["Hopper-v5", "gym_pusht/PushT-v0", "gym_pusht PushT-v0", "../../up", "..", "/", "é\0ü"]
+    files = file_names([*names, "x" * 400, "x" * 401, "Hopper-v5"])
+    assert list(files.values()) == [
+        *("Hopper-v5", "gym_pusht-PushT-v0", "gym_pusht-PushT-v0-2", "up"),
+        *("unnamed", "unnamed-2", "é-ü", "x" * 150, "x" * 150 + "-2"),
+    ]

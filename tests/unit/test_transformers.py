@@ -1,4 +1,4 @@
-"""Causal transformers: what they may see, positions, attention in numbers, policies."""
+"""Causal transformers: masks, positions, attention in numbers, policies."""
 
 import math
 
@@ -18,7 +18,7 @@ from raymimic.models.transformers import (
     TransformerActorNetwork,
     TransformerGMMActorNetwork,
 )
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.shapes import ObsShapes
 
 torch.set_num_threads(1)
 
@@ -41,7 +41,7 @@ POSITIONS = {
 def actor(cls=TransformerActorNetwork, **kwargs):
     torch.manual_seed(0)
     net = cls(obs_shapes=ObsShapes({"flat": [3]}), ac_dim=2, **SIZES, **kwargs)
-    for p in net.parameters():  # zero biases and positions would hide what depends on them
+    for p in net.parameters():  # zero biases and positions would hide their effect
         nn.init.normal_(p, std=0.5)
     return net
 

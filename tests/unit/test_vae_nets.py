@@ -7,6 +7,7 @@ import torch
 import torch.distributions as D
 from torch import Tensor
 
+from raymimic.algo.noise import EpisodeNoise
 from raymimic.config import GLConfig
 from raymimic.errors import ConfigError
 from raymimic.models.vae_nets import VAE, VAEActor, gumbel_temperature, vae_args_from_config
@@ -16,8 +17,7 @@ from raymimic.models.vae_priors import (
     GMMPrior,
     StandardNormalPrior,
 )
-from raymimic.utils.noise import EpisodeNoise
-from raymimic.utils.obs_utils import ObsShapes
+from raymimic.observations.shapes import ObsShapes
 
 B, Z, M, C = 5, 3, 4, 6
 OBS = {"pos": (2,), "vel": (1,)}
@@ -195,7 +195,7 @@ def test_categorical_samples_are_one_hot_by_probability(learn):
 @torch.no_grad()
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_states_samples_are_neighbours_and_its_own(name):
-    """Under episodes' own noise a row's samples do not depend on what is beside it."""
+    """Under episodes' own noise a row's samples do not depend on the rows beside it."""
     settings, _, shapes = PRIORS[name]
     vae = make_vae(**settings, **(CONDITIONED if shapes else {}))
     s = obs()

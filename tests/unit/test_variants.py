@@ -1,4 +1,4 @@
-"""What every variant of every algorithm keeps to: robomimic's 80 on low-dimensional observations.
+"""The promises of every variant of every algorithm: robomimic's 80 on low-dimensional data.
 
 Each is built with robomimic's parameters, trains, resumes bit by bit, and acts for several episodes
 at once as it does for each alone.

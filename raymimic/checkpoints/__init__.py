@@ -1,0 +1,1 @@
+"""Checkpoints: their content, reading and writing them, policies out of them, export."""

@@ -1,0 +1,82 @@
+"""The commands of the command line, and the parser of their arguments.
+
+To add a command, write a module with the functions of `Command` and list it in `COMMANDS`. Only the
+module of the command that the user gives is imported. Its `run` has its imports inside, so that
+`--help` is quick. `shared.py` has the arguments that several commands take.
+"""
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+import raymimic
+from raymimic.cli.shared import Parser
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": (
+        "raymimic.cli.quickstart",
+        "make a dataset, train TD3-BC on it and compare the policy with the data",
+    ),
+    "train": ("raymimic.cli.train", "train a policy, evaluate it, log it"),
+    "tune": ("raymimic.cli.tune", "sweep over settings and seeds, and compare them"),
+    "evaluate": ("raymimic.cli.evaluate", "play episodes with a checkpoint's policy"),
+    "export": ("raymimic.cli.export", "write a checkpoint that robomimic loads"),
+    "config": ("raymimic.cli.config", "print an algorithm's settings, commented"),
+    "dataset make": (
+        "raymimic.cli.dataset_make",
+        "record a dataset with policies that come with raymimic",
+    ),
+    "dataset info": ("raymimic.cli.dataset_info", "print a summary of a dataset"),
+    "mlflow sync": (
+        "raymimic.cli.mlflow_sync",
+        "deliver the records that a tracking server missed while it was down",
+    ),
+}
+"""Module and help text of each command. A name of two words is a command of a group."""
+
+GROUPS = {"dataset": "make or look at a dataset", "mlflow": "records of runs"}
+"""Help text of each group."""
+
+
+class Command(Protocol):
+    """The module of a command."""
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the command's arguments to its parser, and perhaps a longer description.
+
+        If a command takes `--resume`, the message after an interruption says so.
+        """
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Runs the command. A `RaymimicError` ends it with one line and exit status 2."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line.
+
+    Returns:
+        the arguments of the command, its `run` as `run_command`, and `traceback` and `verbose`.
+    """
+    common = Parser(add_help=False)
+    common.add_argument(
+        "--traceback", action="store_true", help="show where in the code an error arose"
+    )
+    common.add_argument("--verbose", action="store_true", help="log more")
+    parser = Parser(
+        prog="raymimic", description="robomimic at cluster scale: offline robot learning on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"raymimic {raymimic.__version__}")
+    top = parser.add_subparsers(required=True, metavar="COMMAND")
+    groups = {"": top}
+    for words, (module, help_text) in COMMANDS.items():
+        group, _, name = words.rpartition(" ")
+        if group not in groups:
+            group_parser = top.add_parser(group, help=GROUPS[group])
+            groups[group] = group_parser.add_subparsers(required=True, metavar="COMMAND")
+        subparser = groups[group].add_parser(name, parents=[common], help=help_text)
+        if words.split() == list(argv[: len(words.split())]):
+            command = cast(Command, import_module(module))
+            command.arguments(subparser)
+            subparser.set_defaults(run_command=command.run)
+    return parser.parse_args(argv)

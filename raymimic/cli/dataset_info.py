@@ -1,0 +1,123 @@
+"""`raymimic dataset info`: prints a summary of a dataset."""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from raymimic.cli.shared import add_allow_links, add_import, json_text
+from raymimic.errors import DatasetError, printable
+from raymimic.terminal import LiveLine
+
+if TYPE_CHECKING:
+    from raymimic.data.summary import DatasetSummary
+
+_PATIENCE_S = 1.0
+_MOST_COMPONENTS = 12
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `raymimic dataset info`."""
+    add_import(parser)
+    parser.add_argument("path", help="HDF5 file, path or URI")
+    add_allow_links(parser)
+    parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints a summary.
+
+    Raises:
+        DatasetError: the file cannot be read, or cannot be trained on.
+    """
+    from raymimic.config.base_config import import_modules
+    from raymimic.data.summary import summarize
+    from raymimic.training.trainable import obstacles
+
+    import_modules(args.imports)
+    summary = summarize(args.path, args.allow_links, _Progress())
+    found = obstacles(summary)
+    if args.json:
+        print(json_text({**summary.to_dict(), "obstacles": found}), flush=True)
+    else:
+        for line in (*_lines(summary), *_verdict(summary, found)):
+            print(printable(line))
+    problems = summary.meta.problems
+    if problems:
+        more = f" (the first of {len(problems)} problems)" if len(problems) > 1 else ""
+        raise DatasetError(problems[0] + more)
+
+
+class _Progress:
+    """Shows on a terminal, after a second, how many demos were looked at."""
+
+    def __init__(self) -> None:
+        self._line = LiveLine(sys.stderr)
+        self._next = time.monotonic() + _PATIENCE_S
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total:
+            self._line.clear()
+        elif time.monotonic() > self._next:
+            self._next = time.monotonic() + _PATIENCE_S
+            self._line.show(f"looked at {done:,} of {total:,} demos")
+
+
+def _lines(summary: "DatasetSummary") -> Iterator[str]:
+    meta = summary.meta
+    yield f"{meta.path}: {meta.num_demos} demos, {meta.num_transitions:,} transitions"
+    yield f"environment: {json.dumps(meta.env_meta) if meta.env_meta else 'not stated'}"
+    if summary.lengths:
+        mean = sum(summary.lengths) / len(summary.lengths)
+        yield f"lengths: {min(summary.lengths)} to {max(summary.lengths)}, mean {mean:.1f}"
+    yield from (f"obs/{key} {list(shape)}" for key, shape in sorted(meta.obs_shapes.items()))
+    yield from _action_lines(summary)
+    if summary.returns:
+        extent, mean = summary.extents["rewards"], sum(summary.returns) / len(summary.returns)
+        yield (
+            f"rewards: {extent.low[0]:.4g} to {extent.high[0]:.4g}; returns: "
+            f"{min(summary.returns):.4g} to {max(summary.returns):.4g}, mean {mean:.4g}"
+        )
+    if "dones" in summary.held:
+        yield f"dones: {summary.ended} of {meta.num_demos} demos end in a done"
+    if summary.successes is not None:
+        yield f"success: {summary.successes} of {meta.num_demos} demos have a reward of 1"
+    for key in ("actions", "rewards", "dones", "next_obs"):
+        if lacking := meta.num_demos - summary.held[key]:
+            yield f"no {key} in {lacking} of {meta.num_demos} demos"
+    for key, demos in sorted(meta.filter_keys.items()):
+        yield f"filter key '{key}': {len(demos)} demos"
+    if not meta.filter_keys:
+        yield "no filter keys: train.validation_fraction=0.1 holds demos out without one"
+    yield from (f"{key}: {value}" for key, value in sorted(meta.attrs.items()))
+    yield from (f"no demo: '{name}' has no samples" for name in meta.others)
+    yield from (f"linked file: {path}" for path in sorted(meta.linked))
+
+
+def _action_lines(summary: "DatasetSummary") -> Iterator[str]:
+    extent = summary.extents.get("actions")
+    if extent is None:
+        return
+    yield f"actions [{extent.width}]: {extent.low.min():.4g} to {extent.high.max():.4g}"
+    if extent.width <= _MOST_COMPONENTS:
+        for name, bounds in (("least", extent.low), ("greatest", extent.high)):
+            yield f"  {name}: {', '.join(f'{bound:.4g}' for bound in bounds)}"
+    if extent.constant:
+        yield f"  constant: components {', '.join(map(str, extent.constant))} (counted from 0)"
+
+
+def _verdict(summary: "DatasetSummary", found: dict[str, str]) -> Iterator[str]:
+    from raymimic.config.templates import config_named
+    from raymimic.data.observation_keys import observation_settings
+
+    able = [name for name, obstacle in found.items() if not obstacle]
+    yield f"can train: {', '.join(able) or 'no algorithm'}"
+    yield from (f"cannot train {name}: {obstacle}" for name, obstacle in found.items() if obstacle)
+    settings = observation_settings(config_named(able[0]), summary.meta.obs_shapes) if able else {}
+    if settings:
+        words = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in settings.items()]
+        data = shlex.quote(str(summary.meta.path))
+        yield f"try: raymimic train --algo {able[0]} --dataset {data} --set {shlex.join(words)}"

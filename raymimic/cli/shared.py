@@ -1,0 +1,92 @@
+"""Arguments that several commands take, and how a command ends and prints JSON."""
+
+import argparse
+import contextlib
+import json
+import sys
+from typing import Any, NoReturn
+
+from raymimic.credentials import masked
+
+CHECKPOINT_HELP = (
+    "checkpoint of raymimic or robomimic: path, URI, or a model of MLflow (runs:/…, models:/…)"
+)
+
+
+def leave(status: int, message: str = "") -> NoReturn:
+    """Ends the process, with a line on stderr if there is a message."""
+    if message:
+        print(f"raymimic: {masked(message)}", file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake in the arguments in one line, like all other errors of the user."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit status 2."""
+        leave(2, f"error: {message}; see {self.prog} --help")
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Adds `--import`, as `args.imports`. The current folder then joins the import path."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="Python modules that register algorithms, configs or environments of your own; the "
+        "current folder is searched too",
+    )
+
+
+def add_allow_links(parser: argparse.ArgumentParser) -> None:
+    """Adds `--allow-links`."""
+    parser.add_argument(
+        "--allow-links",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder besides the dataset's own that its links may lead into; may be repeated",
+    )
+
+
+def add_set(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Adds `--set KEY=VALUE …`."""
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text
+    )
+
+
+def natural(text: str) -> int:
+    """The type of an argument that is a whole number from 0."""
+    return _integer(text, least=0)
+
+
+def positive(text: str) -> int:
+    """The type of an argument that is a whole number from 1."""
+    return _integer(text, least=1)
+
+
+def _integer(text: str, least: int) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) >= least:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON. JSON knows no NaN and no infinity: they become null."""
+    return json.dumps(_finite(value), indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and value - value != 0.0:
+        return None
+    return value

@@ -1,0 +1,290 @@
+"""Columns: which demos and which of their quantities a training reads, and reading them."""
+
+import itertools
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raymimic.data.hdf5 import DatasetFile, DemoReader, open_dataset
+from raymimic.data.reads import NEXT_OBS
+from raymimic.errors import DatasetError, printable
+from raymimic.observations.modality import processed_shape
+
+logger = logging.getLogger(__name__)
+
+FloatType = type[np.float32] | type[np.float64]
+
+
+@dataclass(frozen=True)
+class DemoSource:
+    """Some demos of one file.
+
+    Attributes:
+        path: local path or URI.
+        filter_key: name under `mask/`; None takes all demos.
+        demo_limit: take only the first so many, in order of demo number.
+        allow_links: folders besides the file's own that its links may lead into.
+    """
+
+    path: str
+    filter_key: str | None = None
+    demo_limit: int | None = None
+    allow_links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ColumnRequest:
+    """The quantities to read of each transition.
+
+    Attributes:
+        obs_keys: keys under `obs/`.
+        action_keys: datasets that make up the action vector, in this order.
+        dataset_keys: further datasets, such as `rewards`. `rewards` and `dones` are left out
+            of the batches of a file that lacks them, unless `needs` holds them (robomimic would
+            serve zeros); any other key must be there.
+        load_next_obs: read `next_obs` where the file has it.
+        needs: the groups that must be there, of `{"next_obs", "rewards", "dones"}`.
+        modalities: of the observation keys; a key that is left out is `low_dim`.
+    """
+
+    obs_keys: tuple[str, ...]
+    action_keys: tuple[str, ...] = ("actions",)
+    dataset_keys: tuple[str, ...] = ("actions", "rewards", "dones")
+    load_next_obs: bool = True
+    needs: frozenset[str] = frozenset()
+    modalities: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DemoRef:
+    """One demonstration: its file, its name in the file, its number of transitions."""
+
+    file: DatasetFile
+    name: str
+    length: int
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+        return self.file.path
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of each transition.
+
+    Attributes:
+        parts: datasets inside a demo that are concatenated along the last axis.
+        widths: the last axis' size of each part.
+        shape: shape of one row.
+        image: whether rows are images kept as uint8.
+        needed: whether a training cannot do without it. Otherwise it is left out of the batches
+            where it cannot be read.
+    """
+
+    parts: tuple[str, ...]
+    widths: tuple[int, ...]
+    shape: tuple[int, ...]
+    image: bool = False
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The demos to read, in order, and the columns of their rows, as `scan` finds them.
+
+    Attributes:
+        demos: all demos of all sources.
+        source_sizes: how many of the demos each source has.
+        linked: other files that links and virtual datasets of each source lead into.
+        columns: by name, for example `obs/flat`, `next_obs/flat`, `actions`, `rewards`.
+        derive_next_obs: whether `next_obs` is wanted and has to be taken from the next row of
+            `obs`.
+    """
+
+    demos: tuple[DemoRef, ...]
+    source_sizes: tuple[int, ...]
+    linked: tuple[frozenset[Path], ...]
+    columns: dict[str, Column]
+    derive_next_obs: bool
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Transitions of each demo, `[num_demos]`."""
+        return np.array([demo.length for demo in self.demos], dtype=np.int64)
+
+    def shape_metadata(self, modalities: Mapping[str, str]) -> dict[str, Any]:
+        """As `raymimic.data.layout.shape_metadata`, for the columns of this layout."""
+        shapes = {
+            key.removeprefix("obs/"): column.shape
+            for key, column in self.columns.items()
+            if key.startswith("obs/")
+        }
+        return shape_metadata_of(shapes, self.columns["actions"].shape[0], modalities)
+
+
+def shape_metadata_of(
+    shapes: Mapping[str, Sequence[int]], ac_dim: int, modalities: Mapping[str, str]
+) -> dict[str, Any]:
+    """Shapes in robomimic's form, see `raymimic.data.layout.shape_metadata`.
+
+    Args:
+        shapes: row shape of each observation key, as the file holds it.
+        ac_dim: size of the action vector.
+        modalities: by key; a key that is left out is `low_dim`.
+    """
+    kinds = {key: modalities.get(key, "low_dim") for key in sorted(shapes)}
+    return {
+        "ac_dim": ac_dim,
+        "all_shapes": {key: processed_shape(shapes[key], kinds[key]) for key in kinds},
+        "all_obs_keys": list(kinds),
+        "use_images": "rgb" in kinds.values(),
+        "use_depths": "depth" in kinds.values(),
+    }
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warns of something in a file; once, as a driver may be its own worker and look again."""
+    logger.warning(message)
+
+
+def warn_left_out(group: str, reason: str) -> None:
+    """Warns that a group is left out of the batches, which the algorithm does not need."""
+    warn_once(
+        f"{printable(reason)}; the algorithm does not need '{group}', which is left out of the"
+        " batches"
+    )
+
+
+def column_group(column: str) -> str:
+    """`next_obs` of column `next_obs/flat`; other columns are of their own."""
+    return NEXT_OBS if column.startswith(f"{NEXT_OBS}/") else column
+
+
+def numpy_dtype(dtype: torch.dtype) -> FloatType:
+    """The same float type as numpy names it."""
+    return np.float64 if dtype == torch.float64 else np.float32
+
+
+def read_columns(
+    demos: Iterable[DemoRef], columns: Mapping[str, Column], dtype: FloatType
+) -> dict[str, np.ndarray]:
+    """Reads columns of demos, straight into their final place and type.
+
+    Args:
+        demos: the demos, in this order.
+        columns: which columns, see `raymimic.data.layout.scan`.
+        dtype: type of everything that is not an image.
+
+    Returns:
+        `[N, ...]` by column name. A column that is not needed (`Column`) is left out where
+        it holds such values or cannot be read.
+
+    Raises:
+        DatasetError: a value is NaN or infinite, one of `dones` is not within [0, 1], the columns
+            are larger than this machine's memory, or the file is damaged.
+    """
+    demos = list(demos)
+    arrays = _empty_arrays(demos, columns, dtype)
+    start = 0
+    for file, group in itertools.groupby(demos, key=lambda demo: demo.file):
+        with open_dataset(file) as reader:
+            for demo in group:
+                rows = slice(start, start + demo.length)
+                opened = reader.demo(demo.name)
+                if opened is None:
+                    raise DatasetError(
+                        f"{reader}: demo '{demo.name}' is gone: the file was changed just now"
+                    )
+                for key in list(arrays):
+                    if key not in arrays:
+                        continue
+                    try:
+                        _read(opened, columns[key], arrays[key][rows])
+                    except DatasetError as error:
+                        if columns[key].needed:
+                            raise
+                        left_out = column_group(key)
+                        warn_left_out(left_out, str(error))
+                        arrays = {k: a for k, a in arrays.items() if column_group(k) != left_out}
+                start = rows.stop
+    return arrays
+
+
+def _empty_arrays(
+    demos: Sequence[DemoRef], columns: Mapping[str, Column], dtype: FloatType
+) -> dict[str, np.ndarray]:
+    """Memory for columns, as far as this machine has it."""
+    total = sum(demo.length for demo in demos)
+    row = {
+        key: math.prod(column.shape) * (1 if column.image else np.dtype(dtype).itemsize)
+        for key, column in columns.items()
+    }
+    needed = total * sum(row.values())
+    try:
+        if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            raise MemoryError
+        return {
+            key: np.empty((total, *column.shape), np.uint8 if column.image else dtype)
+            for key, column in columns.items()
+        }
+    except (MemoryError, ValueError) as error:
+        demo = max(demos, key=lambda demo: demo.length)
+        raise DatasetError(
+            f"dataset '{demo.path}': its columns take {needed / 1e9:,.1f} GB, more than this"
+            f" machine has (longest is demo '{demo.name}' of {demo.length} samples, largest is"
+            f" '{max(row, key=row.__getitem__)}'): use fewer keys or demos, or ray.data_placement"
+            " 'shard'"
+        ) from error
+
+
+def _read(demo: DemoReader, column: Column, out: np.ndarray) -> None:
+    """Reads one column of one demo into `out [n, ...]` and checks its values.
+
+    All must be finite, and `dones` within [0, 1]: a target's bootstrap value is weighed by
+    1 - done, which would be negative or a multiple of it.
+    """
+    left = 0
+    for i, name in enumerate(column.parts):
+        target = out
+        if len(column.parts) > 1:
+            target = out[:, left : left + column.widths[i]]
+            left += column.widths[i]
+        demo.read(name, target)
+        # The sum is a test without a temporary array; only when it fails are elements looked at.
+        with np.errstate(invalid="ignore", over="ignore"):
+            suspect = target.dtype.kind == "f" and not np.isfinite(target.sum(dtype=np.float64))
+        if suspect:
+            _complain_if_not_finite(demo, name, target)
+        if name == "dones" and (target.min() < 0 or target.max() > 1):
+            bad = int(np.flatnonzero((target < 0) | (target > 1))[0])
+            raise DatasetError(
+                f"{demo}: 'dones' holds {target[bad]:g} in row {bad}; each must be 1 where the"
+                " episode's task ended and 0 elsewhere: convert the file"
+            )
+
+
+def _complain_if_not_finite(demo: DemoReader, name: str, values: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+    if not len(bad):
+        return
+    exact = np.empty(values.shape, np.float64)
+    demo.read(name, exact)
+    if np.isfinite(exact).all():
+        raise DatasetError(
+            f"{demo}: '{name}' holds numbers too large for float32 (first in row {bad[0]}); repair"
+            " the demo, or set train.dtype to 'float64'"
+        )
+    raise DatasetError(
+        f"{demo}: '{name}' holds NaN or infinity (first in row {bad[0]}); repair or remove the"
+        " demo, for example by a filter key without it"
+    )

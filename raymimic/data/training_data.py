@@ -1,0 +1,492 @@
+"""Everything that a training takes from its data: loaders, statistics, shapes, environments."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raymimic.config.base_config import BaseConfig, sections_named
+from raymimic.data.columns import ColumnRequest, DemoSource, Layout, numpy_dtype
+from raymimic.data.environments import EvalEnv, environments
+from raymimic.data.hdf5 import MissingObservationError
+from raymimic.data.layout import scan
+from raymimic.data.loader import Loader, ShardIndex
+from raymimic.data.metadata import content_digest
+from raymimic.data.observation_keys import explanation
+from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, OBS, PAD_MASK, Reads
+from raymimic.data.sampler import EpochSampler, Sampler, ValidationSampler
+from raymimic.data.sequence import SequenceDataset
+from raymimic.data.split import hold_out
+from raymimic.data.stats import (
+    Moments,
+    Stats,
+    action_normalization_stats,
+    greatest_magnitude,
+    moments,
+    obs_normalization_stats,
+    scaling_of,
+    stream_column,
+)
+from raymimic.data.store import DemoStore
+from raymimic.errors import ConfigError, DatasetError, printable
+from raymimic.observations.shapes import modalities_of
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+_MAX_GPU_SHARE = 0.5
+_MOST_NAMES = 10
+# How far beyond 1 an action may be that was meant to be 1.
+ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """A training's data as they are known before any of them is read.
+
+    Attributes:
+        shape_meta: see `raymimic.data.layout.shape_metadata`.
+        eval_envs: see `environments`.
+        train: demos to train on.
+        valid: demos to validate on, if `experiment.validate`.
+        paths: files or URIs, one for each entry of `train.data`.
+        split: a line about the demos that `train.validation_fraction` held out; empty without it.
+    """
+
+    shape_meta: dict[str, Any]
+    eval_envs: list[EvalEnv]
+    train: Layout
+    valid: Layout | None
+    paths: tuple[str, ...]
+    split: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the files' content, computed when asked for; several joined by commas.
+
+        Files that links and virtual datasets lead into belong to it.
+        """
+        valid = self.train if self.valid is None else self.valid
+        linked = map(frozenset.union, self.train.linked, valid.linked)
+        return ",".join(map(content_digest, self.paths, linked))
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Everything a training takes from its data.
+
+    Attributes:
+        train: training batches.
+        valid: validation batches, if `experiment.validate`.
+        obs_normalization_stats: by observation key, if `train.hdf5_normalize_obs`. Batches come
+            as they are; the algorithm normalises them.
+        action_normalization_stats: by action key. The batches' actions are normalised already.
+        action_range: least and greatest value of each component `[A]` of the training actions, as
+            recorded.
+        info: shapes, environments, digest.
+        out_of_reach: a sentence for each action key that leaves [-1, 1] after normalisation, for
+            algorithms with `Algo.bounded_actions`.
+    """
+
+    train: Loader
+    valid: Loader | None
+    obs_normalization_stats: Stats | None
+    action_normalization_stats: Stats
+    action_range: tuple[Array, Array]
+    info: DataInfo
+    out_of_reach: list[str]
+
+    @property
+    def shape_meta(self) -> dict[str, Any]:
+        """See `raymimic.data.layout.shape_metadata`."""
+        return self.info.shape_meta
+
+    @property
+    def eval_envs(self) -> list[EvalEnv]:
+        """See `environments`."""
+        return self.info.eval_envs
+
+    @property
+    def digest(self) -> str:
+        """Digest of the files' content."""
+        return self.info.digest
+
+
+def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
+    """Checks the data of a training without reading it.
+
+    All complaints but those about values (NaN) are made here, so that a driver can make them
+    before it starts any worker.
+
+    Args:
+        config: sections `train`, `experiment` and `observation` are read.
+        reads: `Algo.reads` of the algorithm.
+
+    Raises:
+        DatasetError: see `raymimic.data.layout`.
+        ConfigError: `train.data` cannot be understood, or the algorithm reads steps that
+            `train.seq_length` and `train.frame_stack` leave out.
+    """
+    _check_windows(config, reads)
+    entries = dataset_entries(config)
+    request = _request(config, reads)
+    try:
+        train = scan(_sources(config, entries, "filter_key"), request)
+    except MissingObservationError as error:
+        raise DatasetError(f"{error}{explanation(config, error.known)}") from error
+    valid, split = None, ""
+    if config.experiment.validate and config.train.validation_fraction is not None:
+        train, valid = hold_out(train, config.train.validation_fraction, config.train.seed)
+        split = _split_line(train, valid, config.train.seed)
+    elif config.experiment.validate:
+        valid = scan(_sources(config, entries, "validation_filter_key"), request)
+        _check_split(entries, train, valid)
+    return DataInfo(
+        shape_meta=train.shape_metadata(_modalities(config)),
+        eval_envs=environments(config, entries),
+        train=train,
+        valid=valid,
+        paths=tuple(entry["path"] for entry in entries),
+        split=split,
+    )
+
+
+def _split_line(train: Layout, valid: Layout, seed: int) -> str:
+    """Names the demos that were held out."""
+    total, held = len(train.demos) + len(valid.demos), [demo.name for demo in valid.demos]
+    more = f" and {len(held) - _MOST_NAMES} more" if len(held) > _MOST_NAMES else ""
+    return printable(
+        f"validating on {len(held)} of {total} demos, drawn by seed {seed}: "
+        f"{', '.join(held[:_MOST_NAMES])}{more}"
+    )
+
+
+def _check_windows(config: BaseConfig, reads: Reads) -> None:
+    """Makes sure that the steps an algorithm reads are among those of a sample."""
+    train = config.train
+    if reads.span.stop > train.seq_length:
+        raise ConfigError(
+            f"{config.algo_name} reads {reads.span.stop} steps, but 'train.seq_length' is"
+            f" {train.seq_length}: raise it to {reads.span.stop}"
+        )
+    if reads.obs is not None and reads.obs.start > 1 - train.frame_stack:
+        seen = 1 - reads.obs.start
+        raise ConfigError(
+            f"'train.frame_stack' is {train.frame_stack}, but {config.algo_name} sees"
+            f" {'one observation' if seen == 1 else f'{seen} observations'} at a time: set it to"
+            f" {seen}"
+        )
+    if reads.span.start < 1 - train.frame_stack:
+        raise ConfigError(
+            f"{config.algo_name} reads {-reads.span.start} steps before the present one, but"
+            f" 'train.frame_stack' is {train.frame_stack}: set it to {1 - reads.span.start}"
+        )
+
+
+def _check_split(entries: Sequence[dict[str, Any]], train: Layout, valid: Layout) -> None:
+    """Makes sure that training and validation have no demo in common, and the same columns."""
+    seen = {(demo.path, demo.name) for demo in train.demos}
+    for demo in valid.demos:
+        if (demo.path, demo.name) in seen:
+            raise DatasetError(
+                f"dataset '{demo.path}': demo '{demo.name}' is among the training demos and"
+                " the validation demos: choose filter keys that have none in common"
+            )
+    needed = [
+        {key: (c.shape, c.image) for key, c in layout.columns.items() if c.needed}
+        for layout in (train, valid)
+    ]
+    if needed[0] != needed[1]:
+        raise DatasetError(
+            f"dataset '{entries[0]['path']}': training demos and validation demos differ in"
+            " their keys or shapes: convert the file so that all demos agree"
+        )
+
+
+def make_loaders(
+    config: BaseConfig,
+    reads: Reads,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainData:
+    """Reads the data of a training and serves it in batches.
+
+    The data goes to the GPU where it takes at most half of the free memory, else it stays in main
+    memory.
+
+    Args:
+        config: sections `train`, `experiment`, `observation` and `ray.data_placement` are read.
+        reads: `Algo.reads` of the algorithm.
+        device: where batches go.
+        rank: this worker, in `[0, world_size)`.
+        world_size: number of workers.
+
+    Raises:
+        DatasetError: see `raymimic.data.layout`.
+        ConfigError: the batch is larger than the data or smaller than the number of workers, …
+    """
+    if config.train.batch_size < world_size:
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, less than the {world_size} workers"
+            " that share each batch: make it larger, or use fewer workers"
+        )
+    info = inspect_data(config, reads)
+    part = _WorkersPart(config, reads, device, rank, world_size)
+    store = part.read(info.train, must_shard=True)
+    found = _statistics(config, store, reads.bounded_actions)
+    dataset = part.dataset(store, found)
+    valid_loader = None
+    train_loader = part.loader(dataset, _train_sampler(config, dataset))
+    if info.valid is not None:
+        dataset = part.dataset(part.read(info.valid, must_shard=False), found)
+        valid_loader = part.loader(dataset, _validation_sampler(config, dataset))
+    return TrainData(
+        train_loader,
+        valid_loader,
+        obs_normalization_stats=found.obs,
+        action_normalization_stats=found.actions,
+        action_range=found.action_range,
+        info=info,
+        out_of_reach=found.out_of_reach,
+    )
+
+
+@dataclass(frozen=True)
+class _WorkersPart:
+    """Makes one worker's stores, datasets and loaders.
+
+    Attributes:
+        config: the training's.
+        reads: the windows to gather.
+        device: where batches go.
+        rank: of the worker.
+        world_size: number of workers.
+    """
+
+    config: BaseConfig
+    reads: Reads
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def read(self, layout: Layout, must_shard: bool) -> DemoStore:
+        """Reads the worker's demos.
+
+        Args:
+            layout: all demos.
+            must_shard: whether to deal them out even if that leaves a worker with none, which is
+                an error. A validation split of fewer demos than workers is small: all hold it.
+        """
+        dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.train.dtype]
+        shard = self.config.ray.data_placement == "shard" and (
+            must_shard or len(layout.demos) >= self.world_size
+        )
+        return DemoStore.read(layout, dtype, (self.rank, self.world_size) if shard else None)
+
+    def dataset(self, store: DemoStore, found: "_Statistics") -> SequenceDataset:
+        """Samples of a store, on the device if it fits, whose actions come normalised."""
+        train = self.config.train
+        scaling = scaling_of(found.actions, store.columns["actions"])
+        if scaling is not None:
+            store = replace(store, scaling={"actions": scaling})
+        return SequenceDataset(
+            _placed(store, self.device, self.config),
+            seq_length=train.seq_length,
+            frame_stack=train.frame_stack,
+            pad_seq_length=train.pad_seq_length,
+            pad_frame_stack=train.pad_frame_stack,
+            goal_mode=train.goal_mode,
+            reads=self.reads,
+        )
+
+    def loader(self, dataset: SequenceDataset, sampler: Sampler) -> Loader:
+        """Serves the worker's part of each batch."""
+        shard = ShardIndex(dataset) if dataset.store.is_shard else None
+        return Loader(dataset, sampler, self.rank, self.world_size, self.device, shard)
+
+
+def _train_sampler(config: BaseConfig, dataset: SequenceDataset) -> EpochSampler:
+    ends = np.cumsum(dataset.store.layout.source_sizes)[:-1]
+    sizes = [int(part.sum()) for part in np.split(dataset.layout_sizes, ends)]
+    weights = None
+    if len(sizes) > 1:
+        weights = [float(entry.get("weight", 1.0)) for entry in dataset_entries(config)]
+        if config.train.normalize_weights_by_ds_size:
+            weights = [weight / size for weight, size in zip(weights, sizes, strict=True)]
+    return EpochSampler(
+        sizes,
+        config.train.batch_size,
+        config.train.seed,
+        config.experiment.epoch_every_n_steps,
+        weights,
+    )
+
+
+def _validation_sampler(config: BaseConfig, dataset: SequenceDataset) -> ValidationSampler:
+    return ValidationSampler(
+        int(dataset.layout_sizes.sum()),
+        config.train.batch_size,
+        config.train.seed,
+        config.experiment.validation_epoch_every_n_steps,
+    )
+
+
+class _Statistics(NamedTuple):
+    """Statistics of the training demos.
+
+    Attributes:
+        obs: by observation key, if observations are normalised.
+        actions: by action key.
+        action_range: least and greatest value of each component `[A]`, as recorded.
+        out_of_reach: warnings for an algorithm with bounded actions.
+    """
+
+    obs: Stats | None
+    actions: Stats
+    action_range: tuple[Array, Array]
+    out_of_reach: list[str]
+
+
+def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> _Statistics:
+    """Statistics over all training demos, which a shard reads once more, piece by piece.
+
+    Raises:
+        ConfigError: actions leave [-1, 1] although `bounded_actions`.
+    """
+    layout = store.layout
+    dtype = numpy_dtype(store.columns["actions"].dtype)
+
+    def of(key: str, modality: str = "low_dim") -> Moments:
+        pieces = stream_column(layout, key, dtype) if store.is_shard else [store.columns[key]]
+        return moments(pieces, modality)
+
+    actions = layout.columns["actions"]
+    widths = dict(zip(actions.parts, actions.widths, strict=True))
+    all_actions = of("actions")
+    action_range = (all_actions.low, all_actions.high)
+    found_actions = all_actions.split(widths)
+    action_stats = action_normalization_stats(found_actions, config.train.action_config)
+    reach = {k: greatest_magnitude(found_actions[k], entry) for k, entry in action_stats.items()}
+    out_of_reach = _out_of_reach(config, reach)
+    if bounded_actions and out_of_reach:
+        raise ConfigError(out_of_reach[0])
+    if not config.train.hdf5_normalize_obs:
+        return _Statistics(None, action_stats, action_range, out_of_reach)
+    modalities = _modalities(config)
+    found = {key: of(f"obs/{key}", modalities.get(key, "low_dim")) for key in config.all_obs_keys}
+    obs_stats = obs_normalization_stats(found)
+    return _Statistics(obs_stats, action_stats, action_range, out_of_reach)
+
+
+def _out_of_reach(config: BaseConfig, reach: Mapping[str, float]) -> list[str]:
+    """Warns of each action key that leaves [-1, 1], which bounded actions never reach.
+
+    Args:
+        config: how actions are normalised.
+        reach: greatest magnitude of each action key, normalised.
+    """
+    sentences = []
+    for key, greatest in reach.items():
+        if greatest > 1.0 + ROUNDING:
+            method = (config.train.action_config.get(key) or {}).get("normalization")
+            sentences.append(
+                f"{config.algo_name} learns actions in [-1, 1], but '{key}' reaches {greatest:.4g}"
+                f"{f' with {method} normalization' if method else ''}, where it can never act: set "
+                f"train.action_config['{key}'].normalization to 'min_max'"
+            )
+    return sentences
+
+
+def _placed(store: DemoStore, device: torch.device, config: BaseConfig) -> DemoStore:
+    """The store on the device, if it fits."""
+    if device.type != "cuda":
+        return store
+    free, _ = torch.cuda.mem_get_info(device)
+    # Workers that share a GPU see the same free memory.
+    if store.num_bytes > _MAX_GPU_SHARE * min(1.0, config.ray.gpus_per_worker or 1.0) * free:
+        logger.warning(
+            "the dataset (%.1f GB) does not fit on the GPU beside the training: it stays in main"
+            " memory and batches are copied",
+            store.num_bytes / 1e9,
+        )
+        return store
+    return store.to(device)
+
+
+def dataset_entries(config: BaseConfig) -> list[dict[str, Any]]:
+    """`train.data` as a list of entries, each with at least `path`.
+
+    Raises:
+        ConfigError: it is neither a path nor a list of entries with paths.
+    """
+    data = config.train.data
+    if isinstance(data, str | Path):
+        return [{"path": str(data)}]
+    if not isinstance(data, list | tuple) or not data:
+        raise ConfigError(
+            "train.data is not set: name a dataset (--dataset file.hdf5), or a list of entries"
+            " with 'path'"
+        )
+    for entry in data:
+        if not isinstance(entry, dict) or not entry.get("path"):
+            raise ConfigError(f"train.data has an entry without 'path': {entry!r}")
+    return [dict(entry) for entry in data]
+
+
+def data_label(config: BaseConfig) -> str:
+    """The training's data in a few words, such as `walker.hdf5 (train)` or `a.hdf5 and 2 more`."""
+    first, *others = dataset_entries(config)
+    label = PurePosixPath(first["path"]).name
+    if key := first.get("filter_key", config.train.hdf5_filter_key):
+        label += f" ({key})"
+    return f"{label} and {len(others)} more" if others else label
+
+
+def _sources(
+    config: BaseConfig, entries: Sequence[dict[str, Any]], filter_name: str
+) -> list[DemoSource]:
+    """The demos of each entry; an entry's own filter key comes before the config's."""
+    common = config.train[f"hdf5_{filter_name}"]
+    return [
+        DemoSource(
+            entry["path"],
+            entry.get(filter_name, common),
+            entry.get("demo_limit"),
+            tuple(config.train.allow_links),
+        )
+        for entry in entries
+    ]
+
+
+def _request(config: BaseConfig, reads: Reads) -> ColumnRequest:
+    train = config.train
+    if not config.all_obs_keys:
+        raise ConfigError("observation.modalities names no observation of the dataset")
+    # The goal of a demo is its last next_obs.
+    needs = reads.required | ({NEXT_OBS} if train.goal_mode is not None else set())
+    groups = {OBS, NEXT_OBS, NEXT_ACTIONS}
+    return ColumnRequest(
+        obs_keys=tuple(config.all_obs_keys),
+        action_keys=tuple(train.action_keys),
+        dataset_keys=tuple(name for name in reads.windows if name not in groups),
+        load_next_obs=reads.next_obs is not None,
+        needs=needs - {BOUNDED_ACTIONS, PAD_MASK, NEXT_ACTIONS},
+        modalities=_modalities(config),
+    )
+
+
+def _modalities(config: BaseConfig) -> dict[str, str]:
+    """The modality of each observation key of all parts."""
+    modalities: dict[str, str] = {}
+    for _, groups in sections_named(config.observation, "modalities"):
+        for group in groups.values():
+            modalities |= modalities_of(group)
+    return modalities

@@ -1,0 +1,211 @@
+"""Checks that an environment fits a policy, and reads a policy's observations from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from raymimic.envs.env_base import Array, EnvBase, Observation
+from raymimic.envs.kinds import env_from_metadata
+from raymimic.errors import EnvError, did_you_mean, reason
+from raymimic.observations.modality import modality_named
+
+if TYPE_CHECKING:
+    from raymimic.config import BaseConfig
+
+T = TypeVar("T")
+
+OBSERVATION, GOAL = "observation", "goal"
+
+# The data's actions may exceed an environment's by so much without a warning.
+_ACTION_TOLERANCE = 1e-4
+_LARGEST = np.finfo(np.float32).max
+
+
+@dataclass(frozen=True)
+class PolicyInterface:
+    """A policy's inputs from its environment, and its actions.
+
+    Attributes:
+        obs: shape of each observation that it reads, as the environment gives it (images
+            `[H, W, C]`).
+        goals: shape of each goal that it reads; empty without goals.
+        action_dim: number of action components.
+        frame_stack: number of observations that an environment may stack itself.
+    """
+
+    obs: Mapping[str, list[int]]
+    goals: Mapping[str, list[int]]
+    action_dim: int
+    frame_stack: int = 1
+
+    @classmethod
+    def of(cls, config: BaseConfig, shape_meta: Mapping[str, Any]) -> PolicyInterface:
+        """The interface of the policy that a config describes.
+
+        Args:
+            config: sections `observation` and `train` are read.
+            shape_meta: `all_shapes` and `ac_dim` of its data, as in checkpoints.
+        """
+        shapes = shape_meta["all_shapes"]
+
+        def raw(modalities: Mapping[str, str]) -> dict[str, list[int]]:
+            return {
+                key: _raw_shape(shapes[key], modality)
+                for key, modality in modalities.items()
+                if key in shapes  # else the algorithm complains that it has no shape
+            }
+
+        return cls(
+            raw(config.obs_from_env),
+            raw(config.goals_from_env),
+            int(shape_meta["ac_dim"]),
+            int(config.train.frame_stack),
+        )
+
+
+def _raw_shape(shape: Sequence[int], modality: str) -> list[int]:
+    """Shape of an observation as environments have it."""
+    return modality_named(modality).raw_shape(shape)
+
+
+@dataclass(frozen=True)
+class ActionBounds:
+    """The actions that an environment takes.
+
+    Attributes:
+        low: least value of each action component; `-inf` without a limit.
+        high: greatest value of each action component; `inf` without a limit.
+    """
+
+    low: list[float]
+    high: list[float]
+
+
+def clipping_warnings(
+    low: npt.ArrayLike, high: npt.ArrayLike, environments: Mapping[str, ActionBounds]
+) -> list[str]:
+    """A sentence for each environment that takes less than the data's actions.
+
+    Args:
+        low: least value of each action component of the data `[A]`, as recorded.
+        high: greatest value of each.
+        environments: the actions that each environment takes, by its name.
+    """
+    low, high = np.asarray(low), np.asarray(high)
+    sentences = []
+    for env, bounds in environments.items():
+        beyond = np.maximum(np.asarray(bounds.low) - low, high - np.asarray(bounds.high))
+        worst = int(np.argmax(beyond))
+        if beyond[worst] > _ACTION_TOLERANCE:
+            sentences.append(
+                f"component {worst} of the data's actions goes from {low[worst]:.4g} to "
+                f"{high[worst]:.4g}, and {env} takes {bounds.low[worst]:.4g} to "
+                f"{bounds.high[worst]:.4g}: actions are clipped when it is played"
+            )
+    return sentences
+
+
+def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBounds:
+    """Makes an environment and plays one step in it, as an evaluation will.
+
+    Resets it, compares its observations with the policy's data, plays an action from the middle of
+    the action space, reads reward and success, and resets it again.
+
+    Args:
+        env_meta: see `env_from_metadata`.
+        policy: the policy that is to play.
+
+    Raises:
+        EnvError: the environment cannot be made, or does not fit the policy; one sentence.
+    """
+    env = env_from_metadata(env_meta)
+    try:
+        low, high = env.action_bounds
+        if env.action_dimension != policy.action_dim:
+            raise EnvError(
+                f"environment '{env.name}' takes actions of {env.action_dimension} components, "
+                f"and the policy gives {policy.action_dim}"
+            )
+        _compare(env, "its reset", _calling(env, "reset", lambda: env.reset(seed=0)), policy)
+        action = env.clip(np.zeros(policy.action_dim, np.float32))
+        obs, *_ = _calling(env, "step", lambda: env.step(action))
+        _compare(env, "its step", obs, policy)
+        _calling(env, "is_success", env.is_success)
+        _compare(env, "its reset", _calling(env, "reset", lambda: env.reset(seed=1)), policy)
+        return ActionBounds(low.tolist(), high.tolist())
+    finally:
+        with suppress(Exception):  # the check is done
+            env.close()
+
+
+def _calling(env: EnvBase, method: str, call: Callable[[], T]) -> T:
+    """Calls an environment's method, and explains its exceptions."""
+    try:
+        return call()
+    except EnvError:
+        raise
+    except Exception as error:  # a simulator may raise anything
+        raise EnvError(
+            f"environment '{env.name}' fails in its {method}: {reason(error)}"
+        ) from error
+
+
+def _compare(env: EnvBase, source: str, obs: Observation, policy: PolicyInterface) -> None:
+    groups = [(OBSERVATION, policy.obs, obs)]
+    if policy.goals:
+        groups.append((GOAL, policy.goals, _calling(env, "get_goal", env.get_goal)))
+    for kind, shapes, given in groups:
+        for key, shape in shapes.items():
+            try:
+                actual = list(read(given, key, kind).shape)
+            except EnvError as error:
+                raise EnvError(f"environment '{env.name}', after {source}: {error}") from error
+            if actual not in (shape, [policy.frame_stack, *shape]):
+                raise EnvError(
+                    f"environment '{env.name}' gives {kind} '{key}' of shape {actual}, and the "
+                    f"policy reads {shape}"
+                )
+
+
+def read(obs: Mapping[str, Any], key: str, kind: str = OBSERVATION) -> Array:
+    """Reads one key of an environment's observation.
+
+    Args:
+        obs: as the environment gives it.
+        key: the key.
+        kind: `OBSERVATION` or `GOAL`, for the error message.
+
+    Returns:
+        An array of finite numbers; a scalar becomes `[1]`.
+
+    Raises:
+        EnvError: it is missing, or no array of finite numbers.
+    """
+    if key not in obs:
+        raise EnvError(
+            f"the policy reads {kind} '{key}', which the environment does not give"
+            f"{did_you_mean(key, map(str, obs))}"
+        )
+    value = np.asarray(obs[key])
+    if value.dtype.kind == "O" and all(isinstance(part, Real) for part in value.flat):
+        with suppress(OverflowError):
+            value = value.astype(np.float64)
+    if value.dtype.kind not in "fiub":
+        types = sorted({type(part).__name__ for part in value.flat}) or [str(value.dtype)]
+        raise EnvError(
+            f"the policy reads {kind} '{key}', which is no array of numbers, but of type "
+            f"{', '.join(types)}"
+        )
+    if value.dtype.kind == "f":
+        if not np.isfinite(value).all():
+            raise EnvError(f"{kind} '{key}' holds NaN or infinite numbers")
+        if value.dtype.itemsize > 4 and np.abs(value).max(initial=0) > _LARGEST:
+            raise EnvError(f"{kind} '{key}' holds numbers beyond float32, such as 1e39")
+    return value if value.ndim else value[None]

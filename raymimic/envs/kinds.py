@@ -1,0 +1,146 @@
+"""The kinds of environments: which class plays an environment that a dataset describes.
+
+To add a kind, write a class that extends `EnvBase` and list it in `_KINDS`, or, in a module of your
+own that `--import` names, put `@register_env_kind("my kind")` before it.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+from raymimic.envs.env_base import EnvBase, EnvType
+from raymimic.errors import ConfigError, EnvError, reason
+from raymimic.user_modules import check_imported, module_of
+
+Kind = int | str
+EnvClass = TypeVar("EnvClass", bound=type[EnvBase])
+
+DEFAULT_KIND = EnvType.GYM_TYPE
+"""The kind of an environment whose description has no `type`."""
+
+# A class, or `module:class` to import once an environment of the kind is needed.
+_KINDS: dict[Kind, str | type[EnvBase]] = {EnvType.GYM_TYPE: "raymimic.envs.env_gym:EnvGym"}
+
+# Names, for messages, of robomimic's kinds that are numbers.
+_NAMES = {EnvType.ROBOSUITE_TYPE: "robosuite", EnvType.IG_MOMART_TYPE: "iGibson"}
+
+# Entries of `env_kwargs` that say how the recorder ran its environment: raymimic decides that.
+_RECORDERS_OWN = {
+    *("self", "id", "env_name", "render", "render_offscreen", "render_mode"),
+    "disable_env_checker",
+}
+
+
+class UnknownEnvError(EnvError):
+    """No environment of this name, or no kind of this type, is registered in this process."""
+
+
+def register_env_kind(kind: Kind) -> Callable[[EnvClass], EnvClass]:
+    """Registers the decorated class as a kind of environments.
+
+    An environment is made by `cls(env_name, render_offscreen=…, **env_kwargs)`.
+
+    Args:
+        kind: the `type` in `env_args` of datasets: robomimic's number, or a name.
+
+    Raises:
+        ConfigError: the class does not extend `EnvBase`, or another class has that kind.
+    """
+
+    def register(cls: EnvClass) -> EnvClass:
+        name = f"{cls.__module__}:{cls.__qualname__}"
+        if not (isinstance(cls, type) and issubclass(cls, EnvBase)):
+            raise ConfigError(f"environment kind {kind!r}: {name} does not extend EnvBase")
+        other = _KINDS.get(kind, name)
+        if not isinstance(other, str):
+            other = f"{other.__module__}:{other.__qualname__}"
+        if other != name:  # the same module may be imported again
+            raise ConfigError(
+                f"environment kind {kind!r} of {name} is taken by {other}: choose another name"
+            )
+        _KINDS[kind] = cls
+        return cls
+
+    return register
+
+
+def env_from_metadata(
+    env_meta: Mapping[str, Any], env_name: str | None = None, render: bool = False
+) -> EnvBase:
+    """Makes the environment that a dataset or a checkpoint describes.
+
+    Args:
+        env_meta: `env_name`, `type` and, optionally, `env_kwargs`, as in `env_args`.
+        env_name: another environment of the same kind with the same keyword arguments.
+        render: whether `EnvBase.render` will be called.
+
+    Raises:
+        EnvError: the description is incomplete or the environment cannot be made.
+    """
+    name, kwargs = read_env_meta(env_meta, env_name)
+    try:
+        return _class_of(env_meta)(name, render_offscreen=render, **kwargs)
+    except EnvError:
+        raise
+    except ImportError as error:
+        raise EnvError(
+            f"environment '{name}' needs a package that cannot be imported: {reason(error)}"
+        ) from error
+    except Exception as error:  # a constructor may raise anything
+        raise EnvError(f"environment '{name}' cannot be made: {reason(error)}") from error
+
+
+def _class_of(env_meta: Mapping[str, Any]) -> Callable[..., EnvBase]:
+    entry = _KINDS[_kind(env_meta)]
+    if not isinstance(entry, str):
+        return entry
+    module, _, name = entry.partition(":")
+    cls: Callable[..., EnvBase] = getattr(import_module(module), name)
+    return cls
+
+
+def _kind(env_meta: Mapping[str, Any]) -> Any:
+    kind = env_meta.get("type")
+    return DEFAULT_KIND if kind is None else kind
+
+
+def read_env_meta(
+    env_meta: Mapping[str, Any], env_name: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Reads the description of an environment, without making it.
+
+    Args:
+        env_meta: see `env_from_metadata`.
+        env_name: replaces the description's own.
+
+    Returns:
+        Its name and its keyword arguments. Those that raymimic sets itself are left out: a name
+        among them (robosuite stores one there), how to render, and gymnasium's checker.
+
+    Raises:
+        EnvError: the description is incomplete, or no environment that can be played.
+        ModuleNotImportedError: its name asks for a module that is not imported.
+    """
+    name = env_meta.get("env_name") if env_name is None else env_name
+    if name is None or name == "":
+        raise EnvError("the environment has no name: 'env_args' of the dataset lacks 'env_name'")
+    if not isinstance(name, str) or not name.isprintable():
+        raise EnvError(f"the environment's name ('env_name' of 'env_args') is no text: {name!r}")
+    if module := module_of(name):
+        check_imported([module], f"environment '{name}'")
+    kind = _kind(env_meta)
+    if isinstance(kind, bool) or not isinstance(kind, int | float | str) or kind not in _KINDS:
+        called = f" ({_NAMES[kind]})" if type(kind) is int and kind in _NAMES else ""
+        raise UnknownEnvError(
+            f"environment '{name}' is of type {kind!r:.60}{called}, and the known types are "
+            f"{', '.join(map(repr, _KINDS))}: train with experiment.rollout.enabled=false, or name "
+            "with --import a module that registers the type (raymimic.envs.kinds.register_env_kind)"
+        )
+    kwargs = env_meta.get("env_kwargs")
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise EnvError(
+            f"'env_kwargs' of environment '{name}' are {kwargs!r:.100}: they must be an object "
+            "of arguments by name; experiment.env_meta_update_dict corrects them"
+        )
+    return name, {key: value for key, value in kwargs.items() if key not in _RECORDERS_OWN}

@@ -1,0 +1,1 @@
+"""Observations: modalities, shapes, normalisation."""

@@ -1,0 +1,199 @@
+"""Modalities: how observations of one kind are stored, and prepared for networks.
+
+Which modality a key has is written on the `ObsShapes` that an algorithm and its networks carry,
+never in a global, so that policies with different keys live in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from raymimic.errors import ConfigError, did_you_mean
+from raymimic.observations.shapes import ObsShapes
+
+if TYPE_CHECKING:  # checks of a config ask for names alone
+    from torch import Tensor
+
+
+class Modality:
+    """One kind of observations; this one is taken as it is.
+
+    A subclass is registered by `register_modality`, and its keys are then listed in
+    `observation.modalities` under its name.
+
+    Attributes:
+        default_core: registered name of the encoder of keys whose config has no
+            `observation.encoder.<modality>`; None: they are flattened.
+    """
+
+    default_core: ClassVar[str | None] = None
+
+    def keeps_bytes(self, shape: Sequence[int], dtype: npt.DTypeLike) -> bool:
+        """Whether a dataset's rows stay uint8 in memory, instead of floating-point numbers.
+
+        Args:
+            shape: of a row.
+            dtype: of the file.
+        """
+        return len(shape) == 3 and dtype == np.uint8
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a file's observation may be meant for this modality, to propose it to the user.
+
+        Args:
+            shape: of a row.
+        """
+        return False
+
+    def processed_shape(self, shape: Sequence[int]) -> list[int]:
+        """Shape of an observation as networks see it.
+
+        Args:
+            shape: as environments and files have it.
+        """
+        return list(shape)
+
+    def raw_shape(self, shape: Sequence[int]) -> list[int]:
+        """Undoes `processed_shape`."""
+        return list(shape)
+
+    def process(self, x: Tensor) -> Tensor:
+        """Prepares raw observations `[..., *shape]`, on the device that they are on."""
+        return x
+
+
+_MODALITIES: dict[str, Modality] = {}
+
+ModalityClass = TypeVar("ModalityClass", bound=type[Modality])
+
+
+def register_modality(name: str) -> Callable[[ModalityClass], ModalityClass]:
+    """Registers the decorated class as a modality.
+
+    Args:
+        name: as in `observation.modalities.<group>.<name>`.
+
+    Raises:
+        ConfigError: another class has that name already.
+    """
+
+    def decorator(cls: ModalityClass) -> ModalityClass:
+        known = type(_MODALITIES[name]) if name in _MODALITIES else cls
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ConfigError(
+                f"a modality '{name}' is registered already, by {known.__module__}: choose another"
+                " name"
+            )
+        _MODALITIES[name] = cls()
+        return cls
+
+    return decorator
+
+
+def registered_modalities() -> list[str]:
+    """Returns the names of all modalities."""
+    return sorted(_MODALITIES)
+
+
+def modality_named(name: str) -> Modality:
+    """Returns a modality.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in _MODALITIES:
+        raise ConfigError(
+            f"observation modality '{name}' is unknown{did_you_mean(name, _MODALITIES)}"
+        )
+    return _MODALITIES[name]
+
+
+@register_modality("low_dim")
+class LowDim(Modality):
+    """Vectors of numbers."""
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Takes vectors."""
+        return len(shape) == 1
+
+
+class _Image(Modality):
+    """Images `[..., H, W, C]`, which networks see as `[..., C, H, W]`."""
+
+    default_core = "VisualCore"
+    channels: ClassVar[int]
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Takes images of this many channels, which come last."""
+        return len(shape) == 3 and shape[-1] == self.channels
+
+    def processed_shape(self, shape: Sequence[int]) -> list[int]:
+        """Puts the channels first."""
+        return [shape[2], shape[0], shape[1]] if len(shape) == 3 else list(shape)
+
+    def raw_shape(self, shape: Sequence[int]) -> list[int]:
+        """Puts the channels last."""
+        return [*shape[1:], shape[0]] if len(shape) == 3 else list(shape)
+
+    def process(self, x: Tensor) -> Tensor:
+        """Puts the channels first."""
+        return x.movedim(-1, -3)
+
+
+@register_modality("depth")
+class Depth(_Image):
+    """Distances, in the dataset's unit."""
+
+    channels = 1
+
+
+@register_modality("rgb")
+class RGB(_Image):
+    """Colour images of 0 to 255, which networks see as 0 to 1."""
+
+    channels = 3
+
+    def process(self, x: Tensor) -> Tensor:
+        """Puts the channels first, and the values into 0 to 1."""
+        return super().process(x) / 255.0
+
+
+def takes(shape: Sequence[int], modality: str) -> bool:
+    """Whether an observation may be meant for a modality, see `Modality.takes`.
+
+    A modality that is not registered takes none.
+    """
+    return _MODALITIES.get(modality, Modality()).takes(shape)
+
+
+def processed_shape(shape: Sequence[int], modality: str) -> list[int]:
+    """Shape of an observation as networks see it, see `Modality.processed_shape`.
+
+    A modality that is not registered leaves it as it is.
+    """
+    return _MODALITIES.get(modality, Modality()).processed_shape(shape)
+
+
+def process_obs(obs: Tensor, obs_modality: str) -> Tensor:
+    """Prepares a raw observation for networks.
+
+    Args:
+        obs: `[..., D]` for `low_dim`, `[..., H, W, C]` for `rgb` and `depth`.
+        obs_modality: the modality.
+
+    Returns:
+        `low_dim` as it is; images with the channel first, `rgb` in 0 to 1.
+
+    Raises:
+        ConfigError: for an unknown modality.
+    """
+    return modality_named(obs_modality).process(obs)
+
+
+def process_obs_dict(obs_dict: Mapping[str, Tensor], shapes: ObsShapes) -> dict[str, Tensor]:
+    """Prepares each raw observation according to its modality."""
+    return {k: process_obs(x, shapes.modality(k)) for k, x in obs_dict.items()}

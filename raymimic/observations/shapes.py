@@ -1,0 +1,44 @@
+"""Shapes and modalities of observation keys."""
+
+from collections.abc import Iterable, Mapping
+
+from raymimic.errors import ConfigError
+
+
+class ObsShapes(dict[str, tuple[int, ...]]):
+    """Shapes of observation keys, in the order in which networks concatenate them.
+
+    Attributes:
+        modalities: the modality of each key. A key without one is `low_dim`: networks add
+            such keys themselves, the action for instance.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, Iterable[int]] | Iterable[tuple[str, Iterable[int]]] = (),
+        modalities: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__({k: tuple(shape) for k, shape in dict(shapes).items()})
+        inherited = shapes.modalities if isinstance(shapes, ObsShapes) else {}
+        self.modalities: dict[str, str] = {**inherited, **(modalities or {})}
+
+    def modality(self, key: str) -> str:
+        """Returns the modality of a key."""
+        return self.modalities.get(key, "low_dim")
+
+
+def modalities_of(group: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Turns `{modality: keys}`, as in `config.observation.modalities.obs`, inside out.
+
+    Raises:
+        ConfigError: if a key is listed under two modalities.
+    """
+    modalities: dict[str, str] = {}
+    for modality, keys in group.items():
+        for key in keys:
+            if modalities.setdefault(key, modality) != modality:
+                raise ConfigError(
+                    f"observation key '{key}' is listed as {modalities[key]} and as {modality}: "
+                    "keep one of them in observation.modalities"
+                )
+    return modalities

@@ -1,0 +1,1 @@
+"""Plays environments in order to write a dataset."""

@@ -1,0 +1,1 @@
+"""The outcome of a sweep: results, statistics, table, report, pictures."""

@@ -1,0 +1,239 @@
+"""Sweeps described in Python, under the names of robomimic's `hyperparam_utils`."""
+
+import copy
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from raymimic.config.base_config import config_factory, config_from_file
+from raymimic.errors import ConfigError, OutputError
+from raymimic.sweep.spec.sweep_file import sweep_from_dict
+from raymimic.sweep.spec.sweep_spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """The arguments of `ConfigGenerator.add_param` for one key."""
+
+    name: str
+    group: int
+    values: list[Any]
+    value_names: list[str]
+    hidename: bool
+
+    def name_of(self, index: int) -> str:
+        if self.value_names:
+            return self.value_names[index]
+        value = self.values[index]
+        return "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+class ConfigGenerator:
+    """Collects the parameters of a sweep; makes the sweep, or a config file for each setting.
+
+    The interface is robomimic's (`robomimic/utils/hyperparam_utils.py`), with `sweep` added.
+    Deviations: a script is written only where `script_file` names one, and its lines call
+    `raymimic train`.
+
+    Args:
+        base_config_file: JSON config that the values are put into.
+        base_exp_name: beginning of the experiments' names; None: the base config's name.
+        wandb_proj_name: name of the project; it becomes MLflow's experiment too.
+        script_file: shell script to write, with one training a line.
+        generated_config_dir: folder for the configs; None: the base config's folder.
+    """
+
+    def __init__(
+        self,
+        base_config_file: str | Path,
+        base_exp_name: str | None = None,
+        wandb_proj_name: str | None = None,
+        script_file: str | Path | None = None,
+        generated_config_dir: str | Path | None = None,
+    ) -> None:
+        self.base_config_file = Path(base_config_file).expanduser()
+        self.base_exp_name = base_exp_name
+        self.wandb_proj_name = wandb_proj_name
+        self.script_file = None if script_file is None else Path(script_file).expanduser()
+        folder = generated_config_dir or self.base_config_file.parent
+        self.generated_config_dir = Path(folder).expanduser()
+        self.parameters: dict[str, _Parameter] = {}
+
+    def add_param(
+        self,
+        key: str,
+        name: str,
+        group: int,
+        values: Sequence[Any],
+        value_names: Sequence[str] | None = None,
+        hidename: bool = False,
+        prepend: bool = False,
+    ) -> None:
+        """Adds a parameter.
+
+        Args:
+            key: the parameter's path in the config, such as `train.data` (or `train/data`).
+            name: the parameter's name in the names of experiments; an empty one leaves it out.
+            group: parameters of one group take their values together, those of different groups
+                in all combinations.
+            values: the parameter's values.
+            value_names: a name for each value, for the names of experiments.
+            hidename: leave the parameter out of these names.
+            prepend: put the parameter before the earlier ones.
+
+        Raises:
+            ConfigError: `value_names`, or the group's other parameters, have another number of
+                values.
+        """
+        key = key.replace("/", ".")
+        if not values:
+            raise ConfigError(f"add_param: '{key}' has no values")
+        if value_names is not None and len(value_names) != len(values):
+            raise ConfigError(
+                f"add_param: '{key}' has {len(values)} values but {len(value_names)} value_names"
+            )
+        for other, parameter in self.parameters.items():
+            if other != key and parameter.group == group and len(parameter.values) != len(values):
+                raise ConfigError(
+                    f"add_param: '{key}' has {len(values)} values and '{other}', which is of group "
+                    f"{group} too, has {len(parameter.values)}: they are taken together"
+                )
+        new = {key: _Parameter(name, group, list(values), list(value_names or ()), hidename)}
+        self.parameters = {**(new if prepend else {}), **self.parameters, **new}
+
+    def sweep(
+        self, *, name: str | None = None, seeds: Sequence[int] | None = None, **keys: Any
+    ) -> SweepSpec:
+        """Makes the sweep: a grid over the groups.
+
+        Args:
+            name: name of the sweep; None: `base_exp_name`, or the base config's name.
+            seeds: seeds of each setting; a parameter `train.seed` says the same.
+            **keys: further keys of a sweep file, such as `metric` or `resources`.
+
+        Raises:
+            ConfigError: no parameter was added, or the sweep is wrong.
+        """
+        parameters = dict(self._added())
+        seed = parameters.pop("train.seed", None)
+        if seed is not None:
+            if seeds is not None or any(p.group == seed.group for p in parameters.values()):
+                raise ConfigError(
+                    "'train.seed' needs a group of its own, and no seeds besides: a sweep gives "
+                    "each setting the same seeds"
+                )
+            seeds = seed.values
+        base = self._base()
+        space = {
+            key: {
+                "grid": p.values,
+                "together": str(p.group),
+                "label": p.name,
+                "hidden": p.hidename or not p.name,
+                **({"value_names": p.value_names} if p.value_names else {}),
+            }
+            for key, p in parameters.items()
+        }
+        content = {
+            "name": name or self._base_name(base),
+            "config": base,
+            "space": space,
+            **({} if seeds is None else {"seeds": list(seeds)}),
+            **keys,
+        }
+        if self.wandb_proj_name is not None:
+            content["set"] = {
+                **content.get("set", {}),
+                "mlflow.experiment_name": self.wandb_proj_name,
+            }
+        return sweep_from_dict(content, folder=self.base_config_file.parent)
+
+    def generate(self, override_base_name: bool = False) -> list[str]:
+        """Writes a config for each setting, which `raymimic tune --configs DIR` runs.
+
+        Args:
+            override_base_name: begin the experiments' names with the first parameter.
+
+        Returns:
+            the paths of the configs.
+
+        Raises:
+            ConfigError: no parameter was added, a key does not exist, or two settings have the
+                same name.
+            OutputError: the files cannot be written.
+        """
+        base = self._base()
+        parameters = self._added()
+        groups = {p.group: len(p.values) for p in parameters.values()}
+        contents: dict[str, Any] = {}
+        for indices in product(*(range(size) for size in groups.values())):
+            index = dict(zip(groups, indices, strict=True))
+            at = {key: index[p.group] for key, p in parameters.items()}
+            content = copy.deepcopy(base)
+            for key, p in parameters.items():
+                self._put(content, key, p.values[at[key]])
+            named = {key: p for key, p in parameters.items() if p.name}
+            parts = [] if override_base_name else [self._base_name(base)]
+            for key, p in named.items():
+                if not p.hidename:
+                    parts += [p.name, p.name_of(at[key])]
+            name = "_".join(part for part in parts if part)
+            content["experiment"]["name"] = name
+            content.setdefault("meta", {}).update(
+                hp_base_config_file=str(self.base_config_file),
+                hp_keys=[p.name for p in named.values()],
+                hp_values=[
+                    p.name_of(at[k]) if p.value_names else p.values[at[k]] for k, p in named.items()
+                ],
+            )
+            if self.wandb_proj_name is not None:
+                content["experiment"].setdefault("logging", {})["wandb_proj_name"] = (
+                    self.wandb_proj_name
+                )
+                content.setdefault("mlflow", {})["experiment_name"] = self.wandb_proj_name
+            if name in contents:
+                raise ConfigError(
+                    f"two settings have the name '{name}', and so the same file: show a parameter "
+                    "that 'hidename' or an empty name leaves out"
+                )
+            contents[name] = content
+        paths = [self._write(name, content) for name, content in contents.items()]
+        if self.script_file is not None:
+            lines = [f"raymimic train --config {shlex.quote(path)}\n" for path in paths]
+            try:
+                self.script_file.write_text("#!/bin/bash\n\n" + "".join(lines))
+            except OSError as error:
+                raise OutputError(f"cannot write '{self.script_file}': {error}") from error
+        return paths
+
+    def _added(self) -> dict[str, _Parameter]:
+        if not self.parameters:
+            raise ConfigError("the generator has no parameters: call add_param first")
+        return self.parameters
+
+    def _base(self) -> dict[str, Any]:
+        """The base config, completed by the defaults."""
+        base: dict[str, Any] = json.loads(config_from_file(self.base_config_file).dump())
+        return base
+
+    def _base_name(self, base: Mapping[str, Any]) -> str:
+        name: str = base["experiment"]["name"]
+        return name if self.base_exp_name is None else self.base_exp_name
+
+    def _put(self, content: dict[str, Any], key: str, value: Any) -> None:
+        config = config_factory(content["algo_name"], content)
+        config.set_path(key, value)  # refuses an unknown key, and names the nearest
+        content.update(json.loads(config.dump()))
+
+    def _write(self, name: str, content: dict[str, Any]) -> str:
+        path = self.generated_config_dir / f"{name}.json"
+        try:
+            self.generated_config_dir.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content, indent=4) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {error}") from error
+        return str(path)

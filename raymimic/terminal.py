@@ -1,0 +1,125 @@
+"""Lines for people: written to streams that may be closed, as wide as the terminal."""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+def duration(seconds: float) -> str:
+    """A time span for people, such as `2 h 05 min`, `3 min 07 s` or `12 s`."""
+    seconds = round(max(seconds, 0.0))
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    if seconds >= 60:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds} s"
+
+
+def shown(path: str | Path) -> str:
+    """A path for people: relative if it lies in the current folder; URIs stay as they are."""
+    text = str(path)
+    if "://" in text:
+        return text
+    try:
+        return str(Path(text).relative_to(Path.cwd()))
+    except (OSError, ValueError):  # the current folder may be gone
+        return text
+
+
+def write(stream: IO[str], text: str) -> None:
+    """Writes to a stream and flushes it; ignores a terminal that has been closed.
+
+    Args:
+        stream: such as a terminal.
+        text: the text.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        write_to_nowhere(stream.fileno())
+
+
+def write_to_nowhere(fd: int) -> None:
+    """Discards everything that is written to a file descriptor from now on."""
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), fd)
+
+
+def size_of(stream: IO[str]) -> tuple[int, int]:
+    """Columns and rows of a terminal, as the user has sized it by now."""
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except OSError:  # closed, or no real terminal
+        columns = rows = 0
+    usual = shutil.get_terminal_size()  # some terminals have no size
+    return columns or usual.columns, rows or usual.lines
+
+
+def cut(line: str, width: int) -> str:
+    """Cuts a line, so that it takes one row of the terminal."""
+    return line if len(line) <= width else line[: max(width - 1, 0)] + "…"
+
+
+class LiveLine:
+    """The last line of a terminal, replaced again and again; nothing elsewhere.
+
+    Args:
+        stream: where it is shown, if that is a terminal.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._shows = stream.isatty()
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        """Replaces the line; a text wider than the terminal is cut."""
+        if self._shows:
+            text = cut(text, size_of(self._stream)[0] - 1)
+            write(self._stream, "\r" + text.ljust(self._width))
+            self._width = len(text)
+
+    def clear(self) -> None:
+        """Takes the line off the terminal, and the cursor to its beginning."""
+        if self._width:
+            write(self._stream, "\r" + " " * self._width + "\r")
+            self._width = 0
+
+
+@contextlib.contextmanager
+def doing(text: str) -> Iterator[None]:
+    """Names a task on the terminal while it lasts.
+
+    Args:
+        text: such as `reading the config`.
+    """
+    line = LiveLine(sys.stderr)
+    line.show(f"{text} …")
+    try:
+        yield
+    finally:
+        line.clear()
+
+
+class Once(logging.Filter):
+    """Lets each message of a log pass once: several parts of a run may find the same fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tells whether the message is new."""
+        text = record.getMessage()
+        new = text not in self._passed
+        self._passed.add(text)
+        return new

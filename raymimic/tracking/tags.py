@@ -1,0 +1,88 @@
+"""Facts about a training, by which records are found: dataset, versions, git commit."""
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import raymimic
+from raymimic.config import BaseConfig
+from raymimic.credentials import masked
+
+
+def run_tags(config: BaseConfig, digest: str) -> dict[str, str]:
+    """The tags of a training, by which MLflow's comparison page filters.
+
+    Args:
+        config: the whole config.
+        digest: content digest of its data.
+    """
+    tags = {
+        "algo": config.algo_name,
+        "dataset": dataset_name(config),
+        "dataset_digest": digest,
+        "workers": str(config.ray.num_workers),
+        "version.raymimic": raymimic.__version__,
+        "version.python": sys.version.split()[0],
+    }
+    tags |= {f"version.{name}": version(name) for name in ("torch", "ray", "mujoco", "gymnasium")}
+    return tags | source_tags()
+
+
+def source_tags() -> dict[str, str]:
+    """The program and the commit behind a run, as MLflow names them.
+
+    The commit is that of the current folder, as a command may lie outside of the user's repository.
+    """
+    tags = {"mlflow.source.name": sys.argv[0] or "<console>", "mlflow.source.type": "LOCAL"}
+    commit = _git_commit()
+    if commit is None:
+        return tags
+    found = {
+        "mlflow.source.git.branch": _git("symbolic-ref", "--quiet", "--short", "HEAD"),
+        "mlflow.source.git.repoURL": masked(_git("config", "--get", "remote.origin.url") or ""),
+    }
+    tags |= {"git_commit": commit, "mlflow.source.git.commit": commit.removesuffix("-dirty")}
+    return tags | {key: value for key, value in found.items() if value}
+
+
+def dataset_name(config: BaseConfig) -> str:
+    """The names of a training's dataset files, without their folders."""
+    data = config.train.data
+    paths = [data] if isinstance(data, str) else [d["path"] for d in data]
+    return ",".join(Path(masked(str(path))).name for path in paths)
+
+
+def _git_commit() -> str | None:
+    """The commit of the current folder, marked when there are changes.
+
+    The settings of a stranger's repository may name programs that git would run to compare files.
+    Then nothing is compared, and the commit stands alone.
+    """
+    if (commit := _git("rev-parse", "--verify", "HEAD")) is None:
+        return None
+    filters = _asked("config", "--show-scope", "--get-regexp", "^filter")
+    if filters is None or filters.returncode > 1:
+        return commit
+    if any(line.startswith(("local", "worktree")) for line in filters.stdout.splitlines()):
+        return commit
+    changed = _asked("diff-index", "--quiet", "--ignore-submodules=all", "HEAD", "--")
+    return f"{commit}-dirty" if changed is not None and changed.returncode else commit
+
+
+def _git(*arguments: str) -> str | None:
+    """The answer of git about the current folder; None where it has none."""
+    asked = _asked(*arguments)
+    return None if asked is None or asked.returncode else asked.stdout.strip() or None
+
+
+def _asked(*arguments: str) -> "subprocess.CompletedProcess[str] | None":
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-c", "core.fsmonitor=false", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None

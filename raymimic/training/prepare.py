@@ -1,0 +1,216 @@
+"""Everything that is checked before a training starts, and its outcome: a `Prepared`."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raymimic import storage
+from raymimic.algo import algo_class
+from raymimic.algo.rollout_policy import can_act
+from raymimic.checkpoints.digests import MANIFEST
+from raymimic.checkpoints.sources import absolute_source, fetched
+from raymimic.config import BaseConfig, config_factory
+from raymimic.config.base_config import config_from_file, import_modules
+from raymimic.config.checks import check_config, warnings_for
+from raymimic.credentials import ServerUri
+from raymimic.data.stats import moments, stream_column
+from raymimic.data.training_data import DataInfo, inspect_data
+from raymimic.envs.fit import PolicyInterface, clipping_warnings
+from raymimic.envs.kinds import read_env_meta
+from raymimic.errors import DatasetError
+from raymimic.rollout.tryout import Tryout, TryoutProcess
+from raymimic.tracking.model_files import is_model_uri
+from raymimic.training.run_folder import RunFolder
+from raymimic.training.worker import WorkerSpec
+from raymimic.user_modules import ImportPath, module_of, modules_of
+
+logger = logging.getLogger(__name__)
+
+# The file of a run's folder that holds a model of MLflow to begin with.
+INITIAL = "initial.pth"
+
+Configured = BaseConfig | Mapping[str, Any] | str | Path
+"""A config, its dictionary, or the path of its JSON file."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that was checked as far as a driver can check it.
+
+    Attributes:
+        config: a locked copy of the caller's config, with absolute paths and without passwords.
+        data: structure of the datasets; none of their values has been read.
+        envs: metadata of each environment to evaluate in, by the name in its metrics.
+    """
+
+    config: BaseConfig
+    data: DataInfo
+    envs: dict[str, dict[str, Any]]
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The modules that all processes of the training import; this one has imported them."""
+        of_envs = (module_of(env_meta.get("env_name")) for env_meta in self.envs.values())
+        return tuple(dict.fromkeys([*modules_of(self.config), *filter(None, of_envs)]))
+
+    def tryout(self) -> Tryout | None:
+        """The trial of the environments; None if there are none."""
+        if not self.envs:
+            return None
+        return Tryout(
+            envs=self.envs,
+            policy=PolicyInterface.of(self.config, self.data.shape_meta),
+            remedy=(
+                "play another environment (experiment.env), or train without playing "
+                "(experiment.rollout.enabled=false)"
+            ),
+            placement_timeout_s=self.config.ray.placement_timeout_s,
+        )
+
+    def try_environments(self) -> list[str]:
+        """Tries the environments now, in a process of its own.
+
+        Returns:
+            a warning for each that takes less than the actions of the data, which are read.
+
+        Raises:
+            RaymimicError: one cannot be made, or does not fit the policy.
+        """
+        tryout = self.tryout()
+        if tryout is None:
+            return []
+        process = TryoutProcess(tryout, self.imports)
+        try:
+            bounds = process.wait()
+        finally:
+            process.close()
+        actions = moments(stream_column(self.data.train, "actions", np.float64))
+        return clipping_warnings(actions.low, actions.high, bounds)
+
+    def fetch_initial_weights(self, folder: RunFolder) -> None:
+        """Copies a model of MLflow that `experiment.ckpt_path` names into the run's folder.
+
+        So workers need neither MLflow nor its password.
+
+        Args:
+            folder: the run's folder, which this process holds.
+
+        Raises:
+            CheckpointError: MLflow has no such model, or does not answer.
+            OutputError: the folder cannot be written.
+        """
+        source, path = self.config.experiment.ckpt_path, self._initial_weights(folder)
+        if path is None or path == source:
+            return
+        begun = (storage.exists(storage.join(folder.uri, name)) for name in (INITIAL, MANIFEST))
+        if not any(begun):
+            with fetched(source, self.config.mlflow.tracking_uri) as file:
+                storage.upload(Path(file), path)
+
+    def _initial_weights(self, folder: RunFolder) -> str | None:
+        """Path or URI of the checkpoint to begin with, if there is one."""
+        source: str | None = self.config.experiment.ckpt_path
+        if source is None or not is_model_uri(source):
+            return source
+        return storage.join(folder.uri, INITIAL)
+
+    def worker_spec(self, folder: RunFolder) -> WorkerSpec:
+        """The training as plain data, for its workers.
+
+        Args:
+            folder: the run's folder, which this process holds.
+        """
+        eval_envs = self.data.eval_envs
+        return WorkerSpec(
+            algo_name=self.config.algo_name,
+            config=json.dumps(self.config.to_dict()),
+            run_dir=folder.uri,
+            import_path=ImportPath.of_this_process(),
+            evaluates=bool(self.envs),
+            env_metadata=eval_envs[0].meta if eval_envs else {},
+            dataset_digest=self.data.digest,
+            imports=self.imports,
+            lease=None if folder.lease is None else folder.lease.owner,
+            initial_weights=self._initial_weights(folder),
+        )
+
+
+def prepare(config: Configured) -> Prepared:
+    """Finds every mistake that can be found before a training.
+
+    Raises:
+        RaymimicError: the user can correct it; one sentence tells how.
+    """
+    config = _own_config(config)
+    for warning in warnings_for(config):
+        logger.warning(warning)
+    import_modules(modules_of(config))
+    algo = algo_class(config.algo_name, config)
+    data = inspect_data(config, algo.reads(config))
+    envs: dict[str, dict[str, Any]] = {}
+    if config.experiment.rollout.enabled:
+        if can_act(algo):
+            envs = _environments(data)
+        if not envs:
+            logger.warning(
+                "nothing is evaluated: the data name no environment (env_args) to evaluate in; "
+                "experiment.env names one"
+                if can_act(algo)
+                else f"nothing is evaluated: {config.algo_name} plans, but does not act"
+            )
+    return Prepared(config, data, envs)
+
+
+def prepare_resumed(config: Configured) -> Prepared:
+    """Like `prepare`, for a run whose dataset may have been moved since.
+
+    Raises:
+        RaymimicError: as `prepare`; the sentence about a lost dataset names `--dataset`.
+    """
+    try:
+        return prepare(config)
+    except DatasetError as error:
+        if "does not exist" in str(error):
+            raise DatasetError(f"{error}; one that was moved is named by --dataset") from error
+        raise
+
+
+def _own_config(config: Configured) -> BaseConfig:
+    """Copies and checks the config, and makes its paths absolute."""
+    if isinstance(config, str | Path):
+        config = config_from_file(config)
+    elif not isinstance(config, BaseConfig):
+        import_modules(modules_of(config))
+        config = config_factory(str(config.get("algo_name")), config)
+    own = config_factory(config.algo_name, config.to_dict())
+    check_config(own)
+    with own.unlocked():
+        data = own.train.data
+        if isinstance(data, str):
+            own.train.data = storage.absolute(data)
+        elif data is not None:
+            own.train.data = [{**d, "path": storage.absolute(d["path"])} for d in data]
+        own.train.allow_links = list(map(storage.absolute, own.train.allow_links))
+        if own.experiment.ckpt_path is not None:
+            own.experiment.ckpt_path = absolute_source(own.experiment.ckpt_path)
+        if isinstance(own.mlflow.tracking_uri, str):
+            # From here on the password is in no config, and so in nothing that is written.
+            own.mlflow.tracking_uri = ServerUri.of(own.mlflow.tracking_uri)
+    own.lock()
+    return own
+
+
+def _environments(data: DataInfo) -> dict[str, dict[str, Any]]:
+    """The environments to evaluate in, by the name in their metrics; each has valid metadata.
+
+    They are made and tried later, in the processes that play them.
+    """
+    envs = {env.key: env.meta for env in data.eval_envs if env.evaluate}
+    for env_meta in envs.values():
+        read_env_meta(env_meta)
+    return envs

@@ -1,0 +1,19 @@
+"""Two ranks of one training, as processes of a test."""
+
+import time
+from collections.abc import Callable
+
+import torch.multiprocessing as mp
+from waiting import DEADLINE_S
+
+
+def run_two_ranks(rank: Callable[..., None], *args: object) -> None:
+    """Runs `rank(number, *args)` in two processes, and ends them after the deadline."""
+    pair = mp.spawn(rank, args, nprocs=2, join=False)
+    deadline = time.monotonic() + DEADLINE_S
+    try:
+        while not pair.join(timeout=max(0.0, deadline - time.monotonic())):
+            assert time.monotonic() < deadline, f"not done in {DEADLINE_S} s"
+    finally:
+        for process in pair.processes:
+            process.kill()

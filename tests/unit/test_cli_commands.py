@@ -1,0 +1,71 @@
+"""The registry of commands: a new one is one module and one line."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import Ran, run_process
+
+from raymimic.cli.commands import COMMANDS, GROUPS
+
+GREET = """
+from raymimic.cli.shared import positive
+from raymimic.errors import ConfigError
+
+
+def arguments(parser):
+    parser.add_argument("name")
+    parser.add_argument("--times", type=positive, default=1)
+
+
+def run(args):
+    if args.name == "nobody":
+        raise ConfigError("nobody is there to greet: give a name")
+    print(" ".join([f"hello {args.name}"] * args.times))
+"""
+
+
+@pytest.mark.parametrize("words", ["greet", "dataset greet", "people greet"])
+def test_a_command_is_one_module_and_one_line(
+    words: str, cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "greet_command.py").write_text(GREET)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, words, ("greet_command", "say hello"))
+    monkeypatch.setitem(GROUPS, "people", "people and their manners")
+    command = words.split()
+    ran = cli(*command, "Ada", "--times", "2", "--verbose")
+    assert (ran.status, ran.out) == (0, "hello Ada hello Ada\n")
+    ran = cli(*command, "nobody")
+    assert ran.status == 2
+    assert ran.err == "raymimic: error: nobody is there to greet: give a name\n"
+    ran = cli(*command, "Ada", "--times", "0")
+    assert ran.status == 2
+    assert ran.err.startswith("raymimic: error: argument --times: '0' is not a whole number from 1")
+    assert "greet  " in cli(*command[:-1], "--help").out
+    assert "--times TIMES" in cli(*command, "--help").out
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_explains_itself_without_heavy_imports(words: str, tmp_path: Path) -> None:
+    module, help_text = COMMANDS[words]
+    assert help_text
+    command = importlib.import_module(module)
+    assert list(inspect.signature(command.arguments).parameters) == ["parser"]
+    assert list(inspect.signature(command.run).parameters) == ["args"]
+    unneeded = {
+        "torch",
+        "ray",
+        "mlflow",
+        "h5py",
+        "numpy",
+        *(other for other, _ in COMMANDS.values()),
+    }
+    code = f"import sys, raymimic.cli\ntry: raymimic.cli.main({[*words.split(), '--help']})\n"
+    code += f"finally: print(sorted({unneeded - {module}} & set(sys.modules)))"
+    ran = run_process("-c", code, cwd=tmp_path)
+    assert ran.status == 0, ran.err
+    assert f"usage: raymimic {words} " in ran.out
+    assert ran.out.splitlines()[-1] == "[]"

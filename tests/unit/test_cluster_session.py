@@ -1,0 +1,82 @@
+"""Why a cluster cannot be joined, without one; ports that answer and ports that do not."""
+
+import errno
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from raymimic.cluster.session import ray_session, why_not_joined
+from raymimic.cluster.watch import check_port
+from raymimic.config import config_factory
+from raymimic.errors import ClusterError
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def test_a_port_is_tried_where_an_address_has_one(port: int, closed_port: int) -> None:
+    check_port(f"127.0.0.1:{port}", timeout_s=5)
+    check_port(f"ray://127.0.0.1:{port}", timeout_s=5)
+    for without in ("auto", "local", "head"):
+        check_port(without, timeout_s=5)
+    for address in (f"127.0.0.1:{closed_port}", f"ray://[::ffff:127.0.0.1]:{closed_port}"):
+        with pytest.raises(OSError, match="refused"):
+            check_port(address, timeout_s=5)
+
+
+def test_a_cluster_that_does_not_answer_is_an_error_at_once(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_factory("bc")
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    message = (
+        rf"cannot join the Ray cluster at '127.0.0.1:{closed_port}': .*refused; check ray.address "
+        "and RAY_ADDRESS, or train without Ray by --workers 0"
+    )
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    with pytest.raises(ClusterError, match=message), ray_session(config):
+        pass
+    with config.values_unlocked():
+        config.ray.address = f"127.0.0.1:{closed_port}"
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # the config comes first
+    with pytest.raises(ClusterError, match=message), ray_session(config):
+        pass
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("x InvalidAuthToken y"), "Ray cluster at 'h:1' wants a token"),
+        (
+            RuntimeError("Version mismatch: The cluster was started with:\n Ray: 2.1. "),
+            "other versions (The cluster was started with: Ray: 2.1); install those here",
+        ),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: /long/session_1/s"), "'/long' is"),
+        (OSError(errno.ENOSPC, "full"), "the disk of Ray's temporary folder is full"),
+        (Exception(), "cannot join the Ray cluster at 'h:1': Exception; check ray.address"),
+        (Exception("first\nsecond"), "at 'h:1': first; check"),
+    ],
+)
+def test_errors_of_ray_become_one_sentence(error: Exception, said: str) -> None:
+    sentence = why_not_joined("h:1", error)
+    assert said in sentence
+    assert "\n" not in sentence
+    # Ray often hides the cause behind an error of its own.
+    outer = RuntimeError("Ray failed")
+    outer.__cause__ = error
+    if type(error) is not Exception:
+        assert said in why_not_joined("h:1", outer)

@@ -1,0 +1,300 @@
+"""The driver as a state machine: events in, records, evaluations and messages out."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from recording import RecordingTracker, ScriptedEvaluator
+from tiny import small_config
+
+from raymimic.checkpoints.logs import EvaluationLog
+from raymimic.checkpoints.records import EpochRecord, Evaluation
+from raymimic.checkpoints.store import KeptCheckpoint
+from raymimic.envs.fit import ActionBounds
+from raymimic.envs.seeds import evaluation_seeds
+from raymimic.errors import DatasetError
+from raymimic.rollout.episodes import Episode
+from raymimic.rollout.evaluation import EvalResult, Video
+from raymimic.tracking.figures import learning_curve
+from raymimic.tracking.tracker import TrackerGroup
+from raymimic.training.driver import Driver, raise_fatal
+from raymimic.training.link import Committed, Fatal, Started
+from raymimic.training.prepare import Prepared, prepare
+from raymimic.training.progress import ProgressReporter
+from raymimic.training.run import Run
+from raymimic.training.run_folder import RunFolder
+
+ENV = "Hopper-v5"
+INFO = {
+    "parameters": 10,
+    "samples": 120,
+    "split": "",
+    "device": "cpu",
+    "action_range": [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]],
+    "steps_per_epoch": 5,
+    "warnings": [],
+}
+
+
+@dataclass
+class Stage:
+    """A driver, and everything around it."""
+
+    driver: Driver
+    evaluator: ScriptedEvaluator
+    tracker: RecordingTracker
+    posted: list[Evaluation]
+    out: io.StringIO
+    folder: RunFolder
+
+    def start(self, **fields: Any) -> None:
+        given = {"epoch": 0, "info": INFO, "history": [], "evaluations": [], "pending": {}}
+        self.driver.handle(Started(**given | fields))
+
+    def finish_evaluation(self, returns: list[float | None], **fields: Any) -> None:
+        """Ends the oldest pending evaluation; an episode without a return has failed."""
+        job = self.evaluator.pending[0]
+        episodes = [
+            Episode.failed(seed, "it fell")
+            if value is None
+            else Episode(seed, value, 5, success=False, terminated=False, seconds=0.1)
+            for seed, value in zip(job.seeds, returns, strict=True)
+        ]
+        self.evaluator.results.append(EvalResult(job, {ENV: episodes}, 1.0, **fields))
+        self.driver.poll()
+
+
+@pytest.fixture(scope="module")
+def prepared(hopper: Path) -> Prepared:
+    """A training with an evaluation of three episodes after each epoch."""
+    settings = {
+        "train.data": str(hopper),
+        "train.num_epochs": 4,
+        "mlflow.enabled": False,
+        "experiment.epoch_every_n_steps": 5,
+        "experiment.logging.log_tb": False,
+        "experiment.rollout.n": 3,
+        "experiment.rollout.rate": 1,
+    }
+    return prepare(small_config("td3_bc", **settings))
+
+
+@pytest.fixture
+def stage(prepared: Prepared, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
+    stages: list[Stage] = []
+
+    def make(**settings: Any) -> Stage:
+        config = prepared.config.deepcopy()
+        with config.unlocked():
+            config.train.output_dir = str(tmp_path)
+            for key, value in settings.items():
+                config.set_path(key, value)
+        folder = RunFolder.create(config)
+        evaluator, tracker, posted, out = ScriptedEvaluator(), RecordingTracker(), [], io.StringIO()
+        run = Run(
+            replace(prepared, config=config),
+            folder,
+            TrackerGroup([tracker]),
+            ProgressReporter(4, stream=out),
+            tags={"algo": "td3_bc"},
+        )
+        made = Stage(Driver(run, evaluator, posted.append), evaluator, tracker, posted, out, folder)
+        stages.append(made)
+        return made
+
+    yield make
+    for each in stages:
+        each.folder.release()
+
+
+def record(epoch: int) -> EpochRecord:
+    return EpochRecord(epoch, 5 * epoch, {"Train/Loss": 1 / epoch, "Timing/steps_per_s": 9.0}, 0.0)
+
+
+def test_records_begin_once_the_workers_have_loaded_everything(
+    stage: Callable[..., Stage],
+) -> None:
+    made = stage()
+    assert made.evaluator.tryout.envs.keys() == {ENV}
+    assert made.tracker.calls == []
+    assert not made.driver.started
+    made.start()
+    assert made.tracker.calls == [("start", made.folder.local, {"algo": "td3_bc"})]
+    assert "training td3_bc (10 parameters) on 120 samples, device cpu" in made.out.getvalue()
+
+
+def test_epochs_are_logged_with_their_commit_and_an_evaluation_at_its_epoch(
+    stage: Callable[..., Stage], prepared: Prepared
+) -> None:
+    made = stage()
+    made.start()
+    made.driver.handle(Committed(2, "two.pth", [record(1), record(2)], evaluate=True))
+    assert [(epoch, step) for epoch, step, _ in made.tracker.epochs] == [(1, 5), (2, 10)]
+    ((job, interrupted),) = made.evaluator.jobs
+    assert (job.checkpoint, interrupted) == ("two.pth", False)
+    assert list(job.seeds) == list(evaluation_seeds(prepared.config.train.seed, 2, 3))
+    made.driver.handle(Committed(3, "three.pth", [record(3)], evaluate=False))
+
+    made.finish_evaluation([10.0, None, 30.0])
+    assert not made.driver.evaluating
+    epoch, step, metrics = made.tracker.epochs[-1]
+    assert (epoch, step) == (2, 10)
+    assert metrics[f"Rollout/Return/{ENV}"] == 20.0
+    assert metrics[f"Rollout/Failed_Episodes/{ENV}"] == 1.0
+    (evaluation,) = made.posted
+    assert (evaluation.epoch, evaluation.returns) == (2, {ENV: 20.0})
+    assert evaluation.episodes == {ENV: [10.0, 30.0]}
+    assert evaluation.step == 10
+    first, failed, _ = evaluation.played[ENV]
+    assert first == {
+        **{"seed": job.seeds[0], "episode_return": 10.0, "length": 5},
+        **{"success": False, "error": None},
+    }
+    assert failed == {
+        **{"seed": job.seeds[1], "episode_return": None, "length": None},
+        **{"success": None, "error": "it fell"},
+    }
+    assert made.tracker.episodes == {2: evaluation.played}
+    assert EvaluationLog(made.folder.uri).read() == [evaluation]
+    (line,) = (made.folder.local / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(line)["returns"] == {ENV: 20.0}
+    assert made.driver.metrics["Train/Loss"] == 1 / 3
+    assert made.driver.metrics[f"Rollout/Return/{ENV}"] == 20.0
+    assert made.driver.last_epoch == 3
+    text = made.out.getvalue()
+    assert f"warning: in epoch 2, {ENV}: 1 of 3 episodes failed (it fell)" in text
+    assert f"evaluated epoch 2: {ENV} return 20.0" in text
+
+
+def test_kept_checkpoints_are_models_once_and_those_that_went_are_named(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    made = stage()
+    made.start()
+    kept = []
+    for epoch in (1, 2):
+        (tmp_path / f"{epoch}.pth").write_text("weights")
+        kept.append(
+            KeptCheckpoint(str(tmp_path / f"{epoch}.pth"), epoch, f"{epoch}" * 64, ("best",))
+        )
+    gone = KeptCheckpoint(str(tmp_path / "gone.pth"), 2, "3" * 64, ("best",))
+    for number, now in enumerate((kept[:1], kept[:1], [kept[1], gone], []), start=1):
+        made.driver.handle(Committed(number, "x.pth", [record(number)], evaluate=False, kept=now))
+    calls = [call for call in made.tracker.calls if call[0] in {"model", "models"}]
+    assert calls == [
+        ("model", "1.pth", 1, 5),
+        ("models", {"1" * 64: ("best",)}),
+        ("model", "2.pth", 2, 10),
+        ("models", {"2" * 64: ("best",), "3" * 64: ("best",)}),
+        ("models", {}),
+    ]
+
+
+def test_a_restart_logs_and_plays_nothing_twice(stage: Callable[..., Stage]) -> None:
+    made = stage()
+    made.start()
+    made.driver.handle(Committed(1, "one.pth", [record(1)], evaluate=True))
+    made.driver.handle(Committed(2, "two.pth", [record(2)], evaluate=True))
+    made.finish_evaluation([1.0, 2.0, 3.0])
+    before = len(made.tracker.calls)
+    # The workers were lost before they settled epoch 1, and while epoch 2 is played.
+    made.start(epoch=2, history=[record(1), record(2)], pending={1: "one.pth", 2: "two.pth"})
+    assert len(made.tracker.calls) == before
+    assert [job.checkpoint for job, _ in made.evaluator.jobs] == ["one.pth", "two.pth"]
+    assert [evaluation.epoch for evaluation in made.posted] == [1, 1]
+    assert made.posted[0] == made.posted[1]
+    assert "workers restarted; training goes on after epoch 2" in made.out.getvalue()
+
+
+def test_a_resumed_run_is_told_again_and_its_pending_evaluation_played(
+    stage: Callable[..., Stage],
+) -> None:
+    made = stage()
+    metrics = {f"Rollout/Return_CI_{end}/{ENV}": 7.0 for end in ("Low", "High")}
+    settled = Evaluation(1, metrics, {ENV: 7.0}, {ENV: 0.0}, {ENV: [7.0]})
+    made.start(
+        epoch=2, history=[record(1), record(2)], evaluations=[settled], pending={2: "two.pth"}
+    )
+    # The step of an evaluation by an earlier version is that of its epoch.
+    assert [(epoch, step) for epoch, step, _ in made.tracker.epochs] == [(1, 5), (2, 10), (1, 5)]
+    ((job, interrupted),) = made.evaluator.jobs
+    assert (job.checkpoint, interrupted) == ("two.pth", True)
+    assert made.posted == []
+
+
+def test_training_begins_once_the_environments_fit(stage: Callable[..., Stage]) -> None:
+    made = stage()
+    assert not made.driver.may_begin()
+    made.start()
+    made.evaluator.bounds = {ENV: ActionBounds([-1.0, -0.5, -1.0], [1.0, 1.0, 1.0])}
+    assert made.driver.may_begin()
+    (warning,) = [line for line in made.out.getvalue().splitlines() if "warning" in line]
+    assert "component 1 of the data's actions goes from -1 to 1" in warning
+    assert f"{ENV} takes -0.5 to 1: actions are clipped" in warning
+
+
+def test_training_begins_untried_where_the_cluster_has_no_place(
+    stage: Callable[..., Stage],
+) -> None:
+    made = stage(**{"ray.placement_timeout_s": 0.0})
+    made.evaluator.placed = False
+    assert made.driver.may_begin()
+    assert made.driver.may_begin()
+    assert made.out.getvalue().count("training begins before its environments were tried") == 1
+
+
+def test_the_first_fatal_error_is_raised_as_it_was(stage: Callable[..., Stage]) -> None:
+    made = stage()
+    made.driver.handle(Fatal("DatasetError", "the data have changed", "in worker.py"))
+    made.driver.handle(Fatal("TrainingError", "another rank follows", ""))
+    assert made.driver.fatal is not None
+    with pytest.raises(DatasetError, match="the data have changed") as raised:
+        raise_fatal(made.driver.fatal)
+    assert raised.value.__notes__ == ["in worker.py"]
+
+
+def test_videos_lie_flat_and_go_with_their_checkpoint(stage: Callable[..., Stage]) -> None:
+    made = stage()
+    made.driver.envs = {"gym_pusht/PushT-v0": {}}
+    for epoch in (3, 12):
+        checkpoint = f"{epoch}.pth"
+        made.driver.handle(Committed(epoch, checkpoint, [record(epoch)], evaluate=True))
+        film = [Video("gym_pusht/PushT-v0", 1, b"film")]
+        made.finish_evaluation([1.0, 2.0, 3.0], videos=film)
+    videos = made.folder.local / "videos"
+    names = ["gym_pusht-PushT-v0_epoch_12.mp4", "gym_pusht-PushT-v0_epoch_3.mp4"]
+    assert sorted(path.name for path in videos.iterdir()) == names
+    made.driver.finish()  # and no checkpoint is kept
+    assert list(videos.iterdir()) == []
+
+
+def test_the_learning_curve_has_a_title_and_the_data_as_reference(
+    stage: Callable[..., Stage], hopper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Any, str]] = []
+
+    def draw(history: Any, out: Path, references: Any, title: str) -> bool:
+        drawn.append((references, title))
+        return learning_curve(history, out, references, title)
+
+    monkeypatch.setattr("raymimic.tracking.figures.learning_curve", draw)
+    made = stage(**{"train.hdf5_filter_key": "train"})
+    made.start()
+    assert made.driver.draw_learning_curve() is None  # nothing has happened yet
+    made.driver.handle(Committed(1, "one.pth", [record(1)], evaluate=True))
+    made.finish_evaluation([10.0, 20.0, 30.0])
+    path = made.driver.draw_learning_curve()
+    assert path is not None
+    assert path.exists()
+    references, title = drawn[-1]
+    # `prepared` trains on all demos.
+    with h5py.File(hopper) as file:
+        mean = np.mean([file[f"data/demo_{i}/rewards"][:].sum() for i in range(6)])
+    assert references == {ENV: {"data": pytest.approx(mean)}}
+    assert title == f"{made.driver.config.experiment.name} · td3_bc · hopper.hdf5 (train)"

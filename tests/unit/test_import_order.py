@@ -1,0 +1,68 @@
+"""Imports go one way: a room imports rooms below it only, and no file itself in a circle."""
+
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+from rooms import FRONT_DOOR, LEVEL, PICTURE, graph, imports, modules, reduced, room_of, rooms, svg
+
+# The rooms that may import a library; the others run in one plain process without it.
+MAY_IMPORT = {"ray": {"cluster", "rollout", "training", "sweep"}, "mlflow": {"tracking"}}
+
+
+def climbs(imported: Mapping[str, set[str]]) -> list[str]:
+    """Returns the imports of a room that is not below the importing one in the picture."""
+    return [
+        f"{module} imports {other}"
+        for module, others in imported.items()
+        for other in sorted(others)
+        if FRONT_DOOR not in (module, other)
+        and room_of(module) != room_of(other)
+        and LEVEL[room_of(other)] >= LEVEL[room_of(module)]
+    ]
+
+
+def test_every_import_goes_one_way():
+    assert climbs(graph()) == []
+
+
+def test_no_file_imports_itself_in_a_circle():
+    imported = graph()
+    imported.pop(FRONT_DOOR)
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("library", sorted(MAY_IMPORT))
+def test_only_some_rooms_import(library: str):
+    importing = {
+        room_of(module)
+        for module, path in modules().items()
+        if any(name.partition(".")[0] == library for name, _ in imports(path))
+    }
+    assert importing == MAY_IMPORT[library]
+
+
+def test_nothing_imports_the_names_of_robomimic():
+    assert not {r for r, others in rooms(graph()).items() if others & {"utils", "scripts"}}
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports():
+    assert PICTURE.read_text() == svg(reduced(rooms(graph())))
+
+
+def test_the_reader_sees_lazy_imports_and_circles(tmp_path: Path):
+    package = tmp_path / "raymimic"
+    for folder in ("config", "sweep"):
+        (package / folder).mkdir(parents=True)
+        (package / folder / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "config" / "early.py").write_text("def f():\n    from raymimic.sweep import late\n")
+    (package / "sweep" / "late.py").write_text("import raymimic.config.early\n")
+    imported = graph(package)
+    assert climbs(imported) == ["raymimic.config.early imports raymimic.sweep.late"]
+    with pytest.raises(CycleError):
+        TopologicalSorter(imported).prepare()

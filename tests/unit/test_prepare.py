@@ -1,0 +1,69 @@
+"""Everything that is checked before a training starts."""
+
+import json
+import logging
+import pickle
+from pathlib import Path
+
+import odd_envs
+import pytest
+from tiny import small_config
+
+from raymimic.errors import ConfigError, DatasetError
+from raymimic.training.prepare import prepare, prepare_resumed
+from raymimic.training.run_folder import RunFolder
+
+
+def test_a_prepared_training_is_the_callers_own_and_its_workers_plain_data(
+    hopper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(hopper.parent)
+    settings = {"train.data": hopper.name, "experiment.env": "odd_envs:Odd-v0"}
+    config = small_config("td3_bc", **settings)
+    config.train.output_dir = str(tmp_path)
+    config.mlflow.tracking_uri = "http://ann:secret@host:5000"
+    prepared = prepare(config)
+    assert config.train.data == hopper.name
+    assert prepared.config.train.data == str(hopper)
+    with pytest.raises(ConfigError, match="locked"):
+        prepared.config.train.seed = 2
+    assert prepared.imports == ("odd_envs",)
+    assert [meta["env_name"] for meta in prepared.envs.values()] == ["odd_envs:Odd-v0"]
+    tryout = prepared.tryout()
+    assert tryout is not None
+    assert tryout.policy.action_dim == 3
+
+    folder = RunFolder(str(tmp_path / "run"), tmp_path / "run")
+    spec = pickle.loads(pickle.dumps(prepared.worker_spec(folder)))
+    assert spec == prepared.worker_spec(folder)
+    assert (spec.run_dir, spec.imports, spec.evaluates) == (folder.uri, ("odd_envs",), True)
+    assert spec.dataset_digest == prepared.data.digest
+    assert json.loads(spec.config)["train"]["data"] == str(hopper)
+    assert "secret" not in spec.config
+
+
+def test_a_planner_is_not_evaluated_and_that_is_said(
+    hopper: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        prepared = prepare(small_config("gl", **{"train.data": str(hopper)}))
+    assert prepared.envs == {}
+    assert prepared.tryout() is None
+    assert "nothing is evaluated: gl plans, but does not act" in caplog.text
+
+
+def test_a_lost_dataset_of_a_resumed_run_names_the_option(tmp_path: Path) -> None:
+    config = small_config("td3_bc", **{"train.data": str(tmp_path / "moved.hdf5")})
+    with pytest.raises(DatasetError) as new:
+        prepare(config)
+    with pytest.raises(DatasetError, match="one that was moved is named by --dataset"):
+        prepare_resumed(config)
+    assert "--dataset" not in str(new.value)
+
+
+def test_an_environment_that_takes_less_than_the_data_is_warned_of(tmp_path: Path) -> None:
+    odd_envs.write_demos(tmp_path / "demos.hdf5", odd="box of [0, 1]")
+    settings = {"train.data": str(tmp_path / "demos.hdf5"), "train.imports": ["odd_envs"]}
+    (warning,) = prepare(small_config("bc", **settings)).try_environments()
+    assert warning.startswith("component 0 of the data's actions goes from -1 to ")
+    assert warning.endswith(", and Odd-v0 takes 0 to 1: actions are clipped when it is played")
