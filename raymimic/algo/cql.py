@@ -19,6 +19,7 @@ from raymimic.algo.algo import Algo, ObsDict, register_algo_factory_func
 from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import conservative_gap, regression_loss, td_target
+from raymimic.algo.optimization import Adam
 from raymimic.config.config import Config
 from raymimic.models.base_nets import Parameter
 from raymimic.models.distributions import rsample_with_log_prob
@@ -64,7 +65,7 @@ class CQL(CriticAlgo):
             if (dual := f"log_{name}_weight") in self.nets:
                 rate = self.optim_params[net]["learning_rate"]["initial"]
                 parameters = self.nets[dual].parameters()
-                self.optimizers[name] = torch.optim.Adam(parameters, lr=rate, fused=True)
+                self.optimizers[name] = Adam(parameters, lr=rate, fused=True)
 
     @property
     def entropy_weight(self) -> Tensor:

@@ -1,5 +1,6 @@
 """Small pieces that training steps are made of: updates of parameters and of targets."""
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,24 @@ class GradSync(Protocol):
 
 # The workers that train together, within one call of `synchronized`.
 _SYNC: ContextVar[GradSync | None] = ContextVar("grad_sync", default=None)
+
+
+_COMPILABLE = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+
+
+def _eager(optimizer: type[torch.optim.Adam]) -> type[torch.optim.Adam]:
+    """A class of optimizers without torch's preparations for `torch.compile`.
+
+    The decorators of its methods import the compiler at their first call, which takes as long as
+    the import of torch itself, and pass through it at each later one. The methods below them are
+    found by `__wrapped__`, which `functools.wraps` sets; `step` needs no gradients of its own.
+    """
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in _COMPILABLE}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+Adam, AdamW = _eager(torch.optim.Adam), _eager(torch.optim.AdamW)
 
 
 class TargetNetwork:
@@ -96,10 +115,7 @@ def optimizer_from_optim_params(
     Raises:
         ConfigError: for an unknown `optimizer_type`.
     """
-    types: dict[str, type[torch.optim.Adam]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
+    types: dict[str, type[torch.optim.Adam]] = {"adam": Adam, "adamw": AdamW}
     name = net_optim_params.get("optimizer_type", "adam")
     if name not in types:
         raise ConfigError(f"optimizer_type '{name}' is unknown{did_you_mean(name, types)}")

@@ -1,4 +1,7 @@
-"""The records of a training: its epochs, and the evaluations of its checkpoints."""
+"""The records of a training: its epochs, its kept checkpoints, and their evaluations.
+
+They travel between processes that do not load torch.
+"""
 
 from dataclasses import dataclass, field
 
@@ -44,3 +47,20 @@ class Evaluation:
     episodes: dict[str, list[float]] = field(default_factory=dict)
     step: int = 0
     played: dict[str, list[EpisodeRow]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KeptCheckpoint:
+    """A checkpoint that is kept beyond being one of the last two.
+
+    Attributes:
+        path: path or URI of its file.
+        epoch: the epoch at whose end it was taken.
+        sha256: of its content, in hexadecimal.
+        reasons: see `StoredCheckpoint.keep`; `last` for the newest where nothing else is kept.
+    """
+
+    path: str
+    epoch: int
+    sha256: str
+    reasons: tuple[str, ...]

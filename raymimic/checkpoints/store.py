@@ -23,7 +23,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from raymimic.checkpoints.digests import LAST, MANIFEST, check_digest, sha256_of
 from raymimic.checkpoints.logs import EPOCHS, EVALUATIONS, EpochLog, EvaluationLog
 from raymimic.checkpoints.manifest import Manifest, Scores, StoredCheckpoint
 from raymimic.checkpoints.reading import read_checkpoint
-from raymimic.checkpoints.records import EpochRecord, Evaluation
+from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
 from raymimic.errors import CheckpointError
 from raymimic.lease import Lease
 
@@ -42,23 +42,6 @@ from raymimic.lease import Lease
 _FILE = re.compile(r"model_epoch_(\d+)\.pth")
 _REPLACED = "|".join(map(re.escape, (MANIFEST, LAST, f"{EPOCHS}.jsonl", f"{EVALUATIONS}.jsonl")))
 _TEMPORARY = re.compile(rf"\.({_FILE.pattern}|{_REPLACED})\.\d+\.tmp")
-
-
-@dataclass(frozen=True)
-class KeptCheckpoint:
-    """A checkpoint that is kept beyond being one of the last two.
-
-    Attributes:
-        path: path or URI of its file.
-        epoch: the epoch at whose end it was taken.
-        sha256: of its content, in hexadecimal.
-        reasons: see `StoredCheckpoint.keep`; `last` for the newest where nothing else is kept.
-    """
-
-    path: str
-    epoch: int
-    sha256: str
-    reasons: tuple[str, ...]
 
 
 class CheckpointStore:

@@ -13,8 +13,8 @@ from typing import Any
 
 from raymimic import errors
 from raymimic.checkpoints.logs import EvaluationLog
-from raymimic.checkpoints.records import EpochRecord, Evaluation
-from raymimic.checkpoints.store import CheckpointStore, KeptCheckpoint
+from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
+from raymimic.checkpoints.store import CheckpointStore
 from raymimic.data.returns import reference_returns
 from raymimic.data.training_data import data_label
 from raymimic.envs.fit import ActionBounds, clipping_warnings

@@ -13,7 +13,7 @@ from raymimic.algo.rollout_policy import can_act
 from raymimic.checkpoints.content import CheckpointContent
 from raymimic.checkpoints.digests import sha256_of
 from raymimic.checkpoints.policy import config_from_checkpoint
-from raymimic.checkpoints.store import KeptCheckpoint
+from raymimic.checkpoints.records import KeptCheckpoint
 from raymimic.config import BaseConfig
 from raymimic.credentials import masked
 from raymimic.data.columns import Layout, read_columns

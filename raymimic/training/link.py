@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from raymimic.checkpoints.records import EpochRecord, Evaluation
-from raymimic.checkpoints.store import KeptCheckpoint
+from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
 
 
 @dataclass(frozen=True)

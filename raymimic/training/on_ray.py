@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymimic import storage
 from raymimic.cluster.capacity import describe, live_room
 from raymimic.cluster.placement import Reservation, reserve
-from raymimic.cluster.ray_internals import started_here
+from raymimic.cluster.ray_internals import torch_trainer
 from raymimic.cluster.session import cluster_address, ray_session
 from raymimic.cluster.watch import ClusterLostError, ClusterWatch
 from raymimic.credentials import masked
@@ -96,8 +96,6 @@ class WorkersOnRay:
         # Read by Ray's controller: how long it waits for the workers' resources.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(self._timeout)
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
-        # The watcher is a process; no node of a cluster that this process started is taken back.
-        os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if started_here() else "1"
 
     def post(self, evaluation: Any) -> None:
         """Passes a finished evaluation to the workers."""
@@ -366,13 +364,13 @@ def _is_loss(error: BaseException) -> bool:
 def _torch_trainer(spec: WorkerSpec, resources: Reservation, mailbox: Any) -> Any:
     """Makes Ray's trainer. It only places workers: checkpoints, metrics and retries are ours."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     filesystem, path = storage.for_arrow(storage.join(spec.run_dir, "logs"))
     # Several workers on one GPU cannot use NCCL.
     shared_gpu = 0 < resources.gpus_per_worker < 1
-    return TorchTrainer(
-        ray_train_loop,
+    return torch_trainer(
+        train_loop_per_worker=ray_train_loop,
         train_loop_config={"spec": spec, "mailbox": mailbox},
         torch_config=TorchConfig(backend="gloo" if shared_gpu else None),
         scaling_config=ScalingConfig(

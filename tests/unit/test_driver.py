@@ -14,8 +14,7 @@ from recording import RecordingTracker, ScriptedEvaluator
 from tiny import small_config
 
 from raymimic.checkpoints.logs import EvaluationLog
-from raymimic.checkpoints.records import EpochRecord, Evaluation
-from raymimic.checkpoints.store import KeptCheckpoint
+from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
 from raymimic.envs.fit import ActionBounds
 from raymimic.envs.seeds import evaluation_seeds
 from raymimic.errors import DatasetError

@@ -1,5 +1,9 @@
 """The messages between training loop and driver, without an actor."""
 
+from pathlib import Path
+
+from tiny import run_process
+
 from raymimic.checkpoints.records import Evaluation
 from raymimic.training.link import Event, Fatal, LocalLink, Mailbox, Placed, Progress
 
@@ -54,3 +58,9 @@ def test_a_local_link_hands_over_at_once() -> None:
     assert link.evaluations() == [ONE]
     assert link.evaluations() == []
     assert link.stopped() is None
+
+
+def test_the_mailboxs_process_loads_nothing_heavy(tmp_path: Path) -> None:
+    heavy = {"torch", "numpy", "h5py", "gymnasium", "matplotlib", "fsspec"}
+    code = f"import sys, raymimic.training.link; print(sorted({heavy} & set(sys.modules)))"
+    assert run_process("-c", code, cwd=tmp_path).out == "[]\n"

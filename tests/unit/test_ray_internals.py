@@ -4,7 +4,9 @@ A failure means that the installed Ray changed the part; `raymimic/cluster/ray_i
 the one function to adapt.
 """
 
+import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from ray._private import ray_constants
 from ray._private.worker import print_to_stdstream
 from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE, GcsClient
 from ray.core.generated.autoscaler_pb2 import ClusterConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import MedianStoppingRule, PopulationBasedTraining
 from tiny import start_ray
@@ -156,4 +159,33 @@ def test_the_median_rule_keeps_its_results() -> None:
         rule.on_trial_result(controller, trial, {"step": step, "score": 0.5})  # type: ignore[arg-type]
     assert [result["step"] for result in ray_internals.median_results(rule, trial)] == [1, 2], (
         "MedianStoppingRule._results has changed"
+    )
+
+
+# -- Ray Train --
+
+
+def test_a_training_starts_no_helpers_that_it_has_no_use_for(tmp_path: Path) -> None:
+    def note_siblings() -> None:
+        """Writes the titles of the processes that this node has started, in a worker of it."""
+        titles = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == os.getppid():
+                    titles.append((entry / "cmdline").read_bytes().strip(b"\0").decode().strip())
+        (tmp_path / "titles").write_text("\n".join(titles))
+
+    trainer = ray_internals.torch_trainer(
+        train_loop_per_worker=note_siblings,
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0.5}),
+        run_config=RunConfig(storage_path=str(tmp_path)),
+    )
+    assert trainer.fit().error is None
+    titles = (tmp_path / "titles").read_text().splitlines()
+    started = {title.partition(".")[0] for title in titles if title.startswith("ray::")}
+    needed = {"TrainController", "RayTrainWorker", "SynchronizationActor"}
+    own = {"IDLE", "RuntimeEnvAgent", "DashboardAgent"}  # of Ray itself
+    assert {title.removeprefix("ray::") for title in started} - own == needed, (
+        "Ray Train starts its helpers in another way"
     )

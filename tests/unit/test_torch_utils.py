@@ -1,11 +1,14 @@
 """Steps of optimizers, targets and schedules, against numbers worked out by hand."""
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
+from checks import assert_same
+from tiny import run_process, train_args
 from torch import Tensor, nn
 
 import raymimic.utils.torch_utils as TorchUtils
@@ -22,6 +25,40 @@ def linear(weight: list[float]) -> nn.Linear:
     net = nn.Linear(len(weight), 1, bias=False)
     net.weight.data = torch.tensor([weight])
     return net
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_an_optimizer_steps_as_torchs_does_and_loads_its_state(kind):
+    torchs_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+    ours_net, torchs_net = linear([1.0, 2.0, 3.0]), linear([1.0, 2.0, 3.0])
+    params = {**optim_params(), "optimizer_type": kind, "regularization": {"L2": 0.01}}
+    ours = TorchUtils.optimizer_from_optim_params(params, ours_net)
+    torchs = torchs_class(torchs_net.parameters(), lr=0.1, weight_decay=0.01, fused=True)
+
+    def step() -> None:
+        x = torch.randn(4, 3)
+        for net, optimizer in ((ours_net, ours), (torchs_net, torchs)):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+
+    step()
+    assert ours_net.weight.grad is not None
+    again = TorchUtils.optimizer_from_optim_params(params, ours_net)
+    again.load_state_dict(copy.deepcopy(torchs.state_dict()))  # which would share its tensors
+    assert str(again) == str(ours) == str(torchs)
+    ours = again
+    step()
+    assert torch.equal(ours_net.weight, torchs_net.weight)
+    assert_same(ours.state_dict(), torchs.state_dict())
+
+
+def test_a_training_does_not_import_torchs_compiler(hopper, tmp_path):
+    code = "import sys\nfrom raymimic.cli import main\n"
+    code += "try: main(sys.argv[1:])\nfinally: print('torch._dynamo' in sys.modules)"
+    ran = run_process("-c", code, *train_args(hopper), cwd=tmp_path)
+    assert ran.status == 0, ran.err
+    assert ran.out.splitlines()[-1] == "False", "torch imports it in another way"
 
 
 def test_soft_and_hard_updates_move_targets():
@@ -221,10 +258,12 @@ def test_optimizer_types_and_weight_decay():
     params = optim_params()
     params.regularization.L2 = 0.01
     adam = TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
-    assert type(adam) is torch.optim.Adam
+    assert isinstance(adam, torch.optim.Adam)
+    assert not isinstance(adam, torch.optim.AdamW)
     assert adam.param_groups[0]["weight_decay"] == 0.01
     params.optimizer_type = "adamw"
-    assert type(TorchUtils.optimizer_from_optim_params(params, linear([1.0]))) is torch.optim.AdamW
+    adamw = TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
+    assert isinstance(adamw, torch.optim.AdamW)
     params.optimizer_type = "adan"
     with pytest.raises(ConfigError, match="did you mean 'adam'"):
         TorchUtils.optimizer_from_optim_params(params, linear([1.0]))
