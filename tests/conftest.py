@@ -32,6 +32,8 @@ def _no_clusters_and_servers_of_the_user() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in USERS_VARIABLES:
             patch.delenv(name, raising=False)
+        # Ray's workers would get next to nothing of a core beside a test that computes.
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 
