@@ -17,7 +17,11 @@ TOKEN = "a-token-of-at-least-thirty-two-characters"
 
 def environment(home: Path, token: str | None = TOKEN, **more: str) -> dict[str, str]:
     """This process's variables, with a home of its own and a cluster's token."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RAY_") or name == "RAY_worker_niceness"
+    }
     auth = {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     return kept | {"HOME": str(home), "OMP_NUM_THREADS": "1"} | auth | more
 

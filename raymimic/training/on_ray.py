@@ -31,8 +31,11 @@ from raymimic.training.run import Run
 from raymimic.training.worker import WorkerSpec, ray_train_loop
 
 _POLL_S = 0.1
-# How long the workers of a failed training may take to end.
-_STOP_S = 30.0
+# How long the workers of a failed training may take to end. They notice that it failed once they
+# have started, which lasts long on a busy machine.
+_STOP_S = 120.0
+# The same where a signal ends this process, and all threads with it.
+_STOP_BY_SIGNAL_S = 30.0
 # How long the mailbox may take to answer. It only stores messages.
 _ANSWER_S = 30.0
 # How long the processes of placed workers may take to start.
@@ -158,7 +161,8 @@ class WorkersOnRay:
         except BaseException as error:
             try:
                 self._cluster.check(now=True)
-                self._stop(thread, f"{type(error).__name__}: {error}")
+                seconds = _STOP_S if isinstance(error, Exception) else _STOP_BY_SIGNAL_S
+                self._stop(thread, f"{type(error).__name__}: {error}", seconds)
             except ClusterLostError:
                 if isinstance(error, Exception):  # which follows from the cluster's end
                     raise
@@ -172,13 +176,14 @@ class WorkersOnRay:
         elif not driver.started:
             self._progress.phase(driver.preparation)
 
-    def _stop(self, thread: "TrainerThread", reason: str) -> None:
+    def _stop(self, thread: "TrainerThread", reason: str, seconds: float) -> None:
         """Asks the workers to end, and waits until they have or the cluster ends.
 
         If Ray were shut down before, the thread would spin or abort the process.
         """
         thread.mailbox.stop.remote(reason)
-        deadline = time.monotonic() + _STOP_S
+        self._progress.phase("ending the workers")
+        deadline = time.monotonic() + seconds
         while thread.is_alive() and time.monotonic() < deadline:
             thread.join(1.0)
             self._cluster.check()
