@@ -42,6 +42,6 @@ def test_images_of_a_cluster_are_of_the_release() -> None:
 
 def test_the_newest_changes_are_of_the_release() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    unreleased = " (unreleased)" if RELEASE != raymimic.__version__ else ""
+    unreleased = " (unreleased)" if raymimic.__version__ != RELEASE else ""
     assert headings[0] == f"{RELEASE}{unreleased}"
     assert not [heading for heading in headings[1:] if "unreleased" in heading]
