@@ -24,6 +24,7 @@ LANGUAGES = {*SHELL, "python", "yaml", "json", "text"}
 # Pages whose Python needs more than a folder; `raymimic.train` stands for every algorithm.
 NEEDS_A_STORE = {"docs/mlflow_models.md"}
 PYTHON_PAGES = [page for page in PAGES if any(blocks(page, "python"))]
+NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 _FOLDERS = re.compile(r"(benchmarks|cluster|docs|raymimic|tests|tune_configs)/[\w./-]+")
 
 
@@ -33,6 +34,8 @@ def check_raymimic(words: list[str]) -> None:
     Raises:
         SystemExit, ConfigError: something in it does not exist.
     """
+    if words in (["--version"], ["--help"]):  # they end the process
+        return
     args = parse([word for word in words if word != "…"])
     settings = getattr(args, "set", [])
     if words[0] == "train":
@@ -135,14 +138,32 @@ def test_python_blocks_run(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in ran.out.splitlines() if ".md: " in line] == pages
 
 
+def check_names(code: str) -> None:
+    """Checks that a piece of Python compiles, and that the names that it imports exist."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                assert importlib.util.find_spec(alias.name) is not None, alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module != "IPython.display":
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name), alias.name
+
+
 @pytest.mark.parametrize("page", sorted(NEEDS_A_STORE))
 def test_other_python_blocks_import_names_that_exist(page: str) -> None:
     for block in blocks(page, "python"):
-        for node in ast.walk(ast.parse(block.text)):
-            if isinstance(node, ast.Import):
-                for alias in node.names:
-                    assert importlib.util.find_spec(alias.name) is not None, alias.name
-            elif isinstance(node, ast.ImportFrom):
-                module = importlib.import_module(node.module or "")
-                for alias in node.names:
-                    assert hasattr(module, alias.name), alias.name
+        check_names(block.text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_whole_and_without_outputs(path: Path) -> None:
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert cells
+    for cell in cells:
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        check_names("".join(cell["source"]))
+
+
+def test_there_are_notebooks() -> None:
+    assert len(NOTEBOOKS) == 2
