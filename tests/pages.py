@@ -43,7 +43,7 @@ def commands(block: Block) -> Iterator[list[str]]:
         reader.whitespace_split = True
         command: list[str] = []
         for word in [*reader, ";"]:
-            # What follows the two dashes of `ray job submit` is a command of its own.
+            # The words after the two dashes of `ray job submit` are a command of their own.
             if _ENDS.fullmatch(word) or (word == "--" and command[:1] == ["ray"]):
                 if command:
                     yield command
