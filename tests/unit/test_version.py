@@ -1,4 +1,4 @@
-"""The version stands in one place, `raymimic.__version__`; files that name a release agree with it."""
+"""The version stands in one place; files that name a release agree with it."""
 
 import ast
 import configparser
