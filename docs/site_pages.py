@@ -4,6 +4,7 @@ The site shows README, changes and the like where they lie, and a reference that
 prints. So no text stands twice.
 """
 
+import json
 import posixpath
 import re
 from importlib import import_module
@@ -27,12 +28,17 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "cluster/README.md": "clusters.md",
 }
+NOTEBOOKS = {
+    f"docs/notebooks/{path.name}": f"notebooks/{path.stem}.md"
+    for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
+}
 _LINK = re.compile(r"(!?)\[((?:[^][]|\[[^]]*\])*)\]\(([^)\s]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are no files of `docs/`."""
     made = {page: (ROOT / source).read_text() for source, page in PAGES.items()}
+    made |= {page: notebook(ROOT / source) for source, page in NOTEBOOKS.items()}
     made["reference/commands.md"] = commands()
     made["reference/settings.md"] = settings()
     for page, text in made.items():
@@ -53,7 +59,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         if not (ROOT / path).exists():
             raise FileNotFoundError(f"{source}: the link to '{target}' leads nowhere")
-        to = PAGES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+        to = (PAGES | NOTEBOOKS).get(path)
+        if to is None and path.startswith("docs/"):
+            to = path.removeprefix("docs/")
         if to is not None and not to.endswith(".py"):
             to = posixpath.relpath(to, posixpath.dirname(uri) or ".")
             return f"{picture}[{text}]({to}{hash_}{anchor})"
@@ -62,6 +70,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
         return text
 
     return _LINK.sub(moved, markdown)
+
+
+def notebook(path: Path) -> str:
+    """The cells of a notebook. The repository keeps no outputs."""
+    cells = []
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        cells.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    return "\n\n".join(cells)
 
 
 def commands() -> str:
