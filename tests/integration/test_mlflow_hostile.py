@@ -146,7 +146,7 @@ def test_a_folder_of_any_name_has_its_store_where_it_should(
     run = odd / "exp" / "run"
     run.mkdir(parents=True)
     monkeypatch.chdir(odd / "exp")
-    tracker = MLflowTracker(run_name="odd")
+    tracker = MLflowTracker(run_name="odd", finish_deadline_s=DEADLINE_S)
     tracker.start(run, {"a": 1}, {})
     tracker.log_epoch(1, 10, {"Train/Loss": 0.5})
     tracker.finish("FINISHED")

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
+from waiting import DEADLINE_S
 
 from raymimic.tracking.episode_rows import EpisodeRow
 from raymimic.tracking.mlflow_tracker import MLflowTracker, sync
@@ -27,7 +28,9 @@ def steps(client: MlflowClient, run_id: str | None) -> list[int]:
 
 def test_two_trainings_make_one_store_and_leave_nothing_elsewhere(tmp_path: Path) -> None:
     """Both find no store; one of their delivery processes dies, as if out of memory."""
-    trackers = [MLflowTracker(run_name=name) for name in ("one", "two")]
+    trackers = [
+        MLflowTracker(run_name=name, finish_deadline_s=DEADLINE_S) for name in ("one", "two")
+    ]
     for index, tracker in enumerate(trackers):
         run_dir = tmp_path / "out" / "exp" / f"run{index}"
         run_dir.mkdir(parents=True)
