@@ -66,9 +66,30 @@ def one_line(error: Exception) -> str:
 
 def run_id_of(run_dir: Path) -> str | None:
     """The id of a run's record in MLflow; None until the server has given one."""
-    run_id = read_json(run_dir / RUN_FILE).get("run_id")
-    valid = isinstance(run_id, str) and re.fullmatch(r"\w[\w.-]{0,255}", run_id)
-    return run_id if valid else None
+    return _id_in(read_json(run_dir / RUN_FILE), "run_id")
+
+
+def ids_of(run_dir: Path, server: str) -> tuple[str, str] | None:
+    """The ids of a run's experiment and record in MLflow.
+
+    Args:
+        run_dir: folder of the run.
+        server: the store, without the password.
+
+    Returns:
+        both ids; None until this server has given them.
+    """
+    known = read_json(run_dir / RUN_FILE)
+    experiment, run = _id_in(known, "experiment_id"), _id_in(known, "run_id")
+    if experiment is None or run is None or known.get("tracking_uri") != server:
+        return None
+    return experiment, run
+
+
+def _id_in(known: Mapping[str, Any], name: str) -> str | None:
+    value = known.get(name)
+    valid = isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,255}", value)
+    return value if valid else None
 
 
 def artifact_file(spool_dir: Path, copy: str) -> Path | None:

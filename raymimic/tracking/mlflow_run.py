@@ -53,6 +53,8 @@ from raymimic.tracking.sent_points import SentSteps
 from raymimic.tracking.tables import TABLES_TAG, TableSchedule, tables_of, with_tables
 
 JOURNAL_TAG = "raymimic.journal"
+# MLflow's pages show such an experiment as one of model training. The user's own stay as they are.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class ParentMissingError(Exception):
@@ -265,7 +267,7 @@ class Delivery:
         if experiment is None:
             try:
                 location = artifact_location(self._server, self._run_dir)
-                return self.client.create_experiment(name, location)
+                return self.client.create_experiment(name, location, EXPERIMENT_TAGS)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

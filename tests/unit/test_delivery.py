@@ -48,14 +48,18 @@ def deliver(run_dir: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Deliv
 
 
 def write(
-    run_dir: Path, *records: dict[str, Any], pid: int | None = None, trial: bool = False
+    run_dir: Path,
+    *records: dict[str, Any],
+    pid: int | None = None,
+    trial: bool = False,
+    experiment: str = "tests",
 ) -> None:
     """Writes a start record, the given ones, and closes the journal."""
     start = {
         "type": "start",
         "key": str(run_dir),
         "tracking_uri": "sqlite:///elsewhere.db",
-        "experiment": "tests",
+        "experiment": experiment,
         "run_name": "one",
         "trial": trial,
         "params": {"algo.alpha": "2.5"},
@@ -192,6 +196,23 @@ def test_a_finished_run_arrives_whole(deliver: Deliver, run_dir: Path, store: st
     history = MlflowClient(store).get_metric_history(run.info.run_id, "Train/Loss")
     assert [point.step for point in history] == [5, 10, 15]
     assert MlflowClient(store).get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_only_an_experiment_that_raymimic_makes_gets_a_kind(
+    deliver: Deliver, run_dir: Path, store: str
+) -> None:
+    client = MlflowClient(store)
+    client.create_experiment("theirs")
+    for name in ("made", "theirs"):
+        folder = run_dir / name
+        write(folder, {"type": "finish", "status": "FINISHED"}, experiment=name)
+        assert deliver(folder=folder) == 0
+    kinds = [
+        experiment.tags.get("mlflow.experimentKind")
+        for name in ("made", "theirs")
+        if (experiment := client.get_experiment_by_name(name)) is not None
+    ]
+    assert kinds == ["custom_model_development", None]
 
 
 def test_the_run_of_a_killed_training_is_closed(
