@@ -394,6 +394,29 @@ def state_of(reader: JournalReader) -> JournalState:
     return state
 
 
+def first_start(run_dir: Path) -> dict[str, Any] | None:
+    """The record with which a run began; None for a new run.
+
+    Args:
+        run_dir: folder of the run.
+    """
+    with contextlib.suppress(OSError):
+        for record in JournalReader(spool_dir_of(run_dir)).stream():
+            if record.type == "start":
+                return record.data
+    return None
+
+
+def began_with_all_settings(run_dir: Path) -> bool:
+    """Whether a run, such as one of raymimic 0.1.0, began with its whole config as parameters.
+
+    Args:
+        run_dir: folder of the run.
+    """
+    first = first_start(run_dir)
+    return first is not None and "in_force" not in first
+
+
 def is_finished(spool_dir: Path) -> bool:
     """True if the last training recorded how it ended, or if there is no journal."""
     try:

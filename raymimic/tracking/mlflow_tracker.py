@@ -44,12 +44,14 @@ from raymimic.tracking.journal import (
     JournalReader,
     JournalWriter,
     check_spool,
+    first_start,
     is_finished,
     pending,
     run_id_of,
     spool_dir_of,
     state_of,
 )
+from raymimic.tracking.parameters import settings_in_force
 from raymimic.tracking.places import (
     check_named_by_run,
     configured_uri,
@@ -108,7 +110,7 @@ def make_tracker(config: BaseConfig, run: RunInfo) -> "MLflowTracker | None":
         run_name=run.name if run.kind == "trial" else settings.run_name or run.name,
         tags=settings.tags,
         kind=run.kind,
-        params=run.params,
+        params=settings_in_force(config) if run.params is None else run.params,
         config_file=run.config_file,
         key=run.key,
         resumed=run.resumed,
@@ -212,8 +214,8 @@ class MLflowTracker(Tracker):
         self._resolved_uri = resolve_tracking_uri(self._tracking_uri, run_dir)
         self._spool_dir = spool_dir_of(self._run_dir)
         check_spool(self._run_dir)
+        params = self._shown(config)
         self._journal = JournalWriter(self._spool_dir)
-        params = flatten(config if self._params is None else self._params)
         self._append(
             "start",
             key=self._key or uuid.uuid4().hex,
@@ -221,7 +223,8 @@ class MLflowTracker(Tracker):
             experiment=self._experiment,
             run_name=self._run_name,
             trial=self._kind == "trial",
-            params={name: masked(value) for name, value in params},
+            in_force=True,  # the parameters are a part of the config
+            params={name: masked(value) for name, value in params.items()},
             tags={key: masked(str(value)) for key, value in {**tags, **self._tags}.items()},
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -232,6 +235,15 @@ class MLflowTracker(Tracker):
             path.write_text(masked(json.dumps(config, indent=4, default=str)))
             self.log_artifact(path)
         return self.run_id
+
+    def _shown(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """The parameters; a resumed run goes on with those that it began with."""
+        shown = dict(flatten(config if self._params is None else self._params))
+        first = first_start(self._run_dir)
+        if first is None:
+            return shown
+        now = dict(flatten(config))
+        return {name: now[name] for name in first["params"] if name in now} | shown
 
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """See `Tracker.log_epoch`."""

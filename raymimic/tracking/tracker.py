@@ -31,7 +31,8 @@ class RunInfo:
         name: name to show.
         kind: `training`; `sweep`: a sweep's own run; `trial`: the run of one of its trials.
         sweep_dir: a trial's sweep: the folder with which that sweep's own record was started.
-        params: parameters to show; None: the whole configuration.
+        params: parameters to show; None: the settings in force
+            (`raymimic.tracking.parameters`).
         config_file: file name of the configuration.
         key: identifies the record where another machine may go on with the run, without its
             folder; None: only the folder leads to the record.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from raymimic import storage
-from raymimic.config import config_factory
+from raymimic.config import BaseConfig, config_factory
+from raymimic.config.config import leaves
 from raymimic.data.training_data import DataInfo
 from raymimic.errors import LeaseLostError
 from raymimic.sweep.outcome.report import SweepReport
@@ -23,7 +24,8 @@ from raymimic.sweep.outcome.stats import expected_online_performance
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
 from raymimic.sweep.trials.folder import SPEC, SweepFolder
 from raymimic.sweep.trials.messages import LoggedEpoch
-from raymimic.tracking.journal import run_id_of
+from raymimic.tracking.journal import began_with_all_settings, run_id_of
+from raymimic.tracking.parameters import settings_in_force
 from raymimic.tracking.registry import trackers_for
 from raymimic.tracking.tags import dataset_name
 from raymimic.tracking.tracker import RunInfo, Status, TrackerGroup
@@ -161,17 +163,27 @@ class SweepRecords:
 
     def _child(self, trial: Trial) -> TrackerGroup:
         config = self._spec.config_for(trial)
-        params = config.to_dict()
-        # MLflow's comparison page then shows no difference but the setting and the seed.
-        del params["meta"], params["experiment"]["name"]
         info = self._info(
             f"trials/{trial.trial_id}",
             config.experiment.name,
             kind="trial",
-            params=params,
+            params=self._params_of(config),
             sweep_dir=self._local,
         )
         return TrackerGroup(trackers_for(self._config, info))
+
+    def _params_of(self, config: BaseConfig) -> dict[str, Any]:
+        """The parameters of a trial: those of all trials, so that they can be compared."""
+        if began_with_all_settings(self._local):
+            params = dict(leaves(config.to_dict()))
+        else:
+            params = settings_in_force(config, [*self._spec.space, "train.seed"])
+        # MLflow's comparison page then shows no difference but the setting and the seed.
+        return {
+            path: value
+            for path, value in params.items()
+            if path != "experiment.name" and not path.startswith("meta.")
+        }
 
     def _folder_of(self, trial: Trial) -> Path:
         return self._local / "trials" / trial.trial_id
