@@ -131,7 +131,8 @@ def run(
     prepared = prepare(trial_config(spec, spec.example()))
     warnings = prepared.try_environments()
     config, data, imports = prepared.config, prepared.data, prepared.imports
-    tags = run_tags(config, data.digest) | {"workers": str(spec.resources.workers)}
+    tags = run_tags(config, data.digest, prepared.envs)
+    tags |= {"raymimic.workers": str(spec.resources.workers)}
     records = SweepRecords(spec, tags, None if "train.data" in spec.space else data)
     with ray_session(config) as cluster:
         room = Room(

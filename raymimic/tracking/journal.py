@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -112,8 +113,9 @@ class Record:
 
     Attributes:
         end: end of the line in the file [bytes], newline included.
-        data: the record; `data["type"]` is start, epoch, evaluation, numbers, tags, artifact,
-            datasets, model, models or finish, and `data["time"]` is its time [ms since 1970].
+        data: the record; `data["type"]` is start, epoch, evaluation, numbers, system, tags,
+            note, artifact, datasets, model, models or finish, and `data["time"]` is its time
+            [ms since 1970].
     """
 
     end: int
@@ -171,7 +173,9 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
         "episodes": are_episodes,
     },
     "numbers": {"epoch": _is_int, "metrics": _are_numbers},
+    "system": {"step": _is_int, "metrics": _are_numbers},
     "tags": {"tags": _are_texts},
+    "note": {"text": _is_text},
     "artifact": {"copy": _is_text, "artifact_path": _is_folder},
     "datasets": {"datasets": is_dataset_list},
     "model": {
@@ -215,16 +219,20 @@ class JournalWriter:
         self._fd = self._file.fileno()
         os.fchmod(self._fd, 0o600)
         self._size = os.fstat(self._fd).st_size
+        self._writing = threading.Lock()
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
             self._write(b"\n")  # ends the half line of a killed training
 
     def append(self, data: dict[str, Any]) -> None:
         """Appends one record, which then survives the death of this process.
 
+        Several threads may do so.
+
         Raises:
             OSError: the disk is full or gone; nothing of the record is left then.
         """
-        self._write(json.dumps(data).encode() + b"\n")
+        with self._writing:
+            self._write(json.dumps(data).encode() + b"\n")
 
     def _write(self, line: bytes) -> None:
         written = 0
@@ -405,6 +413,20 @@ def first_start(run_dir: Path) -> dict[str, Any] | None:
             if record.type == "start":
                 return record.data
     return None
+
+
+def system_steps(run_dir: Path) -> int:
+    """The step of a run's next system metrics, which count from 0.
+
+    Args:
+        run_dir: folder of the run.
+    """
+    step = 0
+    with contextlib.suppress(OSError):
+        for record in JournalReader(spool_dir_of(run_dir)).stream():
+            if record.type == "system":
+                step = record.data["step"] + 1
+    return step
 
 
 def began_with_all_settings(run_dir: Path) -> bool:

@@ -6,6 +6,7 @@ MLflow or changes this process's environment.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -43,6 +44,7 @@ from raymimic.tracking.journal import (
     JOURNAL,
     JournalReader,
     JournalWriter,
+    began_with_all_settings,
     check_spool,
     first_start,
     is_finished,
@@ -50,6 +52,7 @@ from raymimic.tracking.journal import (
     run_id_of,
     spool_dir_of,
     state_of,
+    system_steps,
 )
 from raymimic.tracking.parameters import settings_in_force
 from raymimic.tracking.places import (
@@ -60,6 +63,8 @@ from raymimic.tracking.places import (
     sqlite_path,
 )
 from raymimic.tracking.run_contents import DatasetUse, KeptModel
+from raymimic.tracking.system_metrics import Sampling, SystemMonitor
+from raymimic.tracking.tags import names_of_0_1_0
 from raymimic.tracking.tracker import RunInfo, Status, Tracker
 
 logger = logging.getLogger(__name__)
@@ -160,7 +165,8 @@ class MLflowTracker(Tracker):
         say: shows the user a mishap; None: the log does.
 
     Raises:
-        ConfigError: MLflow could not open the tracking URI.
+        ConfigError: MLflow could not open the tracking URI, or a variable of system metrics has an
+            impossible value.
     """
 
     def __init__(
@@ -189,6 +195,8 @@ class MLflowTracker(Tracker):
         self._key = key
         self._resumed = resumed
         self._say = say or logger.log
+        self._sampling = None if kind == "trial" else Sampling.of_environment()
+        self._monitor: SystemMonitor | None = None
         self._journal: JournalWriter | None = None
         self._delivery: subprocess.Popen[str] | None = None
         self._models: dict[str, Path] = {}  # copies in the spool, by SHA-256
@@ -215,6 +223,9 @@ class MLflowTracker(Tracker):
         self._spool_dir = spool_dir_of(self._run_dir)
         check_spool(self._run_dir)
         params = self._shown(config)
+        began_as = self._run_dir.parents[1] if self._kind == "trial" else self._run_dir
+        if began_with_all_settings(began_as):
+            tags = names_of_0_1_0(tags)
         self._journal = JournalWriter(self._spool_dir)
         self._append(
             "start",
@@ -234,7 +245,25 @@ class MLflowTracker(Tracker):
             path = Path(folder) / self._config_file
             path.write_text(masked(json.dumps(config, indent=4, default=str)))
             self.log_artifact(path)
+        if self._sampling is not None:
+            self._monitor = SystemMonitor(self._sampling, self._system_recorder())
+            self._monitor.start()
         return self.run_id
+
+    def _system_recorder(self) -> Callable[[Mapping[str, float]], None]:
+        """Appends points of system metrics, each with the next step."""
+        steps = itertools.count(system_steps(self._run_dir))
+
+        def record(metrics: Mapping[str, float]) -> None:
+            if self._journal is not None:
+                self._append("system", step=next(steps), metrics=_numbers(metrics))
+
+        return record
+
+    def _stop_sampling(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.stop()
 
     def _shown(self, config: Mapping[str, Any]) -> dict[str, str]:
         """The parameters; a resumed run goes on with those that it began with."""
@@ -343,6 +372,10 @@ class MLflowTracker(Tracker):
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def log_note(self, text: str) -> None:
+        """See `Tracker.log_note`; a description that the user has edited stays as it is."""
+        self._append("note", text=masked(text))
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """See `Tracker.set_tags`."""
         self._append("tags", tags={key: str(value) for key, value in tags.items()})
@@ -353,6 +386,7 @@ class MLflowTracker(Tracker):
         Waits a bounded time for the delivery. The rest stays in the spool, and one warning names
         the command that delivers it.
         """
+        self._stop_sampling()
         if self._journal is None or self._delivery is None:
             return
         journal, self._journal = self._journal, None
@@ -380,6 +414,7 @@ class MLflowTracker(Tracker):
 
     def abandon(self) -> None:
         """See `Tracker.abandon`."""
+        self._stop_sampling()
         if self._journal is None or self._delivery is None:
             return
         self._journal.close()

@@ -175,7 +175,8 @@ def _train(
     try:
         prepared.fetch_initial_weights(folder)
         with _tracked(trackers) as tracker:
-            tags = run_tags(config, prepared.data.digest) | (resumed.tags if resumed else {})
+            tags = run_tags(config, prepared.data.digest, prepared.envs)
+            tags |= resumed.tags if resumed else {}
             result = _run(Run(prepared, folder, tracker, progress, tags, alone))
             progress.phase("closing the records")
         result = _with_records(result, config, folder, alone=alone)
@@ -283,6 +284,7 @@ def _result(run: Run, driver: Driver) -> TrainResult:
     curve = driver.draw_learning_curve()
     best, last = store.best, store.last
     driver.keep_models(store)
+    driver.describe(store)
     kept = best or last
     if kept is not None and not can_act(algo_class(config.algo_name, config)):
         with storage.local_copy(store.path(kept)) as file:

@@ -112,7 +112,7 @@ def test_a_training_tells_users_trackers(
     assert ran.status == 0, ran.err
     (start, *others) = written(Path(ran.result["run_dir"]))
     assert start[:3] == ["start", "td3_bc", "training"]
-    assert {"algo", "dataset_digest", "version.torch"} <= set(start[4])
+    assert {"algo", "raymimic.dataset_digest", "raymimic.version.torch"} <= set(start[4])
     assert [line[:2] for line in others] == [["epoch", 1], ["epoch", 2], ["finish", "FINISHED"]]
     assert any(name.startswith("Train/") for name in others[0][3])
     metrics = (Path(ran.result["run_dir"]) / "metrics.csv").read_text().splitlines()

@@ -18,6 +18,7 @@ from raymimic.config import BaseConfig, config_factory
 from raymimic.config.config import leaves
 from raymimic.data.training_data import DataInfo
 from raymimic.errors import LeaseLostError
+from raymimic.sweep.outcome.note import sweep_note
 from raymimic.sweep.outcome.report import SweepReport
 from raymimic.sweep.outcome.result import FinalScore, TrialResult
 from raymimic.sweep.outcome.stats import expected_online_performance
@@ -55,7 +56,7 @@ class SweepRecords:
         self._spec, self._data = spec, data
         self._config = config_factory(spec.algo, spec.base_config)
         self._tags = {**facts, "sweep": spec.name}
-        self._local = Path()
+        self._local, self._uri = Path(), ""
         self._key: str | None = None
         self._parent = TrackerGroup([])
         self._children: dict[str, TrackerGroup] = {}
@@ -77,7 +78,7 @@ class SweepRecords:
         Args:
             folder: folder of the sweep.
         """
-        self._local = folder.local
+        self._local, self._uri = folder.local, folder.uri
         if storage.is_uri(folder.uri):  # another machine may resume the sweep, without `local`
             self._key = folder.uri
         self._parent = self._start_parent()
@@ -127,7 +128,11 @@ class SweepRecords:
         tags = {**self._tags, "dataset": dataset_name(config)}
         tags |= {"trial": trial.trial_id, "setting": trial.setting_id, "seed": str(trial.seed)}
         if "train.data" in trial.setting:
-            tags.pop("dataset_digest", None)  # it is the digest of one of the datasets
+            # These are of one of the datasets.
+            for name in ("raymimic.dataset_digest", "environment"):
+                tags.pop(name, None)
+        if "experiment.env" in trial.setting:
+            tags["environment"] = str(config.experiment.env)
         child.start(self._folder_of(trial), config.to_dict(), tags)
         self._log_datasets(child)
         self._children[trial.trial_id] = child
@@ -217,6 +222,7 @@ class SweepRecords:
             with storage.local_copy(winner.best_checkpoint) as checkpoint:
                 self._log_winner(checkpoint)
         self._parent.set_tags({"best_setting": report.best_setting_id})
+        self._parent.log_note(sweep_note(self._spec, report, self._uri, self._tags["dataset"]))
 
     def _log_winner(self, checkpoint: Path) -> None:
         """Logs the winner's best checkpoint as a model, or as a file where the data vary."""
