@@ -68,10 +68,14 @@ def test_what_a_sweep_varies_is_always_shown() -> None:
     assert "algo.vae.prior_layer_dims" not in prior
 
 
-def first_params(run_dir: Path) -> dict[str, str]:
-    starts = [r.data for r in JournalReader(spool_dir_of(run_dir)).stream() if r.type == "start"]
-    params: dict[str, str] = starts[-1]["params"]
+def last_params(run_dir: Path) -> dict[str, str]:
+    params: dict[str, str] = _last_start(run_dir)["params"]
     return params
+
+
+def _last_start(run_dir: Path) -> dict[str, Any]:
+    records = JournalReader(spool_dir_of(run_dir)).stream()
+    return [record.data for record in records if record.type == "start"][-1]
 
 
 def test_a_run_goes_on_with_the_parameters_that_it_began_with(
@@ -84,16 +88,18 @@ def test_a_run_goes_on_with_the_parameters_that_it_began_with(
         run_dir = tmp_path / name
         (tracker,) = _mlflow_of(config)
         tracker.start(run_dir, config.to_dict(), {})
-        begun = first_params(run_dir)
+        begun = last_params(run_dir)
         assert begun["ray.max_failures"] == "9"
         assert "algo.rnn.horizon" not in begun
         if name == "old":  # as 0.1.0 wrote it
             _rewrite_as_old(run_dir, {**begun, "algo.rnn.horizon": "10", "gone": "1"})
         again = small_config("bc", **{"train.data": "x.hdf5"})
         (tracker,) = _mlflow_of(again)
-        tracker.start(run_dir, again.to_dict(), {})
-        assert expected.items() <= first_params(run_dir).items()
-        assert begun.keys() | expected.keys() == first_params(run_dir).keys()
+        tracker.start(run_dir, again.to_dict(), {"raymimic.version.torch": "2", "algo": "bc"})
+        torch = "version.torch" if name == "old" else "raymimic.version.torch"
+        assert _last_start(run_dir)["tags"] == {torch: "2", "algo": "bc"}
+        assert expected.items() <= last_params(run_dir).items()
+        assert begun.keys() | expected.keys() == last_params(run_dir).keys()
 
 
 def test_the_trials_of_a_sweep_have_parameters_of_one_kind(tmp_path: Path) -> None:

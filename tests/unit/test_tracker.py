@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tiny import small_config
 
+import raymimic
 from raymimic.errors import ConfigError, OutputError
 from raymimic.storage import file_names
 from raymimic.tracking.journal import Cursor, JournalReader, JournalWriter, pending, spool_dir_of
@@ -23,6 +24,7 @@ from raymimic.tracking.places import (
     records_page,
     resolve_tracking_uri,
 )
+from raymimic.tracking.tags import names_of_0_1_0, run_tags
 from raymimic.tracking.tensorboard_tracker import TensorBoardTracker
 from raymimic.tracking.tracker import Status, Tracker, TrackerGroup
 
@@ -180,6 +182,24 @@ def test_the_end_of_a_run_names_its_page(tmp_path: Path) -> None:
     assert str(page).endswith(f" ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
     config.mlflow.enabled = False
     assert str(records_page(config, tmp_path)) == ""
+
+
+def test_people_read_the_tags_without_a_prefix() -> None:
+    config = small_config("bc", **{"train.data": "demos/hopper.hdf5"})
+    tags = run_tags(config, "0a1b", ["Hopper-v5", "Walker2d-v5"])
+    plain = {name: value for name, value in tags.items() if "." not in name}
+    assert plain == {
+        "algo": "bc",
+        "dataset": "hopper.hdf5",
+        "environment": "Hopper-v5,Walker2d-v5",
+        "raymimic_version": raymimic.__version__,
+    }
+    others = {name.partition(".")[0] for name in tags.keys() - plain.keys()}
+    assert others == {"raymimic", "mlflow"}
+    before = names_of_0_1_0(tags)
+    assert before.keys() >= {"dataset_digest", "workers", "version.raymimic", "version.torch"}
+    assert not any(name.startswith("raymimic") for name in before)
+    assert "environment" not in run_tags(config, "0a1b", [])
 
 
 def test_journal_survives_a_torn_line(tmp_path: Path) -> None:
