@@ -1,7 +1,7 @@
 """The description of a training's run: Markdown, as MLflow's pages show it above all else."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raymimic import storage
@@ -74,9 +74,9 @@ def _headline(chosen: ChosenCheckpoint, evaluation: Evaluation | None) -> str:
     return f"{name}: {'; '.join(scores)}, at epoch {chosen.epoch}"
 
 
-def _rows(evaluation: Evaluation) -> list[Sequence[str]]:
+def _rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """A row for each environment of an evaluation."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for env, mean in evaluation.returns.items():
         low, high = _interval(evaluation, "Return", env)
         played = evaluation.played.get(env, [])
