@@ -314,7 +314,7 @@ def test_a_sweeps_note_has_the_table_of_settings(tmp_path: Path) -> None:
     report = write_report(GRID, results, tmp_path)
     note = sweep_note(GRID, report, "s3://bucket/s", "walker.hdf5")
     title, headline, table, code = note.split("\n\n")
-    assert title == f"**td3_bc** on `walker.hdf5`: {len(report.rows)} settings, 2 seeds each"
+    assert title == f"**td3_bc** on `walker.hdf5`: {len(report.rows)} settings, seeds 1, 2"
     assert headline == report.headline
     rows = table.splitlines()[2:]
     assert len(rows) == len(report.rows)

@@ -19,10 +19,10 @@ def sweep_note(spec: SweepSpec, report: SweepReport, sweep_dir: str, dataset: st
         sweep_dir: folder or URI of the sweep.
         dataset: name of the data.
     """
-    rows = report.rows
+    rows, seeds = report.rows, ", ".join(map(str, spec.seeds))
     heads = ("#", "setting", spec.metric, "95 % interval", "last checkpoint", "seeds")
     parts = [
-        f"**{spec.algo}** on {code(dataset)}: {len(rows)} settings, {len(spec.seeds)} seeds each",
+        f"**{spec.algo}** on {code(dataset)}: {len(rows)} settings, seeds {seeds}",
         report.headline,
         table(heads, [_cells(spec, row) for row in rows[:_MOST_ROWS]]),
     ]
