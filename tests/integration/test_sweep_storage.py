@@ -92,12 +92,6 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
     parent = client.get_run(outcome["mlflow_parent_run_id"])
     children = children_of(client, parent)
     assert parent.info.status == "FINISHED"
-    page = f"/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}?"
-    assert outcome["mlflow_url"].startswith(server.uri + page)
-    assert outcome["mlflow_command"] is None
-    note = parent.data.tags["mlflow.note.content"]
-    assert "| 1 | `alpha " in note
-    assert f"raymimic train --config {outcome['best_config']}  #" in note
     assert len(runs()) == 1 + len(after)
     assert children.keys() == after.keys()
     for name, child in children.items():
