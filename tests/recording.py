@@ -21,6 +21,7 @@ class RecordingTracker(Tracker):
 
     calls: list[Any] = field(default_factory=list)
     episodes: dict[int, Mapping[str, Sequence[EpisodeRow]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def start(
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
@@ -49,6 +50,9 @@ class RecordingTracker(Tracker):
 
     def keep_models(self, kept: Mapping[str, Sequence[str]]) -> None:
         self.calls.append(("models", dict(kept)))
+
+    def log_note(self, text: str) -> None:
+        self.notes.append(text)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self.calls.append(("tags", dict(tags)))

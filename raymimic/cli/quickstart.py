@@ -156,7 +156,7 @@ def _print_results(dataset: Path, result: "TrainResult", report: "EvaluationRepo
     print(f"checkpoint: {shown(report.checkpoint)}")
     print(f"picture:    {shown(str(result.learning_curve))}")
     print(f"video:      {shown(report.video) if report.video else f'none, as {report.no_video}'}")
-    print(f"MLflow:     {result.mlflow_command}")
+    print(f"MLflow:     {result.mlflow_url or result.mlflow_command}")
     return float(np.mean(rows[2][1]) / np.mean(rows[1][1]))
 
 

@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"last checkpoint: {shown(result.last_checkpoint)}")
     if result.learning_curve is not None:
         print(f"learning curve:  {shown(result.learning_curve)}")
-    if result.mlflow_command is not None:
-        print(f"MLflow page:     {result.mlflow_command}")
+    if page := result.mlflow_url or result.mlflow_command:
+        print(f"MLflow page:     {page}")
 
 
 def _check_address(config: "BaseConfig", run_dir: str, args: argparse.Namespace) -> None:

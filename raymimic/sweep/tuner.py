@@ -42,6 +42,7 @@ from raymimic.sweep.trials.records import SweepRecords
 from raymimic.sweep.trials.stopping import AshaScheduler, MedianScheduler
 from raymimic.sweep.trials.trial import run_trial, trial_config
 from raymimic.terminal import duration, shown
+from raymimic.tracking.places import records_page
 from raymimic.tracking.tags import run_tags
 from raymimic.training.passwords import remove_passwords
 from raymimic.training.prepare import prepare
@@ -72,6 +73,8 @@ class SweepResult:
         best_config: path or URI of the winner's config, which `raymimic train` accepts.
         table: one row a setting, the best first.
         final: the winner's score on new episodes, if it was evaluated.
+        mlflow_command: shell command that shows the sweep in MLflow; None with a tracking server.
+        mlflow_url: the parent run's page on the tracking server; None without a server.
     """
 
     sweep_dir: str
@@ -79,6 +82,8 @@ class SweepResult:
     best_config: str
     table: list[dict[str, Any]]
     final: FinalScore | None
+    mlflow_command: str | None = None
+    mlflow_url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The results as plain values."""
@@ -126,7 +131,8 @@ def run(
     prepared = prepare(trial_config(spec, spec.example()))
     warnings = prepared.try_environments()
     config, data, imports = prepared.config, prepared.data, prepared.imports
-    tags = run_tags(config, data.digest) | {"workers": str(spec.resources.workers)}
+    tags = run_tags(config, data.digest, prepared.envs)
+    tags |= {"raymimic.workers": str(spec.resources.workers)}
     records = SweepRecords(spec, tags, None if "train.data" in spec.space else data)
     with ray_session(config) as cluster:
         room = Room(
@@ -214,12 +220,17 @@ class _Session:
         ledger.say(
             f"sweep finished in {duration(time.monotonic() - begin)}; see {shown(folder.uri)}"
         )
+        page = records_page(self.config, folder.local)
+        if str(page):
+            ledger.say(f"MLflow page: {page}")
         return SweepResult(
             sweep_dir=folder.uri,
             mlflow_parent_run_id=records.run_id,
             best_config=storage.join(folder.uri, "best_config.json"),
             table=report.table,
             final=final,
+            mlflow_command=page.command,
+            mlflow_url=page.url,
         )
 
     @property

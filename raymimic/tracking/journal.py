@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -66,9 +67,30 @@ def one_line(error: Exception) -> str:
 
 def run_id_of(run_dir: Path) -> str | None:
     """The id of a run's record in MLflow; None until the server has given one."""
-    run_id = read_json(run_dir / RUN_FILE).get("run_id")
-    valid = isinstance(run_id, str) and re.fullmatch(r"\w[\w.-]{0,255}", run_id)
-    return run_id if valid else None
+    return _id_in(read_json(run_dir / RUN_FILE), "run_id")
+
+
+def ids_of(run_dir: Path, server: str) -> tuple[str, str] | None:
+    """The ids of a run's experiment and record in MLflow.
+
+    Args:
+        run_dir: folder of the run.
+        server: the store, without the password.
+
+    Returns:
+        both ids; None until this server has given them.
+    """
+    known = read_json(run_dir / RUN_FILE)
+    experiment, run = _id_in(known, "experiment_id"), _id_in(known, "run_id")
+    if experiment is None or run is None or known.get("tracking_uri") != server:
+        return None
+    return experiment, run
+
+
+def _id_in(known: Mapping[str, Any], name: str) -> str | None:
+    value = known.get(name)
+    valid = isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,255}", value)
+    return value if valid else None
 
 
 def artifact_file(spool_dir: Path, copy: str) -> Path | None:
@@ -91,8 +113,9 @@ class Record:
 
     Attributes:
         end: end of the line in the file [bytes], newline included.
-        data: the record; `data["type"]` is start, epoch, evaluation, numbers, tags, artifact,
-            datasets, model, models or finish, and `data["time"]` is its time [ms since 1970].
+        data: the record; `data["type"]` is start, epoch, evaluation, numbers, system, tags,
+            note, artifact, datasets, model, models or finish, and `data["time"]` is its time
+            [ms since 1970].
     """
 
     end: int
@@ -150,7 +173,9 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
         "episodes": are_episodes,
     },
     "numbers": {"epoch": _is_int, "metrics": _are_numbers},
+    "system": {"step": _is_int, "metrics": _are_numbers},
     "tags": {"tags": _are_texts},
+    "note": {"text": _is_text},
     "artifact": {"copy": _is_text, "artifact_path": _is_folder},
     "datasets": {"datasets": is_dataset_list},
     "model": {
@@ -194,16 +219,20 @@ class JournalWriter:
         self._fd = self._file.fileno()
         os.fchmod(self._fd, 0o600)
         self._size = os.fstat(self._fd).st_size
+        self._writing = threading.Lock()
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
             self._write(b"\n")  # ends the half line of a killed training
 
     def append(self, data: dict[str, Any]) -> None:
         """Appends one record, which then survives the death of this process.
 
+        Several threads may do so.
+
         Raises:
             OSError: the disk is full or gone; nothing of the record is left then.
         """
-        self._write(json.dumps(data).encode() + b"\n")
+        with self._writing:
+            self._write(json.dumps(data).encode() + b"\n")
 
     def _write(self, line: bytes) -> None:
         written = 0
@@ -371,6 +400,43 @@ def state_of(reader: JournalReader) -> JournalState:
     for record in reader.stream():
         state.take(record)
     return state
+
+
+def first_start(run_dir: Path) -> dict[str, Any] | None:
+    """The record with which a run began; None for a new run.
+
+    Args:
+        run_dir: folder of the run.
+    """
+    with contextlib.suppress(OSError):
+        for record in JournalReader(spool_dir_of(run_dir)).stream():
+            if record.type == "start":
+                return record.data
+    return None
+
+
+def system_steps(run_dir: Path) -> int:
+    """The step of a run's next system metrics, which count from 0.
+
+    Args:
+        run_dir: folder of the run.
+    """
+    step = 0
+    with contextlib.suppress(OSError):
+        for record in JournalReader(spool_dir_of(run_dir)).stream():
+            if record.type == "system":
+                step = record.data["step"] + 1
+    return step
+
+
+def began_with_all_settings(run_dir: Path) -> bool:
+    """Whether a run, such as one of raymimic 0.1.0, began with its whole config as parameters.
+
+    Args:
+        run_dir: folder of the run.
+    """
+    first = first_start(run_dir)
+    return first is not None and "in_force" not in first
 
 
 def is_finished(spool_dir: Path) -> bool:

@@ -66,13 +66,15 @@ def points(
     """MLflow's step and metrics of a journal's record.
 
     Args:
-        record: of type `epoch`, `evaluation` or `numbers`.
+        record: of type `epoch`, `evaluation`, `numbers` or `system`.
         version: value of the run's tag `NAMES_TAG`; None where it has none.
         is_logged: whether the run has a metric already, by its name in MLflow.
     """
     metrics: dict[str, float] = record["metrics"]
     if record["type"] == "numbers":
         return record["epoch"], metrics
+    if record["type"] == "system":
+        return record["step"], metrics
     if version is None:
         return record["epoch"], {"gradient_steps": record["step"], **metrics}
     episodes: Mapping[str, list[EpisodeRow]] = record.get("episodes", {})

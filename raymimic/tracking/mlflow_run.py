@@ -9,6 +9,7 @@ Imports MLflow: only the delivery process imports this.
 import contextlib
 import getpass
 import glob
+import hashlib
 import os
 import posixpath
 import re
@@ -23,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from mlflow.utils.validation import (
     MAX_ENTITY_KEY_LENGTH,
     MAX_METRICS_PER_BATCH,
@@ -53,6 +55,10 @@ from raymimic.tracking.sent_points import SentSteps
 from raymimic.tracking.tables import TABLES_TAG, TableSchedule, tables_of, with_tables
 
 JOURNAL_TAG = "raymimic.journal"
+# Digest of the description that raymimic wrote: the user may have changed it since.
+NOTE_TAG = "raymimic.note"
+# MLflow's pages show such an experiment as one of model training. The user's own stay as they are.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class ParentMissingError(Exception):
@@ -265,7 +271,7 @@ class Delivery:
         if experiment is None:
             try:
                 location = artifact_location(self._server, self._run_dir)
-                return self.client.create_experiment(name, location)
+                return self.client.create_experiment(name, location, EXPERIMENT_TAGS)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -338,7 +344,7 @@ class Delivery:
 
     def _of_model(self, points: list[Metric], data: dict[str, Any]) -> list[Metric]:
         """The points of a record, as those of the model of its epoch if there is one."""
-        if not points or data["type"] == "numbers":
+        if not points or data["type"] in {"numbers", "system"}:
             return points
         model = self.models.of_epoch(data["epoch"])
         return points if model is None else self.models.points(model, points)
@@ -351,6 +357,8 @@ class Delivery:
                 self._send_tags(run, data["tags"])
             case "tags":
                 self._send_tags(run, data["tags"])
+            case "note":
+                self._send_note(run, data["text"])
             case "artifact":
                 self._send_artifact(run, data)
             case "datasets":
@@ -387,6 +395,14 @@ class Delivery:
         for batch in _slices(entities, MAX_PARAMS_TAGS_PER_BATCH):
             with self._refusals_reported("tags"):
                 self.client.log_batch(run.info.run_id, tags=batch)
+
+    def _send_note(self, run: Run, text: str) -> None:
+        """Describes the run, unless the user has written the description."""
+        text = text[:MAX_TAG_VAL_LENGTH]
+        tags = self.client.get_run(run.info.run_id).data.tags
+        shown = tags.get(MLFLOW_RUN_NOTE)
+        if not shown or _digest(shown) == tags.get(NOTE_TAG):
+            self._send_tags(run, {MLFLOW_RUN_NOTE: text, NOTE_TAG: _digest(text)})
 
     def _send_artifact(self, run: Run, data: dict[str, Any]) -> None:
         """Uploads a file; a failing artifact store must not hold up the metrics."""
@@ -514,6 +530,10 @@ class Delivery:
             if not _is_refusal(error):
                 raise
             self._report("WARNING", what, f"MLflow refused some {what}: {one_line(error)}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _target(data: dict[str, Any]) -> tuple[str | None, str]:

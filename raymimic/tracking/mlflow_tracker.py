@@ -6,6 +6,7 @@ MLflow or changes this process's environment.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -43,13 +44,17 @@ from raymimic.tracking.journal import (
     JOURNAL,
     JournalReader,
     JournalWriter,
+    began_with_all_settings,
     check_spool,
+    first_start,
     is_finished,
     pending,
     run_id_of,
     spool_dir_of,
     state_of,
+    system_steps,
 )
+from raymimic.tracking.parameters import settings_in_force
 from raymimic.tracking.places import (
     check_named_by_run,
     configured_uri,
@@ -58,6 +63,8 @@ from raymimic.tracking.places import (
     sqlite_path,
 )
 from raymimic.tracking.run_contents import DatasetUse, KeptModel
+from raymimic.tracking.system_metrics import Sampling, SystemMonitor
+from raymimic.tracking.tags import names_of_0_1_0
 from raymimic.tracking.tracker import RunInfo, Status, Tracker
 
 logger = logging.getLogger(__name__)
@@ -108,7 +115,7 @@ def make_tracker(config: BaseConfig, run: RunInfo) -> "MLflowTracker | None":
         run_name=run.name if run.kind == "trial" else settings.run_name or run.name,
         tags=settings.tags,
         kind=run.kind,
-        params=run.params,
+        params=settings_in_force(config) if run.params is None else run.params,
         config_file=run.config_file,
         key=run.key,
         resumed=run.resumed,
@@ -158,7 +165,8 @@ class MLflowTracker(Tracker):
         say: shows the user a mishap; None: the log does.
 
     Raises:
-        ConfigError: MLflow could not open the tracking URI.
+        ConfigError: MLflow could not open the tracking URI, or a variable of system metrics has an
+            impossible value.
     """
 
     def __init__(
@@ -187,6 +195,8 @@ class MLflowTracker(Tracker):
         self._key = key
         self._resumed = resumed
         self._say = say or logger.log
+        self._sampling = None if kind == "trial" else Sampling.of_environment()
+        self._monitor: SystemMonitor | None = None
         self._journal: JournalWriter | None = None
         self._delivery: subprocess.Popen[str] | None = None
         self._models: dict[str, Path] = {}  # copies in the spool, by SHA-256
@@ -212,8 +222,11 @@ class MLflowTracker(Tracker):
         self._resolved_uri = resolve_tracking_uri(self._tracking_uri, run_dir)
         self._spool_dir = spool_dir_of(self._run_dir)
         check_spool(self._run_dir)
+        params = self._shown(config)
+        began_as = self._run_dir.parents[1] if self._kind == "trial" else self._run_dir
+        if began_with_all_settings(began_as):
+            tags = names_of_0_1_0(tags)
         self._journal = JournalWriter(self._spool_dir)
-        params = flatten(config if self._params is None else self._params)
         self._append(
             "start",
             key=self._key or uuid.uuid4().hex,
@@ -221,7 +234,8 @@ class MLflowTracker(Tracker):
             experiment=self._experiment,
             run_name=self._run_name,
             trial=self._kind == "trial",
-            params={name: masked(value) for name, value in params},
+            in_force=True,  # the parameters are a part of the config
+            params={name: masked(value) for name, value in params.items()},
             tags={key: masked(str(value)) for key, value in {**tags, **self._tags}.items()},
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -231,7 +245,34 @@ class MLflowTracker(Tracker):
             path = Path(folder) / self._config_file
             path.write_text(masked(json.dumps(config, indent=4, default=str)))
             self.log_artifact(path)
+        if self._sampling is not None:
+            self._monitor = SystemMonitor(self._sampling, self._system_recorder())
+            self._monitor.start()
         return self.run_id
+
+    def _system_recorder(self) -> Callable[[Mapping[str, float]], None]:
+        """Appends points of system metrics, each with the next step."""
+        steps = itertools.count(system_steps(self._run_dir))
+
+        def record(metrics: Mapping[str, float]) -> None:
+            if self._journal is not None:
+                self._append("system", step=next(steps), metrics=_numbers(metrics))
+
+        return record
+
+    def _stop_sampling(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.stop()
+
+    def _shown(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """The parameters; a resumed run goes on with those that it began with."""
+        shown = dict(flatten(config if self._params is None else self._params))
+        first = first_start(self._run_dir)
+        if first is None:
+            return shown
+        now = dict(flatten(config))
+        return {name: now[name] for name in first["params"] if name in now} | shown
 
     def log_epoch(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """See `Tracker.log_epoch`."""
@@ -331,6 +372,10 @@ class MLflowTracker(Tracker):
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
+    def log_note(self, text: str) -> None:
+        """See `Tracker.log_note`; a description that the user has edited stays as it is."""
+        self._append("note", text=masked(text))
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """See `Tracker.set_tags`."""
         self._append("tags", tags={key: str(value) for key, value in tags.items()})
@@ -341,6 +386,7 @@ class MLflowTracker(Tracker):
         Waits a bounded time for the delivery. The rest stays in the spool, and one warning names
         the command that delivers it.
         """
+        self._stop_sampling()
         if self._journal is None or self._delivery is None:
             return
         journal, self._journal = self._journal, None
@@ -368,6 +414,7 @@ class MLflowTracker(Tracker):
 
     def abandon(self) -> None:
         """See `Tracker.abandon`."""
+        self._stop_sampling()
         if self._journal is None or self._delivery is None:
             return
         self._journal.close()

@@ -10,22 +10,25 @@ import sqlite3
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from raymimic.config import BaseConfig
-from raymimic.credentials import TRACKING_URI, ServerUri, masked
+from raymimic.credentials import TRACKING_URI, ServerUri, is_server, masked
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.storage import read_json
-from raymimic.tracking.journal import RUN_FILE, check_spool, spool_dir_of
+from raymimic.tracking.journal import RUN_FILE, check_spool, ids_of, spool_dir_of
 
 SERVER_SCHEMES = {"http", "https", "databricks", "databricks-uc", "uc"}
 DATABASE_SCHEMES = {"sqlite", "postgresql", "mysql", "mssql"}
 
 DATABASE = "mlflow.db"
 DEFAULT_EXPERIMENT = "raymimic"
+
+PAGE_MODE = "workflowType=machine_learning"
 
 
 def check_tracking_uri(tracking_uri: str) -> None:
@@ -205,14 +208,14 @@ def _is_mlflow_database(path: Path) -> bool:
         return False
 
 
-def open_command(tracking_uri: str) -> str:
-    """The shell command that opens MLflow's page on a tracking URI.
+def open_command(tracking_uri: str) -> str | None:
+    """The shell command that shows a database in MLflow's page; None for a server.
 
     Args:
         tracking_uri: a resolved tracking URI.
     """
     if tracking_uri in SERVER_SCHEMES or urlsplit(tracking_uri).scheme in SERVER_SCHEMES:
-        return f"{shlex.quote(sys.executable)} -m webbrowser {shlex.quote(tracking_uri)}"
+        return None
     beside = Path(sys.executable).with_name("mlflow")
     found = shutil.which("mlflow")
     # The user's shell may not have activated this environment.
@@ -254,13 +257,47 @@ def records_line(config: BaseConfig, run_dir: Path) -> str | None:
     return f"records go to MLflow at {resolve_tracking_uri(config.mlflow.tracking_uri, run_dir)}"
 
 
-def mlflow_command(config: BaseConfig, run_dir: Path) -> str | None:
-    """The shell command that opens MLflow's page with a run; None if MLflow is off.
+@dataclass(frozen=True)
+class RecordsPage:
+    """How to see the records of a run in MLflow.
+
+    Attributes:
+        url: page of the run on its tracking server; None without a server.
+        command: shell command that shows the records of a database; None with a server.
+    """
+
+    url: str | None = None
+    command: str | None = None
+
+    def __str__(self) -> str:
+        return self.url or self.command or ""
+
+
+def records_page(config: BaseConfig, run_dir: Path) -> RecordsPage:
+    """Where to see the records of a run; nowhere with MLflow off.
 
     Args:
         config: the whole config.
         run_dir: the run's local folder.
     """
     if not config.mlflow.enabled:
-        return None
-    return open_command(resolve_tracking_uri(config.mlflow.tracking_uri, run_dir))
+        return RecordsPage()
+    server = resolve_tracking_uri(config.mlflow.tracking_uri, run_dir)
+    if is_server(server):
+        return RecordsPage(url=run_url(server, run_dir))
+    return RecordsPage(command=open_command(server))
+
+
+def run_url(server: str, run_dir: Path) -> str:
+    """The address of a run's page; the server's own until the server has given the run an id.
+
+    Args:
+        server: a tracking server, without the password.
+        run_dir: the run's local folder.
+    """
+    ids = ids_of(run_dir, server)
+    if ids is None:
+        return server
+    experiment, run = ids
+    # MLflow's pages follow a switch of the browser, at first "GenAI"; this page sets it.
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs/{run}?{PAGE_MODE}"

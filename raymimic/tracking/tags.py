@@ -1,8 +1,13 @@
-"""Facts about a training, by which records are found: dataset, versions, git commit."""
+"""Facts about a training, by which records are found: dataset, versions, git commit.
+
+Those that people read and filter by have plain names; the others begin with `raymimic.`. Runs of
+raymimic 0.1.0 keep its names, see `names_of_0_1_0`.
+"""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,24 +15,43 @@ import raymimic
 from raymimic.config import BaseConfig
 from raymimic.credentials import masked
 
+_NAMES_OF_0_1_0 = {
+    "raymimic_version": "version.raymimic",
+    **{f"raymimic.{name}": name for name in ("dataset_digest", "workers", "git_commit")},
+    **{
+        f"raymimic.version.{name}": f"version.{name}"
+        for name in ("python", "torch", "ray", "mujoco", "gymnasium")
+    },
+}
 
-def run_tags(config: BaseConfig, digest: str) -> dict[str, str]:
+
+def run_tags(config: BaseConfig, digest: str, environments: Iterable[str]) -> dict[str, str]:
     """The tags of a training, by which MLflow's comparison page filters.
 
     Args:
         config: the whole config.
         digest: content digest of its data.
+        environments: names of those that evaluate it.
     """
     tags = {
         "algo": config.algo_name,
         "dataset": dataset_name(config),
-        "dataset_digest": digest,
-        "workers": str(config.ray.num_workers),
-        "version.raymimic": raymimic.__version__,
-        "version.python": sys.version.split()[0],
+        "environment": ",".join(environments),
+        "raymimic_version": raymimic.__version__,
+        "raymimic.dataset_digest": digest,
+        "raymimic.workers": str(config.ray.num_workers),
+        "raymimic.version.python": sys.version.split()[0],
     }
-    tags |= {f"version.{name}": version(name) for name in ("torch", "ray", "mujoco", "gymnasium")}
+    if not tags["environment"]:
+        del tags["environment"]
+    libraries = ("torch", "ray", "mujoco", "gymnasium")
+    tags |= {f"raymimic.version.{name}": version(name) for name in libraries}
     return tags | source_tags()
+
+
+def names_of_0_1_0(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags under the names that raymimic 0.1.0 gave them."""
+    return {_NAMES_OF_0_1_0.get(name, name): value for name, value in tags.items()}
 
 
 def source_tags() -> dict[str, str]:
@@ -43,7 +67,10 @@ def source_tags() -> dict[str, str]:
         "mlflow.source.git.branch": _git("symbolic-ref", "--quiet", "--short", "HEAD"),
         "mlflow.source.git.repoURL": masked(_git("config", "--get", "remote.origin.url") or ""),
     }
-    tags |= {"git_commit": commit, "mlflow.source.git.commit": commit.removesuffix("-dirty")}
+    tags |= {
+        "raymimic.git_commit": commit,
+        "mlflow.source.git.commit": commit.removesuffix("-dirty"),
+    }
     return tags | {key: value for key, value in found.items() if value}
 
 

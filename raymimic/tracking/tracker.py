@@ -31,7 +31,8 @@ class RunInfo:
         name: name to show.
         kind: `training`; `sweep`: a sweep's own run; `trial`: the run of one of its trials.
         sweep_dir: a trial's sweep: the folder with which that sweep's own record was started.
-        params: parameters to show; None: the whole configuration.
+        params: parameters to show; None: the settings in force
+            (`raymimic.tracking.parameters`).
         config_file: file name of the configuration.
         key: identifies the record where another machine may go on with the run, without its
             folder; None: only the folder leads to the record.
@@ -143,6 +144,13 @@ class Tracker:
                 `raymimic.checkpoints.manifest.StoredCheckpoint`), by its SHA-256.
         """
 
+    def log_note(self, text: str) -> None:
+        """Describes the run to its readers; a later description replaces an earlier one.
+
+        Args:
+            text: Markdown.
+        """
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets or replaces tags of the run."""
 
@@ -227,6 +235,10 @@ class TrackerGroup(Tracker):
     def keep_models(self, kept: Mapping[str, Sequence[str]]) -> None:
         """See `Tracker.keep_models`."""
         self._call(lambda tracker: tracker.keep_models(kept))
+
+    def log_note(self, text: str) -> None:
+        """See `Tracker.log_note`."""
+        self._call(lambda tracker: tracker.log_note(text))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """See `Tracker.set_tags`."""

@@ -24,6 +24,7 @@ from raymimic.rollout.stats import failures, summarize
 from raymimic.storage import file_names, join, remove, write_bytes
 from raymimic.training.kept_models import KeptModels, dataset_uses
 from raymimic.training.link import Committed, Event, Fatal, Progress, Started
+from raymimic.training.note import ChosenCheckpoint, run_note
 from raymimic.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,8 @@ class Driver:
 
     def _on_started(self, event: Started) -> None:
         """Answers the (re)start of the loop: catches up with its checkpoint."""
-        if self.started:
+        restarted = self.started
+        if restarted:
             self.progress.line(f"workers restarted; training goes on after epoch {event.epoch}")
         else:
             info = event.info
@@ -168,6 +170,8 @@ class Driver:
             self._log.drop_after(event.epoch)
         for evaluation in event.evaluations:
             self._record_evaluation(evaluation)
+        if not restarted:
+            self._describe()
         for epoch, checkpoint in event.pending.items():
             self._evaluate(epoch, checkpoint, interrupted=True)
         self._say_if_only_evaluations_are_left(event.epoch)
@@ -388,6 +392,23 @@ class Driver:
     def _keep(self, kept: Sequence[KeptCheckpoint]) -> None:
         steps = {e.epoch: self._records[e.epoch].step for e in kept if e.epoch in self._records}
         self._models.update(kept, steps)
+
+    def describe(self, store: CheckpointStore) -> None:
+        """Gives the tracker the description of the run with its results.
+
+        Args:
+            store: of the run.
+        """
+        entry = store.best or store.last
+        if entry is None:
+            return
+        record = self._records.get(entry.epoch)
+        loss = None if record is None else record.metrics.get("Valid/Loss")
+        is_best = store.best is not None
+        self._describe(ChosenCheckpoint(store.path(entry), entry.epoch, is_best, loss))
+
+    def _describe(self, chosen: ChosenCheckpoint | None = None) -> None:
+        self.tracker.log_note(run_note(self.config, self.folder.uri, self._evaluations, chosen))
 
     def finish(self) -> None:
         """Deletes the videos of checkpoints that are not kept, once training is over."""

@@ -18,11 +18,7 @@ from raymimic.rollout.local import LocalEvaluator
 from raymimic.tensors import get_torch_device
 from raymimic.terminal import duration, shown
 from raymimic.tracking.journal import run_id_of
-from raymimic.tracking.places import (
-    check_records,
-    mlflow_command,
-    records_line,
-)
+from raymimic.tracking.places import RecordsPage, check_records, records_line, records_page
 from raymimic.tracking.registry import trackers_for
 from raymimic.tracking.tags import run_tags
 from raymimic.tracking.tracker import RunInfo, Status, Tracker, TrackerGroup
@@ -48,7 +44,8 @@ class TrainResult:
         metrics: the newest value of each metric.
         mlflow_run_id: the run's id on the tracking server, once that has given one.
         learning_curve: picture of the learning curve.
-        mlflow_command: shell command that opens MLflow's page with the run.
+        mlflow_command: shell command that shows the run in MLflow; None with a tracking server.
+        mlflow_url: the run's page on the tracking server; None without a server.
     """
 
     run_dir: str
@@ -58,6 +55,7 @@ class TrainResult:
     mlflow_run_id: str | None
     learning_curve: str | None
     mlflow_command: str | None = None
+    mlflow_url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain values."""
@@ -177,10 +175,11 @@ def _train(
     try:
         prepared.fetch_initial_weights(folder)
         with _tracked(trackers) as tracker:
-            tags = run_tags(config, prepared.data.digest) | (resumed.tags if resumed else {})
+            tags = run_tags(config, prepared.data.digest, prepared.envs)
+            tags |= resumed.tags if resumed else {}
             result = _run(Run(prepared, folder, tracker, progress, tags, alone))
             progress.phase("closing the records")
-        result = replace(result, mlflow_run_id=run_id_of(folder.local))
+        result = _with_records(result, config, folder, alone=alone)
         progress.line(
             f"finished in {duration(time.monotonic() - begin)}; results are in {shown(folder.uri)}"
         )
@@ -285,6 +284,7 @@ def _result(run: Run, driver: Driver) -> TrainResult:
     curve = driver.draw_learning_curve()
     best, last = store.best, store.last
     driver.keep_models(store)
+    driver.describe(store)
     kept = best or last
     if kept is not None and not can_act(algo_class(config.algo_name, config)):
         with storage.local_copy(store.path(kept)) as file:
@@ -298,5 +298,17 @@ def _result(run: Run, driver: Driver) -> TrainResult:
         metrics=driver.metrics,
         mlflow_run_id=None,  # which MLflow may give while the records are closed
         learning_curve=str(curve) if curve else None,
-        mlflow_command=mlflow_command(config, folder.local) if run.alone else None,
+    )
+
+
+def _with_records(
+    result: TrainResult, config: BaseConfig, folder: RunFolder, *, alone: bool
+) -> TrainResult:
+    """Adds the place of the records, once they are closed."""
+    page = records_page(config, folder.local) if alone else RecordsPage()
+    return replace(
+        result,
+        mlflow_run_id=run_id_of(folder.local),
+        mlflow_command=page.command,
+        mlflow_url=page.url,
     )

@@ -97,6 +97,8 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
     for name, child in children.items():
         assert child.info.status == "FINISHED"
         assert child.data.tags["sweep"] == "remote"
+        assert child.data.tags["environment"] == "Hopper-v5"
+        assert len(child.data.params) < 70
         assert child.data.tags["seed"] == child.data.params["train.seed"]
         points = client.get_metric_history(child.info.run_id, "Rollout/Hopper-v5/Return")
         assert [point.step for point in points] == steps

@@ -48,14 +48,18 @@ def deliver(run_dir: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Deliv
 
 
 def write(
-    run_dir: Path, *records: dict[str, Any], pid: int | None = None, trial: bool = False
+    run_dir: Path,
+    *records: dict[str, Any],
+    pid: int | None = None,
+    trial: bool = False,
+    experiment: str = "tests",
 ) -> None:
     """Writes a start record, the given ones, and closes the journal."""
     start = {
         "type": "start",
         "key": str(run_dir),
         "tracking_uri": "sqlite:///elsewhere.db",
-        "experiment": "tests",
+        "experiment": experiment,
         "run_name": "one",
         "trial": trial,
         "params": {"algo.alpha": "2.5"},
@@ -192,6 +196,55 @@ def test_a_finished_run_arrives_whole(deliver: Deliver, run_dir: Path, store: st
     history = MlflowClient(store).get_metric_history(run.info.run_id, "Train/Loss")
     assert [point.step for point in history] == [5, 10, 15]
     assert MlflowClient(store).get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_only_an_experiment_that_raymimic_makes_gets_a_kind(
+    deliver: Deliver, run_dir: Path, store: str
+) -> None:
+    client = MlflowClient(store)
+    client.create_experiment("theirs")
+    for name in ("made", "theirs"):
+        folder = run_dir / name
+        write(folder, {"type": "finish", "status": "FINISHED"}, experiment=name)
+        assert deliver(folder=folder) == 0
+    kinds = [
+        experiment.tags.get("mlflow.experimentKind")
+        for name in ("made", "theirs")
+        if (experiment := client.get_experiment_by_name(name)) is not None
+    ]
+    assert kinds == ["custom_model_development", None]
+
+
+def test_a_description_is_replaced_until_the_user_edits_it(
+    deliver: Deliver, run_dir: Path, store: str
+) -> None:
+    client, name = MlflowClient(store), "mlflow.note.content"
+
+    def described(text: str) -> str:
+        write(run_dir, {"type": "note", "text": text}, {"type": "finish", "status": "FINISHED"})
+        assert deliver() == 0
+        return client.get_run(run_id_of(run_dir)).data.tags[name]
+
+    assert described("first | one\n\n`x`") == "first | one\n\n`x`"
+    assert described("second") == "second"
+    assert described("x" * 9000) == "x" * 8000
+    client.set_tag(run_id_of(run_dir), name, "mine")
+    assert described("third") == "mine"
+
+
+def test_system_metrics_arrive_once_under_steps_of_their_own(
+    deliver: Deliver, run_dir: Path, store: str
+) -> None:
+    name = "system/cpu_utilization_percentage"
+    load = [{"type": "system", "step": i, "metrics": {name: 50.0 + i}} for i in range(3)]
+    write(run_dir, load[0], epoch(1), load[1], {"type": "finish", "status": "FAILED"})
+    assert deliver() == 0
+    (spool_dir_of(run_dir) / "cursor.json").unlink()  # of a crash before it was written
+    write(run_dir, epoch(1), load[2], {"type": "finish", "status": "FINISHED"})
+    assert deliver() == 0
+    run = MlflowClient(store).get_run(run_id_of(run_dir))
+    assert points(store, run, name) == [(0, 50.0), (1, 51.0), (2, 52.0)]
+    assert points(store, run, "epoch") == [(5, 1.0)]
 
 
 def test_the_run_of_a_killed_training_is_closed(

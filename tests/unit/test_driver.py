@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -297,3 +298,28 @@ def test_the_learning_curve_has_a_title_and_the_data_as_reference(
         mean = np.mean([file[f"data/demo_{i}/rewards"][:].sum() for i in range(6)])
     assert references == {ENV: {"data": pytest.approx(mean)}}
     assert title == f"{made.driver.config.experiment.name} · td3_bc · hopper.hdf5 (train)"
+
+
+def test_a_run_is_described_when_it_begins_and_with_its_results(
+    stage: Callable[..., Stage],
+) -> None:
+    made = stage()
+    made.start()
+    assert len(made.tracker.notes) == 1
+    assert f"raymimic train --resume {made.folder.uri}" in made.tracker.notes[0]
+    made.driver.handle(Committed(1, "one.pth", [record(1)], evaluate=True))
+    made.finish_evaluation([1.0, 2.0, 3.0])
+    made.start(epoch=1)  # a worker was lost
+    assert len(made.tracker.notes) == 1
+
+    class Store:
+        """Keeps the checkpoint of the first epoch as the best."""
+
+        best = last = SimpleNamespace(epoch=1)
+
+        def path(self, entry: Any) -> str:
+            return f"/models/{entry.epoch}.pth"
+
+    made.driver.describe(Store())  # type: ignore[arg-type]
+    assert "Best checkpoint: return 2, 95 % interval [" in made.tracker.notes[1]
+    assert "raymimic evaluate /models/1.pth" in made.tracker.notes[1]

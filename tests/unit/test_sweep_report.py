@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from raymimic.config.base_config import config_from_file
 from raymimic.errors import OutputError, TrainingError
 from raymimic.sweep.outcome import pictures
+from raymimic.sweep.outcome.note import sweep_note
 from raymimic.sweep.outcome.report import sweep_report_lines, write_report
 from raymimic.sweep.outcome.result import FinalScore, TrialResult
 from raymimic.sweep.outcome.table import (
@@ -306,6 +307,26 @@ def test_the_report_holds_all_and_its_config_trains(tmp_path: Path) -> None:
     assert f"expected best of n settings tried online: {np.mean(means):.0f} (1), " in "\n".join(
         lines
     )
+
+
+def test_a_sweeps_note_has_the_table_of_settings(tmp_path: Path) -> None:
+    results = [replace(r, best_checkpoint=f"/x/{r.trial_id}.pth") for r in grid_results()]
+    report = write_report(GRID, results, tmp_path)
+    note = sweep_note(GRID, report, "s3://bucket/s", "walker.hdf5")
+    title, headline, table, code = note.split("\n\n")
+    assert title == f"**td3_bc** on `walker.hdf5`: {len(report.rows)} settings, seeds 1, 2"
+    assert headline == report.headline
+    rows = table.splitlines()[2:]
+    assert len(rows) == len(report.rows)
+    first = [cell.strip() for cell in rows[0].split("|")[1:-1]]
+    assert first[:2] == ["1", "`alpha 2.5, target_tau 0.02`"]
+    assert (first[2], first[5]) == (format_score(report.rows[0].to_dict()["mean"]), "2")
+    assert f"raymimic evaluate {report.rows[0].best_checkpoint}  #" in code
+    assert "raymimic train --config s3://bucket/s/best_config.json  #" in code
+    many = replace(report, outcome=replace(report.outcome, rows=report.rows * 9))
+    note = sweep_note(GRID, many, "/s", "walker.hdf5")
+    assert f"and {len(report.rows) * 9 - 20} settings more" in note
+    assert len(note) < 8000
 
 
 def test_without_new_episodes_the_headline_says_that_it_flatters(tmp_path: Path) -> None:

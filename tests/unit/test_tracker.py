@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import small_config
 
+import raymimic
 from raymimic.errors import ConfigError, OutputError
 from raymimic.storage import file_names
 from raymimic.tracking.journal import Cursor, JournalReader, JournalWriter, pending, spool_dir_of
 from raymimic.tracking.mlflow_tracker import MLflowTracker, flatten, sync
-from raymimic.tracking.places import experiment_name, open_command, resolve_tracking_uri
+from raymimic.tracking.places import (
+    RecordsPage,
+    experiment_name,
+    open_command,
+    records_page,
+    resolve_tracking_uri,
+)
+from raymimic.tracking.tags import names_of_0_1_0, run_tags
 from raymimic.tracking.tensorboard_tracker import TensorBoardTracker
 from raymimic.tracking.tracker import Status, Tracker, TrackerGroup
 
@@ -146,10 +155,51 @@ def test_a_run_goes_on_where_it_was_logged_before(
 
 
 def test_open_command_can_be_pasted_into_a_shell() -> None:
-    words = shlex.split(open_command("sqlite:////a folder/mlflow.db"))
+    words = shlex.split(open_command("sqlite:////a folder/mlflow.db") or "")
     assert words[1:] == ["ui", "--backend-store-uri", "sqlite:////a folder/mlflow.db"]
     assert shutil.which(words[0]) is not None
-    assert open_command("http://h:5000").endswith("-m webbrowser http://h:5000")
+    assert open_command("http://h:5000") is None
+    assert open_command("databricks") is None
+
+
+def test_the_end_of_a_run_names_its_page(tmp_path: Path) -> None:
+    config = small_config("bc", **{"mlflow.tracking_uri": "http://me:secret@h:5000/sub/"})
+    # The server was down so far; or another server has got the run.
+    assert records_page(config, tmp_path).url == "http://h:5000/sub/"
+    known = {"run_id": "0a1b", "experiment_id": "7", "tracking_uri": "http://other:5000"}
+    (tmp_path / "mlflow_run.json").write_text(json.dumps(known))
+    assert records_page(config, tmp_path).url == "http://h:5000/sub/"
+    known["tracking_uri"] = "http://h:5000/sub/"
+    (tmp_path / "mlflow_run.json").write_text(json.dumps(known))
+    page = records_page(config, tmp_path)
+    begin = "http://h:5000/sub/#/experiments/7/runs/0a1b"
+    assert page == RecordsPage(url=f"{begin}?workflowType=machine_learning")
+    (tmp_path / "mlflow_run.json").write_text(json.dumps({**known, "experiment_id": "7/../x"}))
+    assert records_page(config, tmp_path).url == "http://h:5000/sub/"
+    config.mlflow.tracking_uri = f"sqlite:///{tmp_path}/mlflow.db"
+    page = records_page(config, tmp_path)
+    assert page.url is None
+    assert str(page).endswith(f" ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
+    config.mlflow.enabled = False
+    assert str(records_page(config, tmp_path)) == ""
+
+
+def test_people_read_the_tags_without_a_prefix() -> None:
+    config = small_config("bc", **{"train.data": "demos/hopper.hdf5"})
+    tags = run_tags(config, "0a1b", ["Hopper-v5", "Walker2d-v5"])
+    plain = {name: value for name, value in tags.items() if "." not in name}
+    assert plain == {
+        "algo": "bc",
+        "dataset": "hopper.hdf5",
+        "environment": "Hopper-v5,Walker2d-v5",
+        "raymimic_version": raymimic.__version__,
+    }
+    others = {name.partition(".")[0] for name in tags.keys() - plain.keys()}
+    assert others == {"raymimic", "mlflow"}
+    before = names_of_0_1_0(tags)
+    assert before.keys() >= {"dataset_digest", "workers", "version.raymimic", "version.torch"}
+    assert not any(name.startswith("raymimic") for name in before)
+    assert "environment" not in run_tags(config, "0a1b", [])
 
 
 def test_journal_survives_a_torn_line(tmp_path: Path) -> None:

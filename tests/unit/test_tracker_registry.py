@@ -12,6 +12,8 @@ from sweeps import result_of, small_spec
 from tiny import Ran, small_config, train_args, write_hopper
 
 from raymimic.errors import ConfigError
+from raymimic.sweep.outcome.report import SweepReport
+from raymimic.sweep.outcome.table import SweepOutcome
 from raymimic.sweep.trials.folder import SweepFolder
 from raymimic.sweep.trials.records import SweepRecords
 from raymimic.tracking.mlflow_tracker import MLflowTracker
@@ -50,6 +52,9 @@ class Lines(Tracker):
 
     def log_numbers(self, step, numbers):
         self.write("numbers", step, numbers)
+
+    def log_note(self, text):
+        self.write("note", text.splitlines()[0])
 
     def set_tags(self, tags):
         self.write("tags", tags)
@@ -112,9 +117,12 @@ def test_a_training_tells_users_trackers(
     assert ran.status == 0, ran.err
     (start, *others) = written(Path(ran.result["run_dir"]))
     assert start[:3] == ["start", "td3_bc", "training"]
-    assert {"algo", "dataset_digest", "version.torch"} <= set(start[4])
-    assert [line[:2] for line in others] == [["epoch", 1], ["epoch", 2], ["finish", "FINISHED"]]
-    assert any(name.startswith("Train/") for name in others[0][3])
+    assert {"algo", "raymimic.dataset_digest", "raymimic.version.torch"} <= set(start[4])
+    note = ["note", "**td3_bc** on `hopper.hdf5`"]  # at the beginning, and with the results
+    assert [line[:2] for line in others] == [
+        *(note, ["epoch", 1], ["epoch", 2], note, ["finish", "FINISHED"])
+    ]
+    assert any(name.startswith("Train/") for name in others[1][3])
     metrics = (Path(ran.result["run_dir"]) / "metrics.csv").read_text().splitlines()
     assert {line.split(",")[0] for line in metrics} == {"1", "2"}
     assert [line.split(",")[1] for line in metrics if line[0] == "1"] != []
@@ -146,6 +154,20 @@ def test_a_sweep_tells_a_users_tracker(lines: None, tmp_path: Path) -> None:
         ["finish", "FINISHED"],
         ["finish_sweep", "FINISHED"],
     ]
+
+
+def test_a_sweeps_run_is_described_by_its_results(lines: None, tmp_path: Path) -> None:
+    import lines_tracker  # noqa: F401
+
+    spec = small_spec(tmp_path, seeds=[1])
+    folder = SweepFolder.create(spec)
+    records = SweepRecords(spec, {"dataset": "hopper"})
+    scores = {"curve": [(20, 1.0)], "best": 1.0, "last": 1.0, "episodes": 2}
+    results = [result_of(trial, **scores) for trial in spec.trials()]
+    with records.of(folder):
+        records.report(SweepReport(SweepOutcome.of(spec, results), "headline", []), None)
+    note = ["note", "**td3_bc** on `hopper`: 2 settings, seeds 1"]
+    assert note in written(folder.local)
 
 
 def test_a_trial_that_a_killed_driver_left_open_is_closed(lines: None, tmp_path: Path) -> None:

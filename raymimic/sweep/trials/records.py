@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from raymimic import storage
-from raymimic.config import config_factory
+from raymimic.config import BaseConfig, config_factory
+from raymimic.config.config import leaves
 from raymimic.data.training_data import DataInfo
 from raymimic.errors import LeaseLostError
+from raymimic.sweep.outcome.note import sweep_note
 from raymimic.sweep.outcome.report import SweepReport
 from raymimic.sweep.outcome.result import FinalScore, TrialResult
 from raymimic.sweep.outcome.stats import expected_online_performance
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
 from raymimic.sweep.trials.folder import SPEC, SweepFolder
 from raymimic.sweep.trials.messages import LoggedEpoch
-from raymimic.tracking.journal import run_id_of
+from raymimic.tracking.journal import began_with_all_settings, run_id_of
+from raymimic.tracking.parameters import settings_in_force
 from raymimic.tracking.registry import trackers_for
 from raymimic.tracking.tags import dataset_name
 from raymimic.tracking.tracker import RunInfo, Status, TrackerGroup
@@ -53,7 +56,7 @@ class SweepRecords:
         self._spec, self._data = spec, data
         self._config = config_factory(spec.algo, spec.base_config)
         self._tags = {**facts, "sweep": spec.name}
-        self._local = Path()
+        self._local, self._uri = Path(), ""
         self._key: str | None = None
         self._parent = TrackerGroup([])
         self._children: dict[str, TrackerGroup] = {}
@@ -75,7 +78,7 @@ class SweepRecords:
         Args:
             folder: folder of the sweep.
         """
-        self._local = folder.local
+        self._local, self._uri = folder.local, folder.uri
         if storage.is_uri(folder.uri):  # another machine may resume the sweep, without `local`
             self._key = folder.uri
         self._parent = self._start_parent()
@@ -125,7 +128,11 @@ class SweepRecords:
         tags = {**self._tags, "dataset": dataset_name(config)}
         tags |= {"trial": trial.trial_id, "setting": trial.setting_id, "seed": str(trial.seed)}
         if "train.data" in trial.setting:
-            tags.pop("dataset_digest", None)  # it is the digest of one of the datasets
+            # These are of one of the datasets.
+            for name in ("raymimic.dataset_digest", "environment"):
+                tags.pop(name, None)
+        if "experiment.env" in trial.setting:
+            tags["environment"] = str(config.experiment.env)
         child.start(self._folder_of(trial), config.to_dict(), tags)
         self._log_datasets(child)
         self._children[trial.trial_id] = child
@@ -161,17 +168,27 @@ class SweepRecords:
 
     def _child(self, trial: Trial) -> TrackerGroup:
         config = self._spec.config_for(trial)
-        params = config.to_dict()
-        # MLflow's comparison page then shows no difference but the setting and the seed.
-        del params["meta"], params["experiment"]["name"]
         info = self._info(
             f"trials/{trial.trial_id}",
             config.experiment.name,
             kind="trial",
-            params=params,
+            params=self._params_of(config),
             sweep_dir=self._local,
         )
         return TrackerGroup(trackers_for(self._config, info))
+
+    def _params_of(self, config: BaseConfig) -> dict[str, Any]:
+        """The parameters of a trial: those of all trials, so that they can be compared."""
+        if began_with_all_settings(self._local):
+            params = dict(leaves(config.to_dict()))
+        else:
+            params = settings_in_force(config, [*self._spec.space, "train.seed"])
+        # MLflow's comparison page then shows no difference but the setting and the seed.
+        return {
+            path: value
+            for path, value in params.items()
+            if path != "experiment.name" and not path.startswith("meta.")
+        }
 
     def _folder_of(self, trial: Trial) -> Path:
         return self._local / "trials" / trial.trial_id
@@ -205,6 +222,7 @@ class SweepRecords:
             with storage.local_copy(winner.best_checkpoint) as checkpoint:
                 self._log_winner(checkpoint)
         self._parent.set_tags({"best_setting": report.best_setting_id})
+        self._parent.log_note(sweep_note(self._spec, report, self._uri, self._tags["dataset"]))
 
     def _log_winner(self, checkpoint: Path) -> None:
         """Logs the winner's best checkpoint as a model, or as a file where the data vary."""
