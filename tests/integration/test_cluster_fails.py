@@ -153,7 +153,9 @@ def test_a_cluster_that_refuses_loses_a_node_and_is_shut_down(tmp_path: Path, ho
     options = [f"--port={address.split(':')[1]}", "--num-cpus=1", "--include-dashboard=false"]
     settings = ["ray.placement_timeout_s=5", "ray.cpus_per_worker=1"]
     args = [*train_args(hopper, *MANY, *settings, algo="bc"), "--workers", "2"]
-    with short_folder() as home, ray_head(home, *options) as group:
+    # Ray takes fifteen seconds to call a node dead, longer than the training waits for another.
+    soon = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
+    with short_folder() as home, ray_head(home, *options, **soon) as group:
         token = {k: v for k, v in environment(home).items() if k.startswith("RAY_AUTH")}
         joined = token | {"RAY_ADDRESS": address}
 

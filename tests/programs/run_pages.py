@@ -1,15 +1,13 @@
 """Runs the Python blocks of pages, in the current folder: `run_pages.py PAGE …`.
 
-The folder holds `demos.hdf5`. The blocks of a page share one namespace, as those of a reader do.
+The folder holds `demos.hdf5`, and `tests/` is on the import path. The blocks of a page share one
+namespace, as those of a reader do.
 """
 
 import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any
-
-sys.path.append(str(Path(__file__).parents[1]))
 
 import numpy as np
 from pages import blocks

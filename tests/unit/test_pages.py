@@ -129,8 +129,9 @@ def test_files_in_blocks_can_be_read(tmp_path: Path) -> None:
     assert sweeps > 0
 
 
-def test_python_blocks_run(tmp_path: Path) -> None:
+def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_hopper(tmp_path / "demos.hdf5")
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAMS.parent))
     # The page about training leaves a checkpoint for the others.
     pages = sorted(set(PYTHON_PAGES) - NEEDS_A_STORE, key=lambda page: page != "docs/train.md")
     ran = run_process(str(PROGRAMS / "run_pages.py"), *pages, cwd=tmp_path)
