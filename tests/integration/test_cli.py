@@ -81,15 +81,22 @@ def test_train_from_a_file(cli, hopper, tmp_path):
 # -- resume --
 
 
-def test_resume_with_more_epochs_equals_an_uninterrupted_run(cli, hopper):
-    whole = state_of(cli(*train_args(hopper, "train.num_epochs=4"), "--json"))
+@pytest.mark.parametrize(
+    "settings", [[], ["experiment.validate=true", "train.validation_fraction=0.3"]]
+)
+def test_resume_with_more_epochs_equals_an_uninterrupted_run(cli, hopper, settings):
+    ran = cli(*train_args(hopper, *settings, "train.num_epochs=4"), "--json")
+    whole = state_of(ran)
     assert whole["epoch"] == 4
+    assert ("Valid/Loss" in ran.result["metrics"]) == bool(settings)
 
-    first = cli(*train_args(hopper), "--name", "short", "--json")
+    first = cli(*train_args(hopper, *settings), "--name", "short", "--json")
     args = ["--algo", "td3_bc", "--name", "short", "--resume"]
     resumed = cli("train", *args, "--json", "--set", "train.num_epochs=4")
     assert resumed.result["run_dir"] == first.result["run_dir"]
     assert_same(state_of(resumed), whole)
+    metrics = [one.result["metrics"].get("Valid/Loss") for one in (resumed, ran)]
+    assert metrics[0] == metrics[1]
 
 
 def test_resume_with_a_config_file_takes_the_epochs_from_it(cli, hopper, tmp_path):

@@ -28,6 +28,7 @@ from raymimic.user_modules import ImportPath
 pytestmark = pytest.mark.slow
 
 STEPS = 100
+HELD_OUT = {"experiment.validate": True, "train.validation_fraction": 0.4}
 
 
 @dataclass
@@ -162,6 +163,7 @@ def pairs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "usual": (spec(dataset, folder / "usual"), None),
         "batches of 51": (spec(dataset, folder / "51", **{"train.batch_size": 51}), None),
         "shards": (spec(dataset, folder / "shards", **{"ray.data_placement": "shard"}), None),
+        "held out": (spec(dataset, folder / "held", **HELD_OUT), None),
         "local lambda": (spec(dataset, folder / "lambda"), "local_lambda"),
     }
     train_on_two(folder, *runs.values())
@@ -196,6 +198,16 @@ def test_two_workers_share_a_batch_of_odd_size(
 ) -> None:
     one = trained_alone(spec(dataset, tmp_path / "one", **{"train.batch_size": 51}))
     assert_same_training(one, pairs["batches of 51"])
+
+
+def test_two_workers_validate_on_the_demos_that_one_worker_holds_out(
+    dataset: Path, tmp_path: Path, pairs: dict[str, dict[str, Any]]
+) -> None:
+    one, two = trained_alone(spec(dataset, tmp_path / "one", **HELD_OUT)), pairs["held out"]
+    assert_same_training(one, two)
+    for a, b in zip(one["epochs"], two["epochs"], strict=True):
+        loss = a["metrics"]["Valid/Loss"]
+        assert b["metrics"]["Valid/Loss"] == pytest.approx(loss, rel=1e-6)
 
 
 def test_sharded_data_with_every_sample_in_some_shard_gives_the_same_batches(
