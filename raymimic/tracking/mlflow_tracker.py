@@ -517,6 +517,27 @@ def delivery_environment(server: ServerUri, *, named_by_run: bool) -> dict[str, 
     return environment
 
 
+def run_with_mlflow(
+    command: Sequence[str], server: ServerUri, *, named_by_run: bool
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a command that talks to a store, to its end; its folder leads to no module.
+
+    Args:
+        command: the command.
+        server: the store.
+        named_by_run: as of `delivery_environment`.
+    """
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=delivery_environment(server, named_by_run=named_by_run),
+        check=False,
+    )
+
+
 @dataclass(frozen=True)
 class SyncReport:
     """The result of `sync`.
@@ -626,15 +647,8 @@ def _sync_one(run_dir: Path, server: ServerUri | None) -> SyncReport:
     if server is None:
         server = _named_server(run_dir, start["tracking_uri"])
     before = pending(spool_dir)
-    done = subprocess.run(
-        _delivery_command(spool_dir, run_dir, server),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env=delivery_environment(server, named_by_run=named_by_run),
-        check=False,
-    )
+    command = _delivery_command(spool_dir, run_dir, server)
+    done = run_with_mlflow(command, server, named_by_run=named_by_run)
     if done.returncode == EXIT_BUSY:
         raise OutputError(
             f"{run_dir} is being delivered to MLflow by its training, which still runs; "

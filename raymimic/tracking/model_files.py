@@ -8,7 +8,6 @@ read.
 import argparse
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import TextIO, cast
@@ -17,7 +16,7 @@ from raymimic.credentials import TRACKING_URI, ServerUri, full_uri
 from raymimic.errors import CheckpointError, did_you_mean
 from raymimic.tracking.delivery import CleanStream
 from raymimic.tracking.journal import one_line
-from raymimic.tracking.mlflow_tracker import delivery_environment
+from raymimic.tracking.mlflow_tracker import run_with_mlflow
 from raymimic.tracking.places import (
     DATABASE,
     check_tracking_uri,
@@ -69,15 +68,7 @@ def fetch_checkpoint(uri: str, folder: Path, tracking_uri: str | None = None) ->
             )
         server = ServerUri.of(sqlite_uri(path, server))
     command = [sys.executable, "-P", "-m", "raymimic.tracking.model_files", uri, str(folder)]
-    done = subprocess.run(
-        [*command, "--server", str(server)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env=delivery_environment(server, named_by_run=False),
-        check=False,
-    )
+    done = run_with_mlflow([*command, "--server", str(server)], server, named_by_run=False)
     try:
         answer = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
