@@ -17,6 +17,14 @@ from typing import Any
 from raymimic.errors import ConfigError, ModuleNotImportedError
 
 
+def same_definition(one: Any, other: Any) -> bool:
+    """Whether two classes or functions are the same piece of code, as registries ask.
+
+    A module that is imported again defines its own anew.
+    """
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
 def module_of(env_name: Any) -> str | None:
     """The module in an environment's name of gymnasium's form `module:Env-v0`."""
     return env_name.rpartition(":")[0] or None if isinstance(env_name, str) else None

@@ -33,6 +33,7 @@ from raymimic.observations import normalization, shapes
 from raymimic.observations.modality import process_obs_dict
 from raymimic.observations.shapes import ObsShapes
 from raymimic.tensors import map_tensor
+from raymimic.user_modules import same_definition
 
 ObsDict = Mapping[str, Tensor]
 FactoryFunc = Callable[[Config], tuple[type["Algo"], dict[str, Any]]]
@@ -61,10 +62,7 @@ def register_algo_factory_func(algo_name: str) -> Callable[[FactoryFunc], Factor
 
     def decorator(factory_func: FactoryFunc) -> FactoryFunc:
         known = _FACTORY_FUNCS.get(algo_name, factory_func)
-        if (known.__module__, known.__qualname__) != (
-            factory_func.__module__,
-            factory_func.__qualname__,
-        ):
+        if not same_definition(known, factory_func):
             raise ConfigError(
                 f"an algorithm '{algo_name}' is registered already, by {known.__module__}: "
                 "choose another name"

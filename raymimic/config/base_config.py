@@ -21,7 +21,7 @@ from raymimic.config.config import Config
 from raymimic.config.sections import ABOVE_0, BELOW_1, OptimizerSection, Rules, Section
 from raymimic.errors import ConfigError, RaymimicError
 from raymimic.storage import parse_json
-from raymimic.user_modules import modules_of
+from raymimic.user_modules import modules_of, same_definition
 
 logger = logging.getLogger(__name__)
 
@@ -168,8 +168,7 @@ class BaseConfig(Rules, Config):
         if "IN_ROBOMIMIC" not in cls.__dict__:
             cls.IN_ROBOMIMIC = False
         other = REGISTERED_CONFIGS.get(name, cls)
-        # A module that is imported again defines the same class again.
-        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        if not same_definition(other, cls):
             raise ConfigError(
                 f"ALGO_NAME '{name}' of {cls.__module__}.{cls.__qualname__} is taken by "
                 f"{other.__module__}.{other.__qualname__}: choose another name"

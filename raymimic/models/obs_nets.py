@@ -10,6 +10,7 @@ from raymimic.errors import ConfigError, did_you_mean
 from raymimic.models.base_nets import MLP, Linear, RNN_Base, RNNState
 from raymimic.observations.modality import modality_named
 from raymimic.observations.shapes import ObsShapes
+from raymimic.user_modules import same_definition
 
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]
@@ -42,8 +43,7 @@ def register_encoder_core(core: type[EncoderCore]) -> type[EncoderCore]:
     Raises:
         ConfigError: if another class has that name already.
     """
-    known = _ENCODER_CORES.setdefault(core.__name__, core)
-    if (known.__module__, known.__qualname__) != (core.__module__, core.__qualname__):
+    if not same_definition(_ENCODER_CORES.get(core.__name__, core), core):
         raise ConfigError(f"an encoder core '{core.__name__}' is registered already: rename one")
     _ENCODER_CORES[core.__name__] = core
     return core

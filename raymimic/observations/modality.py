@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.observations.shapes import ObsShapes
+from raymimic.user_modules import same_definition
 
 if TYPE_CHECKING:  # checks of a config ask for names alone
     from torch import Tensor
@@ -83,7 +84,7 @@ def register_modality(name: str) -> Callable[[ModalityClass], ModalityClass]:
 
     def decorator(cls: ModalityClass) -> ModalityClass:
         known = type(_MODALITIES[name]) if name in _MODALITIES else cls
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if not same_definition(known, cls):
             raise ConfigError(
                 f"a modality '{name}' is registered already, by {known.__module__}: choose another"
                 " name"

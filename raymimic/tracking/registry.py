@@ -15,6 +15,7 @@ from raymimic.credentials import masked
 from raymimic.errors import ConfigError, RaymimicError
 from raymimic.tracking import mlflow_tracker, tensorboard_tracker
 from raymimic.tracking.tracker import RunInfo, Tracker
+from raymimic.user_modules import same_definition
 
 # Makes the tracker of a run; None where the config does not ask for it.
 TrackerFactory = Callable[[BaseConfig, RunInfo], Tracker | None]
@@ -37,8 +38,7 @@ def register_tracker(name: str) -> Callable[[TrackerFactory], TrackerFactory]:
 
     def register(factory: TrackerFactory) -> TrackerFactory:
         other = TRACKERS.get(name, factory)
-        # A module that is imported again brings the same factory anew.
-        if (other.__module__, other.__qualname__) != (factory.__module__, factory.__qualname__):
+        if not same_definition(other, factory):
             raise ConfigError(
                 f"the tracker name '{name}' of {factory.__module__} is taken by "
                 f"{other.__module__}: choose another name"

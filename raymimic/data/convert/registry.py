@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from raymimic.data.metadata import content_digest
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.errors import ConfigError, DatasetError, did_you_mean
+from raymimic.user_modules import same_definition
 
 
 class FormatReader(ABC):
@@ -57,7 +58,7 @@ def register_format(name: str) -> Callable[[Reader], Reader]:
 
     def decorator(reader: Reader) -> Reader:
         known = _FORMATS.get(name, reader)
-        if (known.__module__, known.__qualname__) != (reader.__module__, reader.__qualname__):
+        if not same_definition(known, reader):
             raise ConfigError(
                 f"a dataset format '{name}' is registered already, by {known.__module__}: choose"
                 " another name"
