@@ -79,8 +79,7 @@ class Tune:
 
     def results(self) -> dict[str, dict[str, Any]]:
         """The last line of each trial."""
-        lines = (self.sweep_dir / "results.jsonl").read_text().splitlines()
-        return {result["trial_id"]: result for result in map(json.loads, lines)}
+        return results_in(self.sweep_dir)
 
     def wait_for(
         self, condition: Callable[[dict[str, dict[str, Any]]], object], what: str
@@ -109,6 +108,12 @@ class Tune:
         assert self.process.returncode == 0, err
         result: dict[str, Any] = json.loads(out.splitlines()[-1])
         return result
+
+
+def results_in(sweep_dir: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each trial that a sweep's folder, or its copy, holds."""
+    lines = (sweep_dir / "results.jsonl").read_text().splitlines()
+    return {result["trial_id"]: result for result in map(json.loads, lines)}
 
 
 def result_of(trial: Trial, **changes: Any) -> TrialResult:

@@ -423,8 +423,11 @@ class MLflowTracker(Tracker):
         self._delivery.wait()
 
     def is_closed(self, run_dir: Path) -> bool:
-        """See `Tracker.is_closed`."""
-        return is_finished(spool_dir_of(run_dir))
+        """See `Tracker.is_closed`; a run that has a key may be open where its folder is lost."""
+        spool_dir = spool_dir_of(run_dir)
+        if not (spool_dir / JOURNAL).exists():
+            return self._key is None
+        return is_finished(spool_dir)
 
     def finish_sweep(self, status: Status) -> None:
         """Delivers the records of trials that ended while the server was down, or says how to."""

@@ -161,7 +161,7 @@ class Tracker:
         """Stops at once and leaves the record open: another process keeps it from now on."""
 
     def is_closed(self, run_dir: Path) -> bool:
-        """Whether an earlier process closed the record of a folder, or made none.
+        """Whether an earlier process is known to have closed the record of a folder, or made none.
 
         Args:
             run_dir: local folder of the run.

@@ -140,7 +140,9 @@ def test_a_training_keeps_the_password_to_itself(guard: Guard, tmp_path: Path) -
     made = command(*args, "--json", "--traceback", cwd=tmp_path)
     assert made.status == 0, made.err
     assert made.result["mlflow_command"] is None
-    page = f"http://{guard.host}/#/experiments/1/runs/{made.result['mlflow_run_id']}?"
+    run_id = made.result["mlflow_run_id"]
+    in_store = MlflowClient(guard.server.uri).get_run(run_id).info
+    page = f"http://{guard.host}/#/experiments/{in_store.experiment_id}/runs/{run_id}?"
     assert made.result["mlflow_url"].startswith(page)
     run = Path(made.result["run_dir"])
     assert pending(spool_dir_of(run)) == 0

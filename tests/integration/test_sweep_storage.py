@@ -1,6 +1,5 @@
 """Sweeps whose results lie behind a URI, of which the driver's machine may be lost."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import Server
-from sweeps import EPOCHS, RATE, STEPS, SWEEP, Tune, result_of
+from sweeps import EPOCHS, RATE, STEPS, SWEEP, Tune, result_of, results_in
 from waiting import wait_for
 
 from raymimic import storage
@@ -27,10 +26,13 @@ def children_of(client: MlflowClient, parent: Any) -> dict[str, Any]:
     return {run.data.tags["trial"]: run for run in found}
 
 
-def one_has_ended_and_one_runs(results: dict[str, dict[str, Any]]) -> bool:
+def one_runs(results: dict[str, dict[str, Any]]) -> bool:
     states = [(result["status"], len(result["curve"])) for result in results.values()]
-    ended = any(status == "finished" for status, _ in states)
-    return ended and any(status == "running" and scores >= 2 for status, scores in states)
+    return any(status == "running" and scores >= 2 for status, scores in states)
+
+
+def ended_ones(results: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name, result in results.items() if result["status"] == "finished"}
 
 
 def test_a_sweep_goes_on_where_only_its_uri_is_left(
@@ -41,11 +43,18 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
     places = {"mlflow.tracking_uri": server.uri, "ray.storage_path": store}
     sweep = SWEEP | {"set": SWEEP["set"] | places | {"mlflow.experiment_name": "remote"}}
     killed = tune("remote", sweep, "--max-concurrent", "2")
+
+    def one_has_ended_and_one_runs(results: dict[str, dict[str, Any]]) -> bool:
+        ended = ended_ones(results)
+        if not ended or not one_runs(results):
+            return False
+        return ended_ones(results_in(killed.found_in(tmp_path / "store"))) == ended
+
     killed.wait_for(one_has_ended_and_one_runs, "a trial to have ended and another to run")
     killed.kill()
     before = killed.results()
     uri_dir = killed.found_in(tmp_path / "store")
-    over = {name: r for name, r in before.items() if r["status"] == "finished"}
+    over = ended_ones(results_in(uri_dir))
     ended = {name: (uri_dir / "trials" / name / "ended.json").stat() for name in over}
     assert not list((tmp_path / "out").rglob("*.pth"))
 
@@ -65,13 +74,15 @@ def test_a_sweep_goes_on_where_only_its_uri_is_left(
 
     # The deliveries outlive their driver: the parent is closed too, and trials that never ended.
     wait_for(lambda: not open_ones(), "the runs of the killed driver to be closed")
+    assert over
+    for run in runs():  # as if the driver had been killed before it closed any of them
+        client.set_terminated(run.info.run_id, "KILLED")
 
     (tmp_path / "out").rename(tmp_path / "lost")
     outcome = tune("remote", sweep, "--resume").outcome()
     assert outcome["sweep_dir"].startswith(f"{store}/remote/")
     assert outcome["best_config"] == f"{outcome['sweep_dir']}/best_config.json"
-    lines = (uri_dir / "results.jsonl").read_text().splitlines()
-    after = {result["trial_id"]: result for result in map(json.loads, lines)}
+    after = results_in(uri_dir)
     assert {result["status"] for result in after.values()} == {"finished"}
     steps = [STEPS * epoch for epoch in range(RATE, EPOCHS + 1, RATE)]
     for name, result in after.items():

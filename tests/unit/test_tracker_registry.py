@@ -181,16 +181,24 @@ def test_a_trial_that_a_killed_driver_left_open_is_closed(lines: None, tmp_path:
     killed.open(first)  # the process ends here
     records = SweepRecords(spec, {"dataset": "hopper"})
     with records.of(folder):
-        for trial in (first, second):  # of the second there is no record to close
-            records.close_left_open(trial, result_of(trial))
+        # Of the second there is no record to close.
+        records.close_left_open([(trial, result_of(trial)) for trial in (first, second)])
     home = folder.local / "trials"
     assert [line[0] for line in written(home / first.trial_id)] == [
         *("start", "start", "tags", "finish")
     ]
     assert not (home / second.trial_id / "lines.jsonl").exists()
     with SweepRecords(spec, {"dataset": "hopper"}).of(folder):
-        records.close_left_open(first, result_of(first))  # it is closed by now
+        records.close_left_open([(first, result_of(first))])  # it is closed by now
     assert len(written(home / first.trial_id)) == 4
+
+
+def test_mlflow_closes_a_trial_again_whose_folder_is_lost(tmp_path: Path) -> None:
+    config = small_config("bc", **{"train.data": "x.hdf5"})
+    (local,) = trackers_for(config, RunInfo("t", kind="trial"))
+    (behind_a_uri,) = trackers_for(config, RunInfo("t", kind="trial", key="s3://b/s/trials/t"))
+    assert local.is_closed(tmp_path)  # nothing was logged
+    assert not behind_a_uri.is_closed(tmp_path)
 
 
 def test_the_trials_of_a_sweep_go_to_the_store_of_its_own_run(

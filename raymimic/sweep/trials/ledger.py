@@ -96,9 +96,8 @@ class TrialLedger(TrialProgressCallback):
 
     def close_left_open(self) -> None:
         """Closes records of trials that ended just before an earlier session was killed."""
-        for result in self.results.values():
-            if self.has_ended(_first_trial(result)):
-                self._records.close_left_open(_first_trial(result), result)
+        firsts = [(_first_trial(result), result) for result in self.results.values()]
+        self._records.close_left_open([pair for pair in firsts if self.has_ended(pair[0])])
 
     def result_of(self, trial_id: str) -> TrialResult | None:
         """The result of a trial; `failed` as soon as the trial says so, before Ray Tune does."""

@@ -61,6 +61,7 @@ class SweepRecords:
         self._parent = TrackerGroup([])
         self._children: dict[str, TrackerGroup] = {}
         self._closing: list[threading.Thread] = []
+        self._ends_early = threading.Event()
         self._said: set[str] = set()
         self._saying = threading.Lock()
         # Made for their checks alone, before there is a cluster or a folder.
@@ -96,6 +97,8 @@ class SweepRecords:
             self._parent = TrackerGroup([])
             raise
         finally:
+            if status != "FINISHED":
+                self._ends_early.set()
             for child in self._children.values():  # an error or the user has left them open
                 self._finish(child, "KILLED")
             self._finish(self._parent, status)
@@ -121,9 +124,11 @@ class SweepRecords:
     def open(self, trial: Trial) -> None:
         """Opens a trial's run, or goes on with it."""
         if trial.trial_id not in self._children:  # else its process was lost and restarted
-            self._open(trial, self._child(trial))
+            child = self._child(trial)
+            self._start(trial, child)
+            self._children[trial.trial_id] = child
 
-    def _open(self, trial: Trial, child: TrackerGroup) -> None:
+    def _start(self, trial: Trial, child: TrackerGroup) -> None:
         config = self._spec.config_for(trial)
         tags = {**self._tags, "dataset": dataset_name(config)}
         tags |= {"trial": trial.trial_id, "setting": trial.setting_id, "seed": str(trial.seed)}
@@ -135,7 +140,6 @@ class SweepRecords:
             tags["environment"] = str(config.experiment.env)
         child.start(self._folder_of(trial), config.to_dict(), tags)
         self._log_datasets(child)
-        self._children[trial.trial_id] = child
 
     def log(self, trial_id: str, epochs: Sequence[LoggedEpoch]) -> None:
         """Passes on a trial's epochs; the run counts repeated ones once."""
@@ -150,21 +154,35 @@ class SweepRecords:
         """Closes a trial's run; the delivery of the rest goes on beside the sweep."""
         self.open(trial)  # the trial may not have started in this session
         child = self._children.pop(result.trial_id)
-        child.set_tags(
-            {"status": result.status} | ({"error": result.error} if result.error else {})
-        )
+        child.set_tags(_tags_of_end(result))
         self._finish(child, _STATUS[result.status])
 
-    def close_left_open(self, trial: Trial, result: TrialResult) -> None:
-        """Closes the run of a trial that ended just before its driver was killed."""
-        left_open = [
-            tracker
-            for tracker in self._child(trial).trackers
-            if not TrackerGroup([tracker]).is_closed(self._folder_of(trial))
-        ]
-        if left_open:
-            self._open(trial, TrackerGroup(left_open))
-            self.close(trial, result)
+    def close_left_open(self, ended: Sequence[tuple[Trial, TrialResult]]) -> None:
+        """Closes runs of trials that ended just before their driver was killed.
+
+        One after the other, beside the sweep: where the sweep's folder was lost with its machine,
+        this may be the runs of all ended trials.
+        """
+        thread = threading.Thread(
+            target=self._close_left_open, args=[ended], name="close-left-open"
+        )
+        thread.start()
+        self._closing.append(thread)
+
+    def _close_left_open(self, ended: Sequence[tuple[Trial, TrialResult]]) -> None:
+        for trial, result in ended:
+            left_open = [
+                tracker
+                for tracker in self._child(trial).trackers
+                if not TrackerGroup([tracker]).is_closed(self._folder_of(trial))
+            ]
+            if self._ends_early.is_set():
+                return  # the next session closes them
+            if left_open:
+                child = TrackerGroup(left_open)
+                self._start(trial, child)
+                child.set_tags(_tags_of_end(result))
+                child.finish(_STATUS[result.status])
 
     def _child(self, trial: Trial) -> TrackerGroup:
         config = self._spec.config_for(trial)
@@ -277,6 +295,10 @@ class SweepRecords:
             else:
                 self._said.add(mishap)
         logger.log(level, text)
+
+
+def _tags_of_end(result: TrialResult) -> dict[str, str]:
+    return {"status": result.status} | ({"error": result.error} if result.error else {})
 
 
 def parent_params(spec: SweepSpec, dataset: str) -> dict[str, Any]:
