@@ -6,7 +6,8 @@ beside the training, and `raymimic mlflow sync` after it. A separate process kee
 killed training, to deliver the rest and to close the run as KILLED. A password reaches it by its
 environment alone, and none of its messages holds one.
 
-It reports mishaps to its parent on standard output, one line each: `LEVEL text`.
+It reports mishaps to its parent on standard output, one line each: `LEVEL text`. A line `STATE 1`
+says that MLflow takes nothing now, and `STATE 0` that it does again.
 """
 
 import argparse
@@ -43,6 +44,7 @@ POLL_S = 0.2
 MAX_BACKOFF_S = 5.0
 EXIT_UNDELIVERED = 1
 EXIT_BUSY = 3
+STATE = "STATE"
 
 
 class Reporter:
@@ -51,6 +53,7 @@ class Reporter:
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w")
         self._said: set[tuple[str, str]] = set()
+        self._fails = False
 
     def say(self, level: str, topic: str, text: str) -> None:
         """Prints one line, once for each topic and level.
@@ -63,7 +66,15 @@ class Reporter:
         if (level, topic) in self._said:
             return
         self._said.add((level, topic))
-        text = " ".join(text.split())
+        self._print(level, " ".join(text.split()))
+
+    def state(self, fails: bool) -> None:
+        """Tells the parent whether MLflow takes records, whenever that changes."""
+        if fails != self._fails:
+            self._fails = fails
+            self._print(STATE, str(int(fails)))
+
+    def _print(self, level: str, text: str) -> None:
         with contextlib.suppress(OSError):  # the parent is gone
             self._out.write(f"{level} {text}\n")
             self._out.flush()
@@ -244,6 +255,7 @@ class _Courier:
             return
         self._delivery.deliver(self._reader.offset)
         self._delivered = self._reader.offset
+        self._report_state(fails=False)
         if self._failures:
             self._report.say("INFO", "outage", f"MLflow at {self._server} answers again")
         self._failures = 0
@@ -264,6 +276,8 @@ class _Courier:
         self._failures += 1
         full = _is_full_disk(error)
         self._say_failure(error, full)
+        # A trial whose sweep's run comes soon is no trouble of MLflow's.
+        self._report_state(fails=not _waits_for_parent(error))
         gone_since = self._gone_since
         ending = self._state.finished or gone_since is not None
         impatient = gone_since is not None and time.monotonic() - gone_since >= self._patience_s
@@ -273,15 +287,24 @@ class _Courier:
         time.sleep(POLL_S if full else min(2.0 ** (self._failures - 1), MAX_BACKOFF_S))
         return None
 
-    def _say_failure(self, error: Exception, full: bool) -> None:
-        from raymimic.tracking.mlflow_run import ParentMissingError
+    def _report_state(self, fails: bool) -> None:
+        if self._owner is not None:  # it waits for this process, and not longer if MLflow fails
+            self._report.state(fails)
 
-        if isinstance(error, ParentMissingError):
+    def _say_failure(self, error: Exception, full: bool) -> None:
+        if _waits_for_parent(error):
             return  # the parent's own delivery says why
         remedy = "free some space there" if full else "it is delivered when MLflow answers"
         kept = f"the missing part is kept in {self._spool_dir}: {remedy}"
         topic = "disk" if full else "outage"
         self._report.say("WARNING", topic, f"{_trouble(error, self._server)}; {kept}")
+
+
+def _waits_for_parent(error: Exception) -> bool:
+    """Whether a trial's run waits for its sweep's run, in a store that answers."""
+    from raymimic.tracking.mlflow_run import ParentMissingError
+
+    return isinstance(error, ParentMissingError)
 
 
 def run(spool_dir: Path, run_dir: Path, server: str, owner: int | None, patience_s: float) -> int:

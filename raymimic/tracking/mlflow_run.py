@@ -62,7 +62,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class ParentMissingError(Exception):
-    """A trial's run waits for its sweep's run."""
+    """A trial's run waits for its sweep's run, in a store that answers."""
 
 
 def valid_name(name: str) -> str:
@@ -237,6 +237,7 @@ class Delivery:
         if is_trial(self._start):
             parent = run_id_of(self._run_dir.parents[1])
             if parent is None:
+                self.client.get_experiment_by_name(self._start["experiment"])  # does it answer?
                 raise ParentMissingError("the sweep's run is not recorded yet")
             tags["mlflow.parentRunId"] = parent
         tags |= self._names_tag(parent)

@@ -37,7 +37,7 @@ from raymimic.credentials import (
 )
 from raymimic.errors import ConfigError, OutputError, RaymimicError
 from raymimic.storage import open_own
-from raymimic.tracking.delivery import EXIT_BUSY
+from raymimic.tracking.delivery import EXIT_BUSY, STATE
 from raymimic.tracking.episode_rows import EpisodeRow
 from raymimic.tracking.journal import (
     ARTIFACTS,
@@ -69,10 +69,12 @@ from raymimic.tracking.tracker import RunInfo, Status, Tracker
 
 logger = logging.getLogger(__name__)
 
+# How long the end of a run waits for a server, or a SQLite file, that takes no records.
 FINISH_DEADLINE_S = 20.0
-# Importing MLflow and creating its tables takes 10 s on an idle machine. No server is down that
-# could get the rest later, so a short run waits longer.
 SQLITE_FINISH_DEADLINE_S = 60.0
+# The same for one that takes them, or that nobody has asked yet: importing MLflow and creating its
+# tables takes 10 s on an idle machine, and minutes on a busy one.
+WORKING_DEADLINE_S = 180.0
 LOG = "delivery.log"
 COPY_LIMIT_BYTES = 16 * 2**20
 
@@ -154,8 +156,8 @@ class MLflowTracker(Tracker):
         experiment: MLflow experiment, created if it does not exist.
         run_name: name that MLflow shows; None lets MLflow invent one.
         tags: the user's tags; they win over the run's own.
-        finish_deadline_s: how long `finish` waits for MLflow [s]; None: 20, or 60 for a SQLite
-            file.
+        finish_deadline_s: how long `finish` waits for an MLflow that takes no records [s]; None:
+            20, or 60 for a SQLite file. While MLflow takes them, it waits up to three minutes.
         kind: see `RunInfo`. The folder of a `trial` lies two levels below its sweep's.
         params: parameters that MLflow shows; None: every value of the configuration.
         config_file: name of the file that holds the configuration.
@@ -199,6 +201,7 @@ class MLflowTracker(Tracker):
         self._monitor: SystemMonitor | None = None
         self._journal: JournalWriter | None = None
         self._delivery: subprocess.Popen[str] | None = None
+        self._fails = threading.Event()  # MLflow takes no records from the delivery
         self._models: dict[str, Path] = {}  # copies in the spool, by SHA-256
 
     @property
@@ -403,14 +406,23 @@ class MLflowTracker(Tracker):
         deadline_s = default_s if self._finish_deadline_s is None else self._finish_deadline_s
         if self._delivery.poll() is not None:
             self._delivery = self._spawn()
-        try:
-            self._delivery.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            self._delivery.kill()
-            self._delivery.wait()
+        self._wait_for(self._delivery, deadline_s)
         left = pending(self._spool_dir)
         if left:
             self._say_rest(left)
+
+    def _wait_for(self, delivery: "subprocess.Popen[str]", deadline_s: float) -> None:
+        """Waits for the delivery's end, and ends it when it takes too long."""
+        begin = time.monotonic()
+        while True:
+            limit_s = deadline_s if self._fails.is_set() else max(deadline_s, WORKING_DEADLINE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                delivery.wait(0.2)
+                return
+            if time.monotonic() - begin >= limit_s:
+                delivery.kill()
+                delivery.wait()
+                return
 
     def abandon(self) -> None:
         """See `Tracker.abandon`."""
@@ -469,11 +481,16 @@ class MLflowTracker(Tracker):
                 start_new_session=True,  # Ctrl-C ends the training, which then ends the delivery
             )
 
+        fails = self._fails = threading.Event()
+
         def listen() -> None:
             assert process.stdout is not None
             with process.stdout as lines:
                 for line in lines:
                     level, _, text = line.rstrip().partition(" ")
+                    if level == STATE:
+                        (fails.set if int(text) else fails.clear)()
+                        continue
                     self._say(logging.getLevelNamesMapping().get(level, logging.DEBUG), text)
             if process.wait() and self._journal is not None:
                 logger.warning(

@@ -277,6 +277,26 @@ def test_a_store_that_refuses_keeps_the_records_in_the_spool(
     assert line.endswith(f"is kept in {spool_dir_of(run_dir)}: it is delivered when MLflow answers")
 
 
+def test_a_parent_hears_whether_the_store_takes_records(
+    deliver: Deliver, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gone = 2**22 + 1  # no process has this id
+    run, trial = (tmp_path / name for name in ("a/run", "s/trials/trial"))
+    write(run, epoch(1), pid=gone)
+    write(trial, epoch(1), pid=gone, trial=True)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        server = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        for folder in (run, trial):
+            assert deliver(server, gone, folder) == delivery.EXIT_UNDELIVERED
+            warning, state = capfd.readouterr().out.splitlines()
+            assert warning.startswith("WARNING MLflow at ")
+            assert state == f"{delivery.STATE} 1"
+    # A store that answers is not to blame for a sweep's run that is not there yet.
+    assert deliver(owner=gone, folder=trial) == delivery.EXIT_UNDELIVERED
+    assert capfd.readouterr().out == ""
+
+
 def test_an_empty_or_foreign_journal_is_left_alone(deliver: Deliver, run_dir: Path) -> None:
     (spool_dir_of(run_dir) / "journal.jsonl").write_text("")
     assert deliver() == 0

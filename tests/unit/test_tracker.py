@@ -2,6 +2,7 @@ import json
 import logging
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tiny import small_config
 import raymimic
 from raymimic.errors import ConfigError, OutputError
 from raymimic.storage import file_names
+from raymimic.tracking import mlflow_tracker
 from raymimic.tracking.journal import Cursor, JournalReader, JournalWriter, pending, spool_dir_of
 from raymimic.tracking.mlflow_tracker import MLflowTracker, flatten, sync
 from raymimic.tracking.places import (
@@ -312,3 +314,28 @@ def test_environments_of_any_name_have_files_of_their_own() -> None:
         *("Hopper-v5", "gym_pusht-PushT-v0", "gym_pusht-PushT-v0-2", "up"),
         *("unnamed", "unnamed-2", "é-ü", "x" * 150, "x" * 150 + "-2"),
     ]
+
+
+# -- the end of a run --
+
+
+@pytest.mark.parametrize(
+    ("program", "working_s", "status"),
+    [
+        ("time.sleep(0.5)", 1e6, 0),  # it works, so it may take its time
+        ("print('STATE 1', flush=True); time.sleep(1e6)", 1e6, -signal.SIGKILL),
+        ("print('STATE 1\\nSTATE 0', flush=True); time.sleep(1e6)", 0.5, -signal.SIGKILL),
+        ("time.sleep(1e6)", 0.5, -signal.SIGKILL),
+    ],
+)
+def test_the_end_waits_longer_for_a_store_that_takes_records(
+    program: str, working_s: float, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", f"import time; {program}"]
+    monkeypatch.setattr(mlflow_tracker, "_delivery_command", lambda *args: command)
+    monkeypatch.setattr(mlflow_tracker, "WORKING_DEADLINE_S", working_s)
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/x.db", finish_deadline_s=0.0)
+    tracker.start(tmp_path, {}, {})
+    tracker.finish("FINISHED")
+    assert tracker._delivery is not None
+    assert tracker._delivery.returncode == status
