@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 TOKEN = "a-token-of-at-least-thirty-two-characters"
+# Above the ports of Ray's workers, and below those that the system gives to connections and to
+# servers that ask for any: it gives nobody a port that a test has yet to use.
+PORTS = range(20_000, 32_768)
 
 
 def environment(home: Path, token: str | None = TOKEN, **more: str) -> dict[str, str]:
@@ -27,10 +31,13 @@ def environment(home: Path, token: str | None = TOKEN, **more: str) -> dict[str,
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port without a server; of two processes of one run of the tests, none gets the other's."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    choice = random.SystemRandom()
+    while True:
+        port = choice.choice(PORTS[worker::16])
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager

@@ -3,13 +3,13 @@
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
+from head import free_port
 from mlflow import MlflowClient
 from waiting import wait_for
 
@@ -19,9 +19,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -43,11 +41,17 @@ class Server:
                 env={**os.environ, **switches, "MLFLOW_DISABLE_TELEMETRY": "true"},
                 start_new_session=True,
             )
-        wait_for(self.healthy, "the server to start", 240)
+
+        def answers() -> bool:
+            ended = self.process is None or self.process.poll() is not None
+            assert not ended, (self.folder / "server.log").read_text()[-3000:]
+            return self.healthy()
+
+        wait_for(answers, "the server to start")
 
     def healthy(self) -> bool:
         try:
-            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=30).status == 200
         except OSError:
             return False
 

@@ -15,6 +15,7 @@ from ray._private.state import state
 from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE, GcsClient
 from ray.core.generated.autoscaler_pb2 import ClusterConfig
 from tiny import Ran, start_ray, train_args, write_hopper
+from waiting import DEADLINE_S
 
 from raymimic.cluster.placement import Reservation, reserve
 from raymimic.cluster.watch import ClusterWatch
@@ -183,7 +184,7 @@ def test_resources_held_by_another_job_end_the_waiting(
     cli: Callable[..., Ran], hopper: Path
 ) -> None:
     other = ray.util.placement_group([{"CPU": 2}])
-    assert other.wait(60)
+    assert other.wait(int(DEADLINE_S))
     try:
         ran = cli(*ray_train_args(hopper, 2, "ray.placement_timeout_s=3"))
     finally:

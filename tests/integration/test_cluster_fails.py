@@ -21,6 +21,7 @@ from waiting import DEADLINE_S, wait_for
 pytestmark = pytest.mark.ray
 
 MANY = ["train.num_epochs=100000", "experiment.epoch_every_n_steps=20", "ray.commit_interval_s=0"]
+EPOCH = r"^epoch \d+/"  # a slow first epoch has no line of its own
 
 
 class Command:
@@ -39,17 +40,27 @@ class Command:
                 start_new_session=True,
             )
 
-    def wait_for(self, text: str) -> None:
-        def said() -> bool:
-            assert self.process.poll() is None, [file.read_text() for file in self.files]
-            return text in self.files[0].read_text()
+    def wait_for(self, pattern: str) -> None:
+        """Waits until it has said something."""
 
-        wait_for(said, text)
+        def said() -> object:
+            assert self.process.poll() is None, [file.read_text() for file in self.files]
+            return re.search(pattern, self.files[0].read_text(), re.M)
+
+        wait_for(said, pattern)
+
+    def family(self, title: str, name: str = "") -> list[psutil.Process]:
+        """Its Ray processes with a word in their command line, of some name or of any."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                if title in " ".join(process.cmdline()) and name in ("", process.name()):
+                    found.append(process)
+        return found
 
     def kill(self, name: str) -> None:
         """Kills its Ray process of a name."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        (process,) = [p for p in family if p.name() == name]
+        (process,) = self.family("", name)
         process.kill()
 
     def ran(self) -> Ran:
@@ -87,18 +98,20 @@ def test_a_local_ray_that_is_killed_ends_each_command_in_one_sentence(
 ) -> None:
     args = [*train_args(hopper, *MANY, algo="bc"), "--workers", "1"]
     train = Command(tmp_path / "train", *args)
-    train.wait_for("epoch 1/")
+    train.wait_for(EPOCH)
+    workers = train.family("RayTrainWorker")
     train.kill("raylet")
     error = error_of(train.ran())
     assert "raylet) was killed, probably because memory ran out; its log is '" in error
     assert error.partition("its log is '")[2].partition("'")[0].endswith("/logs/raylet.out")
     resume = going_on(error)
     assert resume[:2] == ["train", "--resume"]
-    checkpoint = next(Path(resume[2], "models").glob("*.pth"))  # beside one that it replaces
+    assert not psutil.wait_procs(workers, DEADLINE_S)[1]  # until then they replace checkpoints
+    checkpoint = next(Path(resume[2], "models").glob("*.pth"))
 
     play = ["--episodes", "50000", "--horizon", "1000", "--actors", "1", "--env", "Hopper-v5"]
     evaluate = Command(tmp_path / "evaluate", "evaluate", str(checkpoint), *play)
-    wait_for(lambda: has_child(evaluate, "ray::_Actor.play"), "an actor plays")
+    wait_for(lambda: plays(evaluate), "an actor plays")
     evaluate.kill("gcs_server")
     assert "control store (gcs_server) was killed, probably" in error_of(evaluate.ran())
 
@@ -116,13 +129,9 @@ def test_a_killed_raylet_ends_a_sweep(tmp_path: Path) -> None:
     assert error.endswith("; --resume goes on with the sweep")
 
 
-def has_child(command: Command, title: str) -> bool:
+def plays(command: Command) -> bool:
     assert command.process.poll() is None, [file.read_text() for file in command.files]
-    for process in psutil.Process(command.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if title in " ".join(process.cmdline()):
-                return True
-    return False
+    return bool(command.family("ray::_Actor.play"))
 
 
 def test_a_long_temporary_folder_is_refused(tmp_path: Path, hopper: Path) -> None:
@@ -172,7 +181,7 @@ def test_a_cluster_that_refuses_loses_a_node_and_is_shut_down(tmp_path: Path, ho
 
         with ray_node(home, address, "--num-cpus=1"):
             train = Command(tmp_path / "run", *args, **joined)
-            train.wait_for("epoch 1/")
+            train.wait_for(EPOCH)
         train.wait_for("waiting for 2 × 1 CPU, at most 5 s")
         ran = train.ran()
         assert re.search(r"^a worker was lost after epoch \d+; waiting for 2 ×", ran.out, re.M)
@@ -183,7 +192,7 @@ def test_a_cluster_that_refuses_loses_a_node_and_is_shut_down(tmp_path: Path, ho
         assert error.endswith(" [--workers 1]")
 
         resumed = Command(tmp_path / "run", *going_on(error), **joined)
-        resumed.wait_for("epoch ")
+        resumed.wait_for(EPOCH)
         os.killpg(group, signal.SIGKILL)
         error = error_of(resumed.ran())
         assert (

@@ -15,10 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 from tiny import train_args
+from waiting import DEADLINE_S
 
 pytestmark = pytest.mark.mlflow
-
-TIMEOUT_S = 240.0
 
 
 def heed_signals() -> None:
@@ -52,8 +51,8 @@ def test_an_asked_end_is_recorded(
         family = psutil.Process(driver.pid).children(recursive=True)
         assert any("RayTrainWorker" in " ".join(p.cmdline()) for p in family)
         ask(driver.pid)
-        assert driver.wait(TIMEOUT_S) == status
-        assert not psutil.wait_procs(family, timeout=TIMEOUT_S)[1]
+        assert driver.wait(DEADLINE_S) == status
+        assert not psutil.wait_procs(family, timeout=DEADLINE_S)[1]
     last = said.read_text().splitlines()[-1]
     assert last.startswith("raymimic: ")
     assert word in last
@@ -80,12 +79,12 @@ def test_a_closed_terminal_ends_a_training(hopper: Path, tmp_path: Path) -> None
     os.close(terminal)
     with ended(driver):
         shown = b""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + DEADLINE_S
         while b"epoch 2/" not in shown:
             assert select.select([ours], [], [], deadline - time.monotonic())[0], shown
             shown += os.read(ours, 10_000)
         os.close(ours)
-        assert driver.wait(TIMEOUT_S) == 129
+        assert driver.wait(DEADLINE_S) == 129
     said.write_bytes(shown)
     check_killed(tmp_path, said)
 
@@ -97,21 +96,21 @@ def test_nohup_keeps_a_training_from_being_hung_up(hopper: Path, tmp_path: Path)
         seen = len(said.read_text())
         wait_for_epoch(driver, said, beyond=seen)
         os.kill(driver.pid, signal.SIGTERM)
-        assert driver.wait(TIMEOUT_S) == 143
+        assert driver.wait(DEADLINE_S) == 143
     assert said.read_text().splitlines()[-1].startswith("raymimic: terminated; --resume")
     check_killed(tmp_path, said)
 
 
 def test_a_signal_while_ray_starts_ends_it_too(hopper: Path, tmp_path: Path) -> None:
     with training(hopper, tmp_path, "--workers", "1") as (driver, said):
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + DEADLINE_S
         while not (family := started_by_ray(driver.pid)):
             assert driver.poll() is None, said.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(driver.pid, signal.SIGTERM)
-        assert driver.wait(TIMEOUT_S) == 143
-        assert not psutil.wait_procs(family, timeout=TIMEOUT_S)[1]
+        assert driver.wait(DEADLINE_S) == 143
+        assert not psutil.wait_procs(family, timeout=DEADLINE_S)[1]
     assert said.read_text().splitlines()[-1].startswith("raymimic: terminated")
     assert "Traceback" not in said.read_text()
 
@@ -168,7 +167,7 @@ def check_killed(folder: Path, said: Path) -> None:
 
 
 def wait_for_epoch(driver: subprocess.Popen[bytes], said: Path, beyond: int = 0) -> None:
-    end = time.monotonic() + TIMEOUT_S
+    end = time.monotonic() + DEADLINE_S
     while "epoch " not in said.read_text()[beyond:]:
         assert driver.poll() is None, said.read_text()
         assert time.monotonic() < end, said.read_text()

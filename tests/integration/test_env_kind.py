@@ -11,6 +11,8 @@ import pytest
 import torch
 from tiny import Ran, train_args, write_hopper
 
+from raymimic.envs import kinds
+
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -18,6 +20,7 @@ DATA = Path(__file__).parents[1] / "data"
 def cli(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     monkeypatch.syspath_prepend(DATA)
     monkeypatch.delitem(sys.modules, "toy_kind", raising=False)
+    monkeypatch.delitem(kinds._KINDS, "toy", raising=False)  # other tests register it
     return cli
 
 

@@ -183,4 +183,4 @@ def test_a_full_disk_is_said_at_once(tmp_path: Path, full: str) -> None:
         assert "No space left on device" in told["finish"]
     assert "the disk is full" in told["said"]
     assert "records wait in" in told["said"]
-    assert float(told["seconds"]) < 20  # instead of the 60 that MLflow may take
+    assert float(told["seconds"]) < 300  # instead of the 600 that MLflow may take

@@ -1,13 +1,14 @@
 """Logging to the default store, a SQLite file in the current folder."""
 
 import logging
+import os
+import signal
 import sqlite3
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
-from waiting import DEADLINE_S
+from waiting import DEADLINE_S, pids
 
 from raymimic.tracking.episode_rows import EpisodeRow
 from raymimic.tracking.mlflow_tracker import MLflowTracker, sync
@@ -36,9 +37,8 @@ def test_two_trainings_make_one_store_and_leave_nothing_elsewhere(tmp_path: Path
         run_dir.mkdir(parents=True)
         tracker.start(run_dir, {"seed": index}, {"algo": "bc"})
         tracker.log_epoch(1, 10, {"Train/Loss": float(index)})
-    children = psutil.Process().children()
-    (delivery,) = (p for p in children if any("exp/run0" in part for part in p.cmdline()))
-    delivery.kill()
+    (delivery,) = pids("", f"raymimic.tracking.delivery\0{tmp_path}/out/exp/run0")
+    os.kill(delivery, signal.SIGKILL)
     trackers[1].finish("KILLED")
     trackers[0].finish("FINISHED")
 
@@ -70,7 +70,7 @@ def test_a_broken_artifact_store_holds_up_no_metric_and_a_lost_run_is_made_anew(
     run_dir = tmp_path / "exp" / "run"
     run_dir.mkdir(parents=True)
     (tmp_path / "cwd" / "mlartifacts").write_text("in the way")
-    tracker = MLflowTracker()
+    tracker = MLflowTracker(finish_deadline_s=DEADLINE_S)
     tracker.start(run_dir, {}, {})
     tracker.log_epoch(1, 10, {"Train/Loss": 1.0})
     episode = EpisodeRow(seed=1, episode_return=2.0, length=3, success=None, error=None)

@@ -8,6 +8,8 @@ import time
 import pytest
 import ray
 import torch
+from tiny import start_ray
+from waiting import DEADLINE_S
 
 from raymimic.algo import algo_factory
 from raymimic.config import config_factory
@@ -20,12 +22,11 @@ from raymimic.rollout.video import enable_rendering
 pytestmark = pytest.mark.ray
 
 HOPPER = {"env_name": "Hopper-v5", "type": 2, "env_kwargs": {}}
-TIMEOUT = 120.0
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray()
     yield
     ray.shutdown()
 
@@ -74,7 +75,7 @@ def job(checkpoint, epoch=1, n=20, horizon=60, env_metas=None, **kwargs):
 
 def finish(pool, jobs=1):
     results = []
-    end = time.monotonic() + TIMEOUT
+    end = time.monotonic() + DEADLINE_S
     while len(results) < jobs and time.monotonic() < end:
         results += pool.poll(timeout=5.0)
     assert len(results) == jobs
@@ -132,7 +133,7 @@ def test_failures_and_errors_reach_the_driver_and_the_pool_goes_on(checkpoint, p
     assert all("did you mean 'Hopper-v5'" in e.error for e in failed.episodes["x"])
     assert len(failed.episodes["x"]) == 4
     with pytest.raises(CheckpointError, match=r"model\.pth\.missing"):
-        pool_.poll(TIMEOUT)
+        pool_.poll(DEADLINE_S)
     assert len(finish(pool_)) == 1
 
 
@@ -140,7 +141,7 @@ def test_modules_are_imported_in_the_actors(checkpoint, pool):
     pool_ = pool(1, 1, imports=["no_such_module_x"])
     pool_.submit(job(checkpoint, n=1))
     with pytest.raises(ConfigError, match="no_such_module_x"):
-        pool_.poll(TIMEOUT)
+        pool_.poll(DEADLINE_S)
 
 
 def test_films_come_back_as_mp4_and_change_nothing(checkpoint, pool):

@@ -12,7 +12,7 @@ run = disk / "exp" / "run"
 run.mkdir(parents=True)
 said = []
 uri = f"sqlite:///{disk}/exp/mlflow.db"
-tracker = MLflowTracker(uri, say=lambda level, text: said.append(text))
+tracker = MLflowTracker(uri, say=lambda level, text: said.append(text), finish_deadline_s=600)
 tracker.start(run, {}, {})
 try:
     with (disk / "ballast").open("wb", buffering=0) as file:
@@ -20,7 +20,7 @@ try:
             pass
 except OSError:
     pass
-end = time.monotonic() + 60
+end = time.monotonic() + 600
 while not said and time.monotonic() < end:
     time.sleep(0.1)
 begin = time.monotonic()

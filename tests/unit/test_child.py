@@ -1,7 +1,6 @@
 """The second process for simulators: calls, errors and crashes; evaluations without Ray."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import torch
 from odd_envs import ACTION_DIM, OBS_DIM
 from tiny import small_config
+from waiting import wait_for
 
 from raymimic.algo import BC, algo_factory, register_algo_factory_func
 from raymimic.config import BCConfig, import_modules
@@ -60,10 +60,7 @@ def test_a_child_ends_with_its_parent(child: ChildProcess) -> None:
     child.call(range, 1)
     assert child.finished(timeout=None)
     child._connection.close()
-    deadline = time.monotonic() + 20
-    while child._process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert child._process.returncode is not None
+    wait_for(lambda: child._process.poll() is not None, "the end of the child")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ FUZZ = Path(__file__).parents[1] / "hdf5_fuzz.py"
 @pytest.mark.parametrize(("kind", "files"), [("structure", 300), ("bytes", 60)])
 def test_changed_files(tmp_path, kind, files):
     command = [sys.executable, FUZZ, kind, "0", str(files), tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     said = [line.split(" ", 2) for line in done.stdout.splitlines()]
     assert sorted({int(seed) for seed, *_ in said}) == list(range(files))

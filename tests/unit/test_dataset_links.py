@@ -534,7 +534,7 @@ with h5py.File(sys.argv[1], "r+", libver="latest") as file:
     sys.stdin.readline()
     file.swmr_mode = True
     print("shared", flush=True)
-    time.sleep(60)
+    time.sleep(1000)
 """
 
 

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import MedianStoppingRule, PopulationBasedTraining
 from tiny import start_ray
+from waiting import DEADLINE_S, wait_for
 
 from raymimic.cluster import ray_internals
 from raymimic.cluster.capacity import live_capacity, possible_capacity
@@ -61,7 +61,7 @@ def test_workers_do_not_import_from_the_current_folder() -> None:
 
         return sys.path
 
-    assert str(Path.cwd()) not in ray.get(path.remote(), timeout=60), (
+    assert str(Path.cwd()) not in ray.get(path.remote(), timeout=DEADLINE_S), (
         "JobConfig(_client_job=True) no longer keeps the driver's folder off the workers' path"
     )
 
@@ -112,10 +112,13 @@ def test_the_monitor_reports_and_adds_no_nodes_to_a_local_cluster() -> None:
     )
     assert ray_internals.autoscaling_config_path() is None
     assert ray_internals._STATUS_KEY.decode() == ray_constants.DEBUG_AUTOSCALING_STATUS
-    deadline = time.monotonic() + 60
-    while "autoscaler_report" not in (report := json.loads(ray_internals.monitor_report() or "{}")):
-        assert time.monotonic() < deadline, "the monitor writes no `autoscaler_report` any more"
-        time.sleep(0.1)
+    report: dict[str, Any] = {}
+
+    def reported() -> bool:
+        report.update(json.loads(ray_internals.monitor_report() or "{}"))
+        return "autoscaler_report" in report
+
+    wait_for(reported, "the monitor to write an `autoscaler_report`, as it did")
     nodes = report["autoscaler_report"]["active_nodes"]
     assert nodes
     assert all(name.startswith("node_") for name in nodes), (

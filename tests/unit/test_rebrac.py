@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from ranks import run_two_ranks
 from tiny import Ran, small_config, train_args, write_hopper
 from torch import Tensor, nn
+from waiting import DEADLINE_S
 
 from raymimic.algo import ReBRAC, algo_class, algo_factory
 from raymimic.data.reads import one_step
@@ -248,7 +249,7 @@ def _rank(rank: int, folder: str) -> None:
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=DEADLINE_S),
     )
     algo = trained(rank)
     algo.grad_sync.check_replicas(algo.nets, epoch=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from waiting import DEADLINE_S
 
 from raymimic.config import BaseConfig, BCConfig, TD3_BCConfig, config_factory, parse_set
 from raymimic.config.base_config import REGISTERED_CONFIGS
@@ -360,7 +361,7 @@ def test_the_command_prints_them_too(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     line = line_of(run.stdout, "algo.flow_steps")
     assert line.endswith("# steps of the integration; between 1 and 100")

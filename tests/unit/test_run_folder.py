@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny import small_config
+from waiting import DEADLINE_S
 
 from raymimic import storage
 from raymimic.config import BaseConfig
@@ -43,10 +44,12 @@ def test_a_run_is_held_by_one_process(config: BaseConfig) -> None:
         "RunFolder.at(sys.argv[1], config_of_run(sys.argv[1])).prepare()\n"
     )
     command = [sys.executable, "-c", program, run.uri]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    refused = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
     assert f"the run '{run.uri}' is being trained by another process" in refused.stderr
     run.release()
-    subprocess.run(command, timeout=120, check=True)
+    subprocess.run(command, timeout=DEADLINE_S, check=True)
 
 
 def test_a_run_of_which_nothing_came_leaves_no_folder(config: BaseConfig, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from demo_files import write_demos
+from waiting import DEADLINE_S
 
 from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.store import DemoStore
@@ -32,7 +33,9 @@ def test_loading_takes_little_more_memory_than_the_columns(tmp_path):
             demo["dones"] = np.zeros(n, bool)
     # A process of its own: its peak is that of loading (imports are taken off).
     command = [sys.executable, BENCHMARK, "--dataset", path, "--in-this-process", "--batches", "10"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    output = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=DEADLINE_S
+    ).stdout
     found = json.loads(output.splitlines()[-1])
     assert found["column_mb"] == pytest.approx(125_000 * 128 * 4 / 1e6, rel=1e-3)
     assert found["transitions"] == 125_000
