@@ -17,6 +17,8 @@ from raymimic.errors import FULL_DISK, ClusterError
 
 # For a cluster's port to answer.
 _PORT_S = 10.0
+# Ray gives its processes half a minute to start, which is too short on a busy machine.
+_STARTS = 3
 
 
 @contextlib.contextmanager
@@ -59,20 +61,24 @@ def _join(address: str | None) -> None:
     import ray
 
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
-    try:
-        if address:
-            check_port(address, timeout_s=_PORT_S)
-        with _deferred_signals():
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                job_config=job_config(),
-                **options,
-            )
-    except Exception as error:  # Ray raises all kinds, bare `Exception` among them
-        raise ClusterError(why_not_joined(address, error)) from error
+    for left in reversed(range(1 if address else _STARTS)):
+        try:
+            if address:
+                check_port(address, timeout_s=_PORT_S)
+            with _deferred_signals():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=True,
+                    job_config=job_config(),
+                    **options,
+                )
+            return
+        except Exception as error:  # Ray raises all kinds, bare `Exception` among them
+            if not left or "timed out" not in str(error).lower():
+                raise ClusterError(why_not_joined(address, error)) from error
+            ray.shutdown()  # the processes of this attempt end with this one at the latest
 
 
 def why_not_joined(address: str | None, error: BaseException) -> str:

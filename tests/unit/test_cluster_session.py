@@ -1,12 +1,15 @@
 """Why a cluster cannot be joined, without one; ports that answer and ports that do not."""
 
+import contextlib
 import errno
 import signal
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from raymimic.cluster import session
 from raymimic.cluster.session import ray_session, why_not_joined
 from raymimic.cluster.watch import check_port
 from raymimic.config import config_factory
@@ -55,6 +58,36 @@ def test_a_cluster_that_does_not_answer_is_an_error_at_once(
     with pytest.raises(ClusterError, match=message), ray_session(config):
         pass
     assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "failures", "starts", "succeeds"),
+    [
+        (None, "The current node timed out during startup. This", 2, 3, True),
+        (None, "Timed out waiting for file /tmp/x", 9, 3, False),
+        (None, "AF_UNIX path length cannot exceed 107 bytes: /long/session_1/s", 9, 1, False),
+        ("auto", "The current node timed out during startup. This", 9, 1, False),
+    ],
+)
+def test_a_local_cluster_that_starts_too_slowly_is_started_again(
+    address: str | None,
+    error: str,
+    failures: int,
+    starts: int,
+    succeeds: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[Any] = []
+
+    def init(**options: Any) -> None:
+        begun.append(options["address"])
+        if len(begun) <= failures:
+            raise Exception(error)
+
+    monkeypatch.setattr("ray.init", init)
+    with contextlib.nullcontext() if succeeds else pytest.raises(ClusterError, match="cannot"):
+        session._join(address)
+    assert begun == [address] * starts
 
 
 @pytest.mark.parametrize(
