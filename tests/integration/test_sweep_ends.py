@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -14,10 +15,11 @@ from mlflow import MlflowClient
 from mlflow_server import Server, history, warnings_in
 from sweeps import RETURN, SWEEP, Tune, result_of
 from tiny import PROGRAMS, write_hopper
-from waiting import DEADLINE_S, wait_for
+from waiting import DEADLINE_S
 
 from raymimic.sweep.spec.sweep_file import sweep_from_dict
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
+from raymimic.sweep.trials import folder as folders
 from raymimic.sweep.trials.folder import SweepFolder
 from raymimic.sweep.trials.ledger import TrialLedger
 from raymimic.sweep.trials.records import SweepRecords
@@ -38,8 +40,8 @@ def wait_for_scores(tune: Tune, trials: int) -> None:
 def test_an_asked_end_is_recorded(tune: Callable[..., Tune], server: Server) -> None:
     server.start()
     where = {"mlflow.tracking_uri": server.uri, "mlflow.experiment_name": "asked"}
-    sweep = tune("asked", ENDLESS | {"set": ENDLESS["set"] | where})
-    wait_for_scores(sweep, 1)
+    sweep = tune("asked", ENDLESS | {"set": ENDLESS["set"] | where}, "--max-concurrent", "2")
+    wait_for_scores(sweep, 2)  # of all trials, so that none is just being started
     family = psutil.Process(sweep.process.pid).children(recursive=True)
     sweep.process.terminate()  # as clusters end their jobs
     _, said = sweep.process.communicate(timeout=DEADLINE_S)
@@ -85,9 +87,9 @@ def spec_of(tmp_path: Path, **changes: Any) -> SweepSpec:
     return sweep_from_dict(content | changes)
 
 
-def test_hours_count_over_a_kill(tmp_path: Path) -> None:
+def test_hours_count_over_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     off = {"mlflow.enabled": False}
-    spec = spec_of(tmp_path, budget={"hours": 5 / 3600}, set=off)
+    spec = spec_of(tmp_path, budget={"hours": 0.5}, set=off)
     (tmp_path / "s.json").write_text(json.dumps(spec.to_dict()))
     command = [sys.executable, PROGRAMS / "use_hours.py", str(tmp_path / "s.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as search:
@@ -95,12 +97,17 @@ def test_hours_count_over_a_kill(tmp_path: Path) -> None:
         for _ in range(10):
             assert search.stdout.readline() == ".\n"
         search.kill()
+    now = [0.0]
+    monkeypatch.setattr(folders, "time", SimpleNamespace(monotonic=lambda: now[0]))
     folder = SweepFolder.find(spec)
     board = TrialLedger(spec, folder, SweepRecords(spec, {}), quiet=True)
     used = json.loads((folder.local / "clock.json").read_text())["seconds"]
     assert used >= 10 * 0.05 - 0.2
-    wait_for(board.budget.stop_all, "the rest of the hours")
-    assert board.budget.reason == "the sweep's 0.00138889 hours were over"
+    now[0] = 1800 - used - 1
+    assert not board.budget.stop_all()
+    now[0] = 1800 - used + 1
+    assert board.budget.stop_all()
+    assert board.budget.reason == "the sweep's 0.5 hours were over"
 
 
 # -- a server that is not there --

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import PROGRAMS
-from waiting import wait_for
+from waiting import DEADLINE_S, wait_for
 
 from raymimic import lease, storage
 from raymimic.errors import ConfigError, LeaseLostError
@@ -179,11 +180,15 @@ def test_one_that_was_taken_or_deleted_is_lost_for_good(
     ours.release()
 
 
-@pytest.mark.usefixtures("patient")
 def test_of_those_that_take_it_at_once_one_gets_it(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "SETTLE_S", 2.0)  # longer than a thread may be held up
+    monkeypatch.setattr(lease, "RENEW_S", 1e6)
+    # All find it free before one has written, and look again once all have written.
+    all_are_here = threading.Barrier(4, timeout=DEADLINE_S)
+    monkeypatch.setattr(Lease, "_wait", lambda *args: all_are_here.wait())
+    settle = SimpleNamespace(time=time.time, sleep=lambda seconds: all_are_here.wait())
+    monkeypatch.setattr(lease, "time", settle)
     got: list[Lease | ConfigError] = []
 
     def run() -> None:
