@@ -237,7 +237,9 @@ class Delivery:
         if is_trial(self._start):
             parent = run_id_of(self._run_dir.parents[1])
             if parent is None:
-                self.client.get_experiment_by_name(self._start["experiment"])  # does it answer?
+                path = sqlite_path(self._server)
+                if path is None or path.exists():  # the delivery of the sweep's run makes the file
+                    self.client.get_experiment_by_name(self._start["experiment"])
                 raise ParentMissingError("the sweep's run is not recorded yet")
             tags["mlflow.parentRunId"] = parent
         tags |= self._names_tag(parent)

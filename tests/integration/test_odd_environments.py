@@ -1,6 +1,7 @@
 """Odd environments: misfits are found before the first step, failures while playing are counted."""
 
 import json
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from raymimic.rollout import actors, tryout
 RATE = ["experiment.rollout.enabled=true", "experiment.rollout.rate=1", "experiment.rollout.n=6"]
 Trained = Callable[..., Ran]
 DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(autouse=True)
+def _no_core_files() -> None:
+    """A process that crashes leaves none in its folder, whatever the user's shell allows."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 @pytest.fixture
