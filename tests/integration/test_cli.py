@@ -121,7 +121,7 @@ def test_resume_after_a_kill_equals_an_uninterrupted_run(cli, hopper, tmp_path):
     )
     folder = tmp_path / "td3_bc_trained_models" / "killed"
     try:
-        wait_for(lambda: list(folder.glob("*/models/model_epoch_*.pth")), "a checkpoint", 300)
+        wait_for(lambda: list(folder.glob("*/models/model_epoch_*.pth")), "a checkpoint")
     finally:
         killed.kill()
     assert killed.wait() == -signal.SIGKILL  # it had not ended yet
