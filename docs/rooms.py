@@ -30,6 +30,7 @@ ORDER: list[dict[str, tuple[str, int]]] = [
     },
     {
         "terminal": ("lines for people", 200),
+        "ranks": ("workers that train", 560),
         "lease": ("one writer at a time", 740),
         "observations": ("modalities, shapes", 380),
     },
@@ -54,7 +55,8 @@ ORDER: list[dict[str, tuple[str, int]]] = [
     },
 ]
 GROUND = {
-    *("errors", "start", "credentials", "storage", "tensors", "user_modules", "terminal", "lease")
+    *("errors", "start", "credentials", "storage", "tensors", "user_modules", "terminal", "lease"),
+    "ranks",
 }
 LEVEL = {room: level for level, line in enumerate(ORDER) for room in line}
 

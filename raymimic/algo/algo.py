@@ -24,7 +24,6 @@ from raymimic import tensors
 from raymimic.algo import optimization
 from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.noise import EpisodeNoise
-from raymimic.algo.optimization import GradSync
 from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.config.config import Config, leaves
 from raymimic.data.reads import Reads, Window, one_step, one_window
@@ -32,6 +31,7 @@ from raymimic.errors import CheckpointError, ConfigError, did_you_mean
 from raymimic.observations import normalization, shapes
 from raymimic.observations.modality import process_obs_dict
 from raymimic.observations.shapes import ObsShapes
+from raymimic.ranks import GradSync, synchronized
 from raymimic.tensors import map_tensor
 from raymimic.user_modules import same_definition
 
@@ -525,7 +525,7 @@ class Algo:
         info = Algo.train_on_batch(self, batch, epoch, validate)
         for update in self.updates():
             learners = [] if validate else self._due_learners(update, epoch)
-            with tensors.maybe_no_grad(not learners):
+            with synchronized(self.grad_sync), tensors.maybe_no_grad(not learners):
                 losses = update.losses(batch, epoch)
             info |= losses.info
             if learners:

@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from raymimic.algo.algo import Algo, ObsDict, algo_name_to_factory_func
 from raymimic.algo.learning import Batch
 from raymimic.algo.noise import EpisodeNoise
-from raymimic.algo.optimization import GradSync
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.data.reads import Reads
 from raymimic.errors import CheckpointError
 from raymimic.observations.shapes import ObsShapes
+from raymimic.ranks import GradSync
 
 
 class CompositeAlgo(Algo):

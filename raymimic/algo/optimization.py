@@ -2,11 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, MultiStepLR
 
 from raymimic.errors import CheckpointError, ConfigError, did_you_mean
-
-
-class GradSync(Protocol):
-    """Makes several workers take one and the same gradient step."""
-
-    def average_gradients(self, params: Iterable[nn.Parameter]) -> None:
-        """Replaces each `.grad` by its mean over the global batch, on all ranks alike."""
-
-    def mean(self, x: Tensor) -> Tensor:
-        """Returns the global batch's mean, detached, from the mean over this rank's share."""
-
-
-# The workers that train together, within one call of `synchronized`.
-_SYNC: ContextVar[GradSync | None] = ContextVar("grad_sync", default=None)
-
+from raymimic.ranks import GradSync, current_sync
 
 _COMPILABLE = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
 
@@ -214,23 +198,6 @@ def set_initial_learning_rates(
         scheduler.base_lrs = list(rates)
 
 
-@contextmanager
-def synchronized(sync: GradSync | None) -> Iterator[None]:
-    """Inside, `backprop_for_loss` steps on gradients of the global batch.
-
-    The training loop enters it, so that an algorithm which takes its steps by itself needs to know
-    nothing of other workers.
-
-    Args:
-        sync: the other workers; None: this process trains alone.
-    """
-    token = _SYNC.set(sync)
-    try:
-        yield
-    finally:
-        _SYNC.reset(token)
-
-
 def backprop_for_loss(
     net: nn.Module,
     optim: Optimizer,
@@ -253,7 +220,7 @@ def backprop_for_loss(
         The squared L2 norm of the gradient that was applied, as robomimic logs it: a 0-d
         tensor, left on the device.
     """
-    return backprop_for_losses([optim], [loss], [max_grad_norm], _SYNC.get(), retain_graph)[0]
+    return backprop_for_losses([optim], [loss], [max_grad_norm], current_sync(), retain_graph)[0]
 
 
 def backprop_for_losses(

@@ -14,7 +14,7 @@ from raymimic.algo.composite import HierarchicalAlgo
 from raymimic.algo.noise import EpisodeNoise
 from raymimic.errors import ConfigError, EnvError, did_you_mean
 from raymimic.observations import normalization
-from raymimic.observations.modality import modality_named, process_obs_dict
+from raymimic.observations.modality import RGB, Modality, modality_named
 from raymimic.observations.shapes import ObsShapes
 
 Stats = Mapping[str, Mapping[str, Any]]
@@ -32,6 +32,11 @@ class RolloutPolicy:
     It acts for one environment or for a batch of them, whose rows keep to themselves: the
     algorithm's memory (a hidden state, a queue of actions, a subgoal) is each row's own, and so
     are its random numbers once `start_episode` was given seeds.
+
+    Observations are raw, as datasets hold them: images are bytes `[H, W, C]`. Images that were
+    prepared already, floats `[C, H, W]` in 0 to 1 as robomimic up to 0.4 hands them over, are taken
+    as they are. The policy acts in evaluation mode: with running statistics, and without random
+    crops.
 
     An algorithm that sees the last `train.frame_stack` observations is given them: from single
     observations they are collected, each row's own, the first one repeated where an episode has
@@ -62,6 +67,7 @@ class RolloutPolicy:
         self.action_normalization_stats = action_normalization_stats
         self._stack: dict[str, Tensor] = {}  # the last observations, [B, T, *shape]
         self._begins: Tensor | None = None  # [B], rows whose episode begins; None: all
+        policy.set_eval()
         self._obs_stats = None
         if obs_normalization_stats is not None:
             self._obs_stats = normalization.stats_to_tensors(
@@ -130,10 +136,11 @@ class RolloutPolicy:
         """Chooses actions.
 
         Args:
-            ob: raw observation arrays `{key: [*shape]}`, `[B, *shape]` if batched, or stacks
-                of them (`[B, T, *shape]`); keys that the policy does not see are ignored. Key
-                `robot/eef` may lie in a nested dict, as `{"robot": {"eef": …}}`.
-            goal: raw observations, one for each row, likewise.
+            ob: observation arrays `{key: [*shape]}`, `[B, *shape]` if batched, or stacks
+                of them (`[B, T, *shape]`), raw, or images that are prepared; keys that the policy
+                does not see are ignored. Key `robot/eef` may lie in a nested dict, as
+                `{"robot": {"eef": …}}`.
+            goal: observations, one for each row, likewise.
             batched_ob: whether there is a batch dimension.
 
         Returns:
@@ -162,7 +169,7 @@ class RolloutPolicy:
     def _prepare(
         self, ob: Mapping[str, Any], shapes: ObsShapes, batched: bool, kind: str = "observation"
     ) -> dict[str, Tensor]:
-        """Brings raw observations into the form that networks were trained on."""
+        """Brings observations into the form that networks were trained on."""
         if not isinstance(ob, Mapping):
             raise EnvError(
                 f"the policy takes each {kind} by its key ({', '.join(shapes)}), in a dict, and is "
@@ -170,13 +177,16 @@ class RolloutPolicy:
             )
         prepared = {}
         for key in shapes:
+            modality, shape = modality_named(shapes.modality(key)), list(shapes[key])
             x = self._tensor(_lookup(ob, key, kind), key, kind)
-            self._check_shape(x, key, shapes, batched, kind)
+            raw = _is_raw(x, modality, shape)
+            self._check_shape(x, key, modality, shape, raw, batched, kind)
+            x = x.to(self.policy.dtype)
+            x = modality.process(x) if raw else x
             prepared[key] = x if batched else x[None]
         if batched and len({len(x) for x in prepared.values()}) > 1:
             rows = ", ".join(f"'{key}' {len(x)}" for key, x in prepared.items())
             raise EnvError(f"the {kind}s of a batch differ in their rows: {rows}")
-        prepared = process_obs_dict(prepared, shapes)
         if self._obs_stats is not None:
             prepared = normalization.normalize_dict(prepared, self._obs_stats)
         return prepared
@@ -188,24 +198,37 @@ class RolloutPolicy:
             EnvError: it is no array of numbers.
         """
         try:
-            x = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+            # Torch takes no views that run backwards, such as images that were turned around.
+            x = value if isinstance(value, Tensor) else torch.as_tensor(np.ascontiguousarray(value))
         except (TypeError, ValueError) as error:
             raise EnvError(
                 f"{kind} '{key}' is no array of numbers, but {type(value).__name__}"
                 + (f" with keys {', '.join(map(str, value))}" if isinstance(value, dict) else "")
             ) from error
-        x = x.to(self.policy.device).to(self.policy.dtype)
+        x = x.to(self.policy.device)  # images travel as bytes
         return x if x.dim() else x[None]
 
     def _check_shape(
-        self, x: Tensor, key: str, shapes: ObsShapes, batched: bool, kind: str
+        self,
+        x: Tensor,
+        key: str,
+        modality: Modality,
+        prepared_shape: list[int],
+        raw: bool,
+        batched: bool,
+        kind: str,
     ) -> None:
         """Makes sure that an observation has the shape that the policy was trained on."""
-        shape = modality_named(shapes.modality(key)).raw_shape(shapes[key])
-        given = list(x.shape)
-        ends_right = given[len(given) - len(shape) :] == shape
+        given, raw_shape = list(x.shape), modality.raw_shape(prepared_shape)
+        shape = raw_shape if raw else prepared_shape
+        ends_right = _ends_with(given, shape)
         leading = len(given) - len(shape)
         least = 1 if batched else 0  # a stack has one more
+        if raw and ends_right and isinstance(modality, RGB) and x.is_floating_point():
+            raise EnvError(
+                f"{kind} '{key}' is an image of floating-point numbers with the channels last, "
+                f"{given}: pass bytes of that shape, or the channels first and values in 0 to 1"
+            )
         if ends_right and least <= leading <= least + 1:
             length = self.policy.global_config.train.frame_stack
             if leading == least or given[least] == length:
@@ -216,6 +239,8 @@ class RolloutPolicy:
             hint = ": leave batched_ob out for a single one"
         elif ends_right and not batched and leading == 1:
             hint = ": pass batched_ob=True for a batch"
+        elif raw_shape != prepared_shape and not ends_right:
+            hint = f", or floating-point numbers {prepared_shape} that are prepared already"
         raise EnvError(f"{kind} '{key}' has shape {given}, and the policy reads [{wanted}]{hint}")
 
     def _stacked(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -257,3 +282,23 @@ def _lookup(ob: Mapping[str, Any], key: str, kind: str) -> Any:
     inside = [name for name, value in ob.items() if isinstance(value, Mapping) and key in value]
     hint = f": pass the content of '{inside[0]}'" if inside else did_you_mean(key, map(str, ob))
     raise EnvError(f"the policy needs {kind} '{key}', which the environment does not give{hint}")
+
+
+def _is_raw(x: Tensor, modality: Modality, shape: list[int]) -> bool:
+    """Whether an observation is as datasets hold it, rather than as networks see it.
+
+    Told by its shape; where both are of one shape, images are raw as bytes.
+
+    Args:
+        x: `[..., *shape]`.
+        modality: its modality.
+        shape: as networks see it.
+    """
+    raw = modality.raw_shape(shape)
+    if not x.is_floating_point() or not _ends_with(x.shape, shape):
+        return True
+    return not (raw != shape or modality.keeps_bytes(raw, np.uint8))
+
+
+def _ends_with(given: Sequence[int], shape: Sequence[int]) -> bool:
+    return list(given[max(0, len(given) - len(shape)) :]) == list(shape)

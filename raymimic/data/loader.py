@@ -93,6 +93,7 @@ class Loader:
             `raymimic.data.sequence.SequenceDataset.gather` describes them; how many of them
             count, so that a mean over them weighs `n / total` in the global batch (0: the
             batch holds one row which does not count); and the size of the global batch.
+            `position` `[B]`, on the CPU, holds the places of the rows in the global batch.
         """
         batches = self.sampler.epoch(epoch)
         if self._shard is None:
@@ -101,7 +102,7 @@ class Loader:
             batches = self._shard.keep(batches)
         weights = batches.sizes.tolist()
         totals = batches.totals.tolist()
-        indices, rows = _fill_empty(batches)
+        indices, positions, rows = _fill_empty(batches)
         indices = indices.to(self.dataset.store.device)
         step = begin = 0
         # Several steps are gathered at once: one gather per key serves them all, and in
@@ -111,6 +112,7 @@ class Loader:
             while stop < len(rows) and end - begin + rows[stop] <= self._chunk_rows:
                 end, stop = end + rows[stop], stop + 1
             chunk = self._to_device(self.dataset.gather(indices[begin:end]))
+            chunk["position"] = positions[begin:end]
             for i, batch in enumerate(_split(chunk, rows[step:stop]), start=step):
                 yield batch, weights[i], totals[i]
             step, begin = stop, end
@@ -126,15 +128,19 @@ class Loader:
         }
 
 
-def _fill_empty(batches: Batches) -> tuple[Tensor, list[int]]:
-    """Puts sample 0 into batches that have none."""
+def _fill_empty(batches: Batches) -> tuple[Tensor, Tensor, list[int]]:
+    """Puts sample 0, at place 0, into batches that have none."""
     if batches.sizes.all():
-        return batches.indices, batches.sizes.tolist()
+        return batches.indices, batches.positions, batches.sizes.tolist()
     rows = np.maximum(batches.sizes, 1)
-    indices = torch.zeros(int(rows.sum()), dtype=torch.int64)
-    real = np.repeat(batches.sizes > 0, rows)
-    indices[torch.from_numpy(real)] = batches.indices
-    return indices, rows.tolist()
+    real = torch.from_numpy(np.repeat(batches.sizes > 0, rows))
+
+    def filled(values: Tensor) -> Tensor:
+        out = torch.zeros(len(real), dtype=torch.int64)
+        out[real] = values
+        return out
+
+    return filled(batches.indices), filled(batches.positions), rows.tolist()
 
 
 def _split(chunk: Batch, rows: list[int]) -> Iterator[Batch]:

@@ -28,13 +28,20 @@ class Batches:
 
     Attributes:
         indices: samples, one batch after the other, int64 `[sum(sizes)]`.
+        positions: their places in the global batch, from 0, likewise.
         sizes: samples of each batch that are in `indices`, int64 `[num_steps]`.
         totals: samples of each global batch, over all workers, int64 `[num_steps]`.
     """
 
     indices: Tensor
+    positions: Tensor
     sizes: np.ndarray
     totals: np.ndarray
+
+    @classmethod
+    def of_all(cls, indices: Tensor, sizes: np.ndarray) -> "Batches":
+        """Global batches, of these sizes `[num_steps]`."""
+        return cls(indices, torch.from_numpy(_numbered(sizes)), sizes, sizes)
 
     def cut(self, rank: int, world_size: int) -> "Batches":
         """One worker's contiguous part of each batch, as even as can be.
@@ -47,9 +54,8 @@ class Batches:
         begins = np.cumsum(self.sizes) - self.sizes + rank * share + np.minimum(rank, extra)
         sizes = share + (rank < extra)
         # Row numbers of all parts: each part's begin, plus 0, 1, 2, … within the part.
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        rows = torch.from_numpy(np.repeat(begins, sizes) + within)
-        return Batches(self.indices[rows], sizes, self.totals)
+        rows = torch.from_numpy(np.repeat(begins, sizes) + _numbered(sizes))
+        return Batches(self.indices[rows], self.positions[rows], sizes, self.totals)
 
     def keep(self, mask: Tensor, indices: Tensor) -> "Batches":
         """Only some samples of each batch, under other numbers.
@@ -60,7 +66,13 @@ class Batches:
         """
         step = np.repeat(np.arange(len(self.sizes)), self.sizes)
         sizes = np.bincount(step[mask.numpy()], minlength=len(self.sizes))
-        return Batches(indices[mask], sizes, self.totals)
+        return Batches(indices[mask], self.positions[mask], sizes, self.totals)
+
+
+def _numbered(sizes: np.ndarray) -> np.ndarray:
+    """Numbers the samples of each batch from 0: int64 `[sum(sizes)]`."""
+    numbers: np.ndarray = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return numbers
 
 
 class Sampler(Protocol):
@@ -142,7 +154,7 @@ class EpochSampler:
         else:
             indices = self._stream((epoch - 1) * count, count)
         sizes = np.full(self.num_steps, self.batch_size, dtype=np.int64)
-        return Batches(torch.from_numpy(indices), sizes, sizes)
+        return Batches.of_all(torch.from_numpy(indices), sizes)
 
     def _permutation(self, number: int) -> np.ndarray:
         # A permutation is a function of its number; the latest is kept only because short epochs
@@ -191,7 +203,7 @@ class ValidationSampler:
         indices = _generator(seed, _VALIDATION, 0).permutation(size)[:count]
         sizes = np.full(self._steps, batch_size, dtype=np.int64)
         sizes[-1] = count - batch_size * (self._steps - 1)
-        self._batches = Batches(torch.from_numpy(indices), sizes, sizes)
+        self._batches = Batches.of_all(torch.from_numpy(indices), sizes)
 
     @property
     def num_steps(self) -> int:

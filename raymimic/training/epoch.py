@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from raymimic.algo import Algo, optimization
+from raymimic.algo import Algo
+from raymimic.algo.draws import SampleDraws
 from raymimic.data.loader import Loader
 from raymimic.data.stats import Stats
+from raymimic.ranks import synchronized
 from raymimic.training.grad_sync import GradientSync
 from raymimic.training.metrics import MetricAccumulator
 
@@ -21,11 +23,13 @@ class EpochRunner:
         algo: the algorithm, updated in place.
         sync: the ranks that train together.
         obs_normalization_stats: offset and scale by observation key.
+        draws: the random numbers of the algorithm's image randomizers, if it has any.
     """
 
     algo: Algo
     sync: GradientSync
     obs_normalization_stats: Stats | None = None
+    draws: SampleDraws | None = None
 
     def run(
         self,
@@ -57,11 +61,13 @@ class EpochRunner:
         metrics = MetricAccumulator(algo.metric_reductions)
         seconds = {"data": 0.0, "step": 0.0}
         clock = time.perf_counter()
-        with torch.set_grad_enabled(not validate), optimization.synchronized(algo.grad_sync):
+        with torch.set_grad_enabled(not validate), synchronized(algo.grad_sync):
             for step, (batch, count, total) in enumerate(loader.epoch(epoch), 1):
                 now = time.perf_counter()
                 seconds["data"] += now - clock
                 self.sync.weight = count / total
+                if self.draws is not None:
+                    self.draws.begin(epoch, step, batch["position"])
                 inputs = algo.process_batch_for_training(batch)
                 inputs = algo.postprocess_batch_for_training(
                     inputs, obs_normalization_stats=self.obs_normalization_stats

@@ -20,12 +20,13 @@ from raymimic.errors import OutputError, TrainingError
 
 
 class GradientSync:
-    """The ranks that train one model together.
+    """The ranks that train one model together, a `raymimic.ranks.GradSync`.
 
     Rank r has `n_r` samples of a global batch of `B`, and its loss is a mean over these. So the
     global mean weights rank r by `n_r / B`.
 
     Attributes:
+        world_size: number of ranks.
         weight: `n_r / B` of the current step; the training loop sets it before each step.
     """
 
@@ -57,6 +58,15 @@ class GradientSync:
             mean = mean * self.weight
             dist.all_reduce(mean)
         return mean
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The tensors of all ranks, of one shape, in the ranks' order; detached."""
+        ranks = x.new_empty(self.world_size, *x.shape)
+        if self.world_size > 1:
+            dist.all_gather(list(ranks.unbind()), x.detach().contiguous())
+        else:
+            ranks[0] = x.detach()
+        return ranks
 
     def broadcast_state(self, nets: nn.Module) -> None:
         """Gives every rank the first rank's parameters and buffers."""

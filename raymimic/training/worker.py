@@ -14,6 +14,7 @@ import torch
 
 import raymimic
 from raymimic.algo import algo_class, algo_factory
+from raymimic.algo.draws import SampleDraws, share_draws
 from raymimic.checkpoints.content import CheckpointContent, TrainingSection, plain
 from raymimic.checkpoints.reading import read_checkpoint
 from raymimic.checkpoints.records import EpochRecord
@@ -173,7 +174,13 @@ class _Worker:
         self.warnings += self.store.notes
         self.sync.broadcast_state(self.algo.nets)
         self.algo.grad_sync = self.sync
-        self.runner = EpochRunner(self.algo, self.sync, self.data.obs_normalization_stats)
+        draws = SampleDraws(config.train.seed)
+        self.runner = EpochRunner(
+            self.algo,
+            self.sync,
+            self.data.obs_normalization_stats,
+            draws if share_draws(self.algo.nets, draws) else None,
+        )
         self.unsent: list[EpochRecord] = []
         self.report_s = 0.0
         self.last_commit = self.last_progress = time.monotonic()

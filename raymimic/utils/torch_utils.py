@@ -1,7 +1,6 @@
 """robomimic's `torch_utils`: optimizers, gradient steps, targets."""
 
 from raymimic.algo.optimization import (
-    GradSync,
     TargetNetwork,
     backprop_for_loss,
     backprop_for_losses,
@@ -13,8 +12,8 @@ from raymimic.algo.optimization import (
     optimizer_from_optim_params,
     set_initial_learning_rates,
     soft_update,
-    synchronized,
 )
+from raymimic.ranks import GradSync, synchronized
 from raymimic.tensors import evaluating, frozen, get_torch_device, maybe_no_grad
 
 __all__ = [

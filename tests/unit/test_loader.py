@@ -47,6 +47,7 @@ def test_batches(tmp_path):
         "rewards": (4, 3),
         "dones": (4, 3),
         "index": (4,),
+        "position": (4,),
     }
     assert batch["obs"]["flat"].dtype == torch.float32
 

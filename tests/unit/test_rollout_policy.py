@@ -1,6 +1,7 @@
 """From raw observations to actions."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from raymimic.algo import PolicyAlgo, RolloutPolicy, ValueAlgo, algo_factory
 from raymimic.config import config_factory
 from raymimic.config.templates import config_named
 from raymimic.errors import ConfigError, EnvError
+from raymimic.models.batch_norm import GlobalBatchNorm2d
+from raymimic.models.obs_nets import EncoderCore, register_encoder_core
 
 torch.set_num_threads(1)
 OBS_DIM, ACTION_DIM = 17, 6
@@ -175,3 +178,139 @@ def test_a_policy_with_goals_asks_for_one():
         policy(obs)
     near, far = (policy(obs, goal={"goal": np.full(2, x)}) for x in (0.0, 5.0))
     assert np.abs(near - far).max() > 0.01
+
+
+# -- images --
+
+HEIGHT, WIDTH, CHANNELS_FIRST = 4, 6, (2, 0, 1)
+
+
+@register_encoder_core
+class Eye(EncoderCore):
+    """An encoder whose output depends on its mode, and which notes its inputs."""
+
+    output_dim = 3
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__(input_shape)
+        self.norm = GlobalBatchNorm2d(3)
+        assert self.norm.running_mean is not None
+        self.norm.running_mean += 0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x)
+        return self.norm(x).amax((2, 3))
+
+
+def image_policy(modality: str = "rgb", height: int = HEIGHT, **settings: Any) -> RolloutPolicy:
+    """A policy that sees an image, and pursues one."""
+    torch.manual_seed(0)
+    config = config_factory("bc")
+    for group in (config.observation.modalities.obs, config.observation.modalities.goal):
+        group.low_dim, group[modality] = [], ["camera"]
+    config.observation.encoder[modality].core_class = "Eye"
+    with config.values_unlocked():
+        for key, value in settings.items():
+            config.set_path(key.replace("__", "."), value)
+    shapes = {"camera": [3, height, WIDTH if height == HEIGHT else height]}
+    algo = algo_factory("bc", config, shapes, ACTION_DIM, "cpu")
+    Eye.seen.clear()
+    return RolloutPolicy(algo)
+
+
+def images(*leading: int) -> Any:
+    """Bytes `[*leading, H, W, C]` and the floats `[*leading, C, H, W]` that robomimic makes."""
+    raw = RNG.integers(0, 256, (*leading, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return raw, np.moveaxis(raw, -1, -3).astype(np.float32) / 255
+
+
+@pytest.mark.parametrize("leading", [(), (5,)])
+def test_bytes_and_prepared_images_are_one_observation(leading):
+    policy = image_policy()
+    (raw, prepared), (raw_goal, prepared_goal) = images(*leading), images(*leading)
+    batched = bool(leading)
+    expected = policy({"camera": raw}, {"camera": raw_goal}, batched)
+    np.testing.assert_array_equal(Eye.seen[0].numpy(), prepared if batched else prepared[None])
+    for ob, goal in [
+        (prepared, prepared_goal),
+        (prepared, raw_goal),
+        (torch.tensor(prepared, dtype=torch.float64), torch.tensor(raw_goal)),
+        (raw.astype(np.int64), prepared_goal),
+    ]:
+        np.testing.assert_allclose(
+            policy({"camera": ob}, {"camera": goal}, batched), expected, rtol=1e-6
+        )
+    other, _ = images(*leading)
+    assert not np.allclose(policy({"camera": other}, {"camera": raw_goal}, batched), expected)
+
+
+def test_an_image_that_was_turned_around_is_taken():
+    policy, (raw, _) = image_policy(), images()
+    turned = policy({"camera": raw[::-1]}, {"camera": raw})
+    np.testing.assert_array_equal(turned, policy({"camera": raw[::-1].copy()}, {"camera": raw}))
+
+
+def test_where_shapes_do_not_tell_types_do():
+    policy = image_policy(height=3)  # [3, 3, 3], as bytes and as floats
+    raw = RNG.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    prepared = raw.transpose(CHANNELS_FIRST).astype(np.float32) / 255
+    expected = policy({"camera": raw}, {"camera": raw})
+    np.testing.assert_array_equal(policy({"camera": prepared}, {"camera": prepared}), expected)
+
+
+def test_distances_are_told_apart_by_their_shape():
+    policy = image_policy("depth")
+    raw = RNG.random((HEIGHT, WIDTH, 3)).astype(np.float32)
+    prepared = raw.transpose(CHANNELS_FIRST)
+    expected = policy({"camera": raw}, {"camera": raw})
+    np.testing.assert_array_equal(policy({"camera": prepared}, {"camera": prepared}), expected)
+    np.testing.assert_array_equal(Eye.seen[0][0].numpy(), prepared)
+
+
+def test_a_policy_acts_in_evaluation_mode_from_the_beginning():
+    policy, (raw, _) = image_policy(), images(5)
+    norm = next(net for net in policy.policy.nets.modules() if isinstance(net, GlobalBatchNorm2d))
+    together = policy({"camera": raw}, {"camera": raw}, batched_ob=True)
+    alone = policy({"camera": raw[2]}, {"camera": raw[2]})
+    np.testing.assert_allclose(together[2], alone, rtol=1e-5)
+    assert norm.running_mean.tolist() == [0.5] * 3
+
+
+def test_stacks_of_images_are_collected_and_taken():
+    settings = {"algo__transformer__enabled": True, "algo__transformer__context_length": 3}
+    policy = image_policy(train__frame_stack=3, **settings)
+    (raw, prepared), (goal, _) = images(3, 1), images(1)
+    policy.start_episode()
+    for step in (raw[0], prepared[1], raw[2]):  # of one episode
+        collected = policy({"camera": step}, {"camera": goal}, batched_ob=True)
+    for stack in (raw.swapaxes(0, 1), prepared.swapaxes(0, 1)):
+        taken = policy({"camera": stack}, {"camera": goal}, batched_ob=True)
+        np.testing.assert_allclose(taken, collected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            np.zeros((3, 4, 6), np.uint8),
+            r"shape \[3, 4, 6\], and the policy reads \[4, 6, 3\], or floating-point "
+            r"numbers \[3, 4, 6\] that are prepared already$",
+        ),
+        (np.zeros((8, 6, 3), np.uint8), r"shape \[8, 6, 3\], and the policy reads \[4, 6, 3\]"),
+        (np.zeros((3, 8, 6)), r"shape \[3, 8, 6\], and the policy reads \[4, 6, 3\], or floating"),
+        (
+            np.zeros((4, 6, 3)),
+            r"image of floating-point numbers with the channels last.*pass bytes",
+        ),
+        (np.zeros((2, 4, 6, 3), np.uint8), r"reads \[4, 6, 3\]: pass batched_ob=True for a batch$"),
+        (np.zeros((2, 3, 4, 6)), r"reads \[3, 4, 6\]: pass batched_ob=True for a batch$"),
+        (np.zeros((6, 3), np.uint8), r"shape \[6, 3\], and the policy reads \[4, 6, 3\]"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["observation", "goal"])
+def test_wrong_images_are_named(kind, image, message):
+    policy, (raw, _) = image_policy(), images()
+    given = {"observation": raw, "goal": raw} | {kind: image}
+    with pytest.raises(EnvError, match=rf"^{kind} '.*{message}"):
+        policy({"camera": given["observation"]}, {"camera": given["goal"]})

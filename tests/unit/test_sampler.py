@@ -140,6 +140,11 @@ def test_loaders_of_all_workers_serve_the_one_workers_batches(tmp_path, world_si
             assert sorted(rows) == sorted(rows_of(whole[0]))
             assert sum(n for _, n, _ in parts) == 5
             assert all(total == 5 and len(rows_of(batch)) == max(n, 1) for batch, n, total in parts)
+            there = rows_of(whole[0])
+            for batch, n, _ in parts:
+                places = batch["position"].tolist()
+                assert len(places) == max(n, 1)
+                assert [there[i] for i in places[:n]] == rows_of(batch)[:n]
 
 
 def test_batch_smaller_than_the_workers(tmp_path):
