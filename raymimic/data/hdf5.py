@@ -513,6 +513,20 @@ class MissingObservationError(DatasetError):
         self.known = dict(known)
 
 
+class MislistedObservationError(DatasetError):
+    """An observation is listed under a modality that it cannot be.
+
+    Attributes:
+        key: the observation.
+        fits: the modality that each observation of the demo fits which is listed under another.
+    """
+
+    def __init__(self, message: str, key: str, fits: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.key = key
+        self.fits = dict(fits)
+
+
 @dataclass(frozen=True)
 class NumberArray:
     """Numbers of a demo that can be read.

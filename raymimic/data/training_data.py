@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.data.columns import ColumnRequest, DemoSource, Layout, numpy_dtype
 from raymimic.data.environments import EvalEnv, environments
-from raymimic.data.hdf5 import MissingObservationError
+from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError
 from raymimic.data.layout import scan
 from raymimic.data.loader import Loader, ShardIndex
 from raymimic.data.metadata import content_digest
-from raymimic.data.observation_keys import explanation
+from raymimic.data.observation_keys import explanation, relisting
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, OBS, PAD_MASK, Reads
 from raymimic.data.sampler import EpochSampler, Sampler, ValidationSampler
 from raymimic.data.sequence import SequenceDataset
@@ -137,16 +137,13 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
     _check_windows(config, reads)
     entries = dataset_entries(config)
     request = _request(config, reads)
-    try:
-        train = scan(_sources(config, entries, "filter_key"), request)
-    except MissingObservationError as error:
-        raise DatasetError(f"{error}{explanation(config, error.known)}") from error
+    train = _scanned(config, _sources(config, entries, "filter_key"), request)
     valid, split = None, ""
     if config.experiment.validate and config.train.validation_fraction is not None:
         train, valid = hold_out(train, config.train.validation_fraction, config.train.seed)
         split = _split_line(train, valid, config.train.seed)
     elif config.experiment.validate:
-        valid = scan(_sources(config, entries, "validation_filter_key"), request)
+        valid = _scanned(config, _sources(config, entries, "validation_filter_key"), request)
         _check_split(entries, train, valid)
     return DataInfo(
         shape_meta=train.shape_metadata(_modalities(config)),
@@ -156,6 +153,16 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
         paths=tuple(entry["path"] for entry in entries),
         split=split,
     )
+
+
+def _scanned(config: BaseConfig, sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
+    """As `scan`, with the argument that lists observations as the file has them."""
+    try:
+        return scan(sources, request)
+    except MissingObservationError as error:
+        raise DatasetError(f"{error}{explanation(config, error.known)}") from error
+    except MislistedObservationError as error:
+        raise DatasetError(f"{error}{relisting(config, error.key, error.fits)}") from error
 
 
 def _split_line(train: Layout, valid: Layout, seed: int) -> str:
