@@ -45,7 +45,8 @@ class EpochRunner:
 
         Returns:
             the metrics, reduced over steps and ranks, and the seconds that this rank spent on
-            `data` and on `step`. Each sample counts once; in robomimic's `TrainUtils.run_epoch`,
+            `data`, on `step` and on `all` of the epoch, the wait for the device at its end
+            included. Each sample counts once; in robomimic's `TrainUtils.run_epoch`,
             which averages the means of batches, a sample of a smaller validation batch counts for
             more.
         """
@@ -56,7 +57,7 @@ class EpochRunner:
             algo.set_train()
         metrics = MetricAccumulator(algo.metric_reductions)
         seconds = {"data": 0.0, "step": 0.0}
-        clock = time.perf_counter()
+        begin = clock = time.perf_counter()
         with torch.set_grad_enabled(not validate), optimization.synchronized(algo.grad_sync):
             for step, (batch, count, total) in enumerate(loader.epoch(epoch), 1):
                 now = time.perf_counter()
@@ -74,4 +75,6 @@ class EpochRunner:
                     on_step(step)
                 clock = time.perf_counter()
                 seconds["step"] += clock - now
-        return metrics.compute(self.sync.world_size), seconds
+        computed = metrics.compute(self.sync.world_size)
+        seconds["all"] = time.perf_counter() - begin
+        return computed, seconds
