@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from raymimic.config.base_config import BaseConfig, sections_named
-from raymimic.data.columns import ColumnRequest, DemoSource, Layout, numpy_dtype
+from raymimic.data.columns import ColumnRequest, DemoSource, Layout, check_memory, numpy_dtype
 from raymimic.data.environments import EvalEnv, environments
 from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError
 from raymimic.data.layout import scan
 from raymimic.data.loader import Loader, ShardIndex
+from raymimic.data.memory import workers_here
 from raymimic.data.metadata import content_digest
 from raymimic.data.observation_keys import explanation, relisting
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, OBS, PAD_MASK, Reads
@@ -33,7 +34,7 @@ from raymimic.data.stats import (
     scaling_of,
     stream_column,
 )
-from raymimic.data.store import DemoStore
+from raymimic.data.store import DemoStore, owned_demos
 from raymimic.errors import ConfigError, DatasetError, printable
 from raymimic.observations.shapes import modalities_of
 
@@ -247,6 +248,7 @@ def make_loaders(
         )
     info = inspect_data(config, reads)
     part = _WorkersPart(config, reads, device, rank, world_size)
+    part.check_memory(info)
     store = part.read(info.train, must_shard=True)
     found = _statistics(config, store, reads.bounded_actions)
     dataset = part.dataset(store, found)
@@ -292,11 +294,33 @@ class _WorkersPart:
             must_shard: whether to deal them out even if that leaves a worker with none, which is
                 an error. A validation split of fewer demos than workers is small: all hold it.
         """
-        dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.train.dtype]
+        return DemoStore.read(layout, self._dtype, self._shard(layout, must_shard))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "float64": torch.float64}[self.config.train.dtype]
+
+    def _shard(self, layout: Layout, must_shard: bool) -> tuple[int, int] | None:
+        """`(rank, world_size)` where the demos are dealt out, see `read`."""
         shard = self.config.ray.data_placement == "shard" and (
             must_shard or len(layout.demos) >= self.world_size
         )
-        return DemoStore.read(layout, dtype, (self.rank, self.world_size) if shard else None)
+        return (self.rank, self.world_size) if shard else None
+
+    def check_memory(self, info: DataInfo) -> None:
+        """Makes sure that the worker's demos fit into memory, before any is read.
+
+        Raises:
+            DatasetError: they do not.
+        """
+        shares = [(info.train, self._shard(info.train, must_shard=True))]
+        if info.valid is not None:
+            shares.append((info.valid, self._shard(info.valid, must_shard=False)))
+        parts = [
+            ([layout.demos[i] for i in owned_demos(layout, shard)], layout.columns)
+            for layout, shard in shares
+        ]
+        check_memory(parts, numpy_dtype(self._dtype), workers_here())
 
     def dataset(self, store: DemoStore, found: "_Statistics") -> SequenceDataset:
         """Samples of a store, on the device if it fits, whose actions come normalised."""
