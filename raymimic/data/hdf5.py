@@ -380,6 +380,17 @@ class DatasetReader:
                     " installed: pip install hdf5plugin, and add --import hdf5plugin"
                 )
 
+    def row_of(self, item: h5py.Dataset, what: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+        """Shape and type of a dataset's rows, and the bytes that all of it takes in the file.
+
+        Args:
+            item: the dataset; one number per step is a row of one.
+            what: the same as a user knows it, for complaints.
+        """
+        with _reading(what):
+            shape = tuple((item.shape or ())[1:]) or (1,)
+            return shape, item.dtype, int(item.id.get_storage_size())
+
     def check_place(self, item: h5py.Dataset, what: str, depth: int = 0) -> None:
         """Checks that the values of a dataset lie where they may be read.
 

@@ -26,36 +26,37 @@ def objection(shape: Sequence[int], dtype: npt.DTypeLike, modality: str) -> str 
         modality: its name; those that are not robomimic's take everything.
 
     Returns:
-        The fault and its remedy, to follow the observation's name; None where there is none.
+        The fault and its remedy, to follow "is listed as …, but"; None where there is none.
     """
     shape, dtype = tuple(shape), np.dtype(dtype)
     if modality == "low_dim":
         return _picture_objection(shape, dtype)
     if modality not in CHANNELS:
         return None
-    listed, channels = f"is listed as {modality}", CHANNELS[modality]
+    channels = CHANNELS[modality]
     form = f"{modality} images are [H, W, {channels}]"
     if len(shape) != 3:
-        rows = f"{listed}, but its rows have shape {list(shape)}, and {form}"
+        rows = f"its rows have shape {list(shape)}, and {form}"
         if len(shape) == 2:
             return f"{rows}: write {_grown('x[..., None]', channels)}"
         return rows if len(shape) == 1 else f"{rows}: write one image a row"
     if _channels_first(shape):
-        return f"{listed}, but {_turn(shape)}"
+        return _turn(shape)
     if shape[2] != channels:
         count = "one channel" if shape[2] == 1 else f"{shape[2]} channels"
-        fault = f"{listed}, but its images {list(shape)} have {count}, and {form}"
+        fault = f"its images {list(shape)} have {count}, and {form}"
         if fitting_modality(shape, dtype) is not None:
             return fault
-        return f"{fault}: write {f'x[..., :{channels}]' if shape[2] > 1 else _grown('x', channels)}"
-    if modality == "rgb" and dtype != np.uint8:
-        return (
-            f"{listed}, but holds {dtype.name}, and colours are uint8, 0 to 255: write"
-            f" {_as_bytes(dtype)}"
+        if shape[2] == 1:
+            return f"{fault}: write {_grown('x', channels)}"
+        return f"{fault}: " + (
+            f"write x[..., :{channels}]" if shape[2] > channels else "leave it out"
         )
+    if modality == "rgb" and dtype != np.uint8:
+        return f"holds {dtype.name}, and colours are uint8, 0 to 255: write {_as_bytes(dtype)}"
     if modality == "depth" and dtype.kind != "f":
         return (
-            f"{listed}, but holds {dtype.name}, and distances are floating-point numbers: write"
+            f"holds {dtype.name}, and distances are floating-point numbers: write"
             " x.astype(np.float32), in their unit"
         )
     return None
@@ -81,11 +82,11 @@ def _picture_objection(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> s
     if len(shape) != 3:
         return None
     if dtype == np.uint8 and _channels_first(shape):
-        return f"is listed as low_dim, but holds images, and {_turn(shape)}"
+        return f"holds images, and {_turn(shape)}"
     is_colour = dtype == np.uint8 and shape[2] == CHANNELS["rgb"]
     is_depth = dtype.kind == "f" and shape[2] == 1 and min(shape[:2]) >= _SMALLEST_SIDE
     if is_colour or is_depth:
-        return f"is listed as low_dim, but holds images {list(shape)} of {dtype.name}"
+        return f"holds images {list(shape)} of {dtype.name}"
     return None
 
 
@@ -112,3 +113,10 @@ def _as_bytes(dtype: np.dtype[np.generic]) -> str:
     if dtype == np.uint16:
         return "(x >> 8).astype(np.uint8) if they are 0 to 65535"
     return "x.astype(np.uint8)"
+
+
+def likely_modality(shape: Sequence[int]) -> str | None:
+    """The modality that images of this shape were probably meant for; None for other rows."""
+    if len(shape) != 3:
+        return None
+    return "depth" if 1 in (shape[0], shape[2]) else "rgb"

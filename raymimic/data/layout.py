@@ -327,4 +327,5 @@ def _check_modality(demo: DemoReader, name: str, item: NumberArray, request: Col
         fit = fitting_modality(_row_shape(found), found.dtype)
         if fit is not None and objection(_row_shape(found), found.dtype, modality) is not None:
             fits[key] = fit
-    raise MislistedObservationError(f"{demo}: '{name}' {fault}", own, fits)
+    message = f"{demo}: '{name}' is listed as {listed}, but {fault}"
+    raise MislistedObservationError(message, own, fits)
