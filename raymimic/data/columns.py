@@ -89,6 +89,7 @@ class Column:
         image: whether rows are images kept as uint8.
         needed: whether a training cannot do without it. Otherwise it is left out of the batches
             where it cannot be read.
+        cut_off: least and greatest value that networks see of it; None: all.
     """
 
     parts: tuple[str, ...]
@@ -96,6 +97,7 @@ class Column:
     shape: tuple[int, ...]
     image: bool = False
     needed: bool = True
+    cut_off: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +220,8 @@ def read_columns(
                         warn_left_out(left_out, str(error))
                         arrays = {k: a for k, a in arrays.items() if column_group(k) != left_out}
                 start = rows.stop
+    for key, array in arrays.items():
+        _warn_of_cut_off(demos[0].path, key, columns[key], array)
     return arrays
 
 
@@ -304,6 +308,18 @@ def _read(demo: DemoReader, column: Column, out: np.ndarray) -> None:
                 f"{demo}: 'dones' holds {target[bad]:g} in row {bad}; each must be 1 where the"
                 " episode's task ended and 0 elsewhere: convert the file"
             )
+
+
+def _warn_of_cut_off(path: Path, key: str, column: Column, values: np.ndarray) -> None:
+    """Warns of values that networks do not see as they are."""
+    if column.cut_off is None or column_group(key) == NEXT_OBS or not values.size:
+        return
+    (least, greatest), low, high = column.cut_off, float(values.min()), float(values.max())
+    if low < least or high > greatest:
+        warn_once(
+            f"dataset '{path}': '{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g}"
+            f" to {greatest:g} with all else cut off, as in robomimic: scale it in the file"
+        )
 
 
 def _complain_if_not_finite(demo: DemoReader, name: str, values: np.ndarray) -> None:

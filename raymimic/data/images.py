@@ -13,6 +13,8 @@ from raymimic.observations.modality import registered_modalities, takes
 
 CHANNELS = {"rgb": 3, "depth": 1}
 """Channels of an image, by modality."""
+CUT_OFF = {"depth": (0.0, 1.0)}
+"""Least and greatest values that networks see, by modality."""
 
 _SMALLEST_SIDE = 16  # of distances under `low_dim`: fewer are a table, not a picture
 
@@ -57,7 +59,7 @@ def objection(shape: Sequence[int], dtype: npt.DTypeLike, modality: str) -> str 
     if modality == "depth" and dtype.kind != "f":
         return (
             f"holds {dtype.name}, and distances are floating-point numbers: write"
-            " x.astype(np.float32), in their unit"
+            " x.astype(np.float32), in a unit in which they are 0 to 1"
         )
     return None
 
@@ -69,12 +71,34 @@ def fitting_modality(shape: Sequence[int], dtype: npt.DTypeLike) -> str | None:
         shape: of a row.
         dtype: of the file.
     """
+    if len(shape) == 2 and np.dtype(dtype) == np.uint8:
+        return None  # a picture without an axis of channels
     fits = [
         name
         for name in registered_modalities()
         if takes(shape, name) and objection(shape, dtype, name) is None
     ]
     return min(fits, key=lambda name: (name not in CHANNELS, name), default=None)
+
+
+def better_modality(shape: Sequence[int], dtype: npt.DTypeLike, listed: str) -> str | None:
+    """The modality under which an observation is to be listed; None where it stays.
+
+    Args:
+        shape: of a row.
+        dtype: of the file.
+        listed: the modality under which it is listed.
+    """
+    if objection(shape, dtype, listed) is None or (listed in CHANNELS and len(shape) == 2):
+        return None  # a row [H, W] of an image is no scan
+    return fitting_modality(shape, dtype)
+
+
+def likely_modality(shape: Sequence[int]) -> str | None:
+    """The modality that images of this shape were probably meant for; None for other rows."""
+    if len(shape) != 3:
+        return None
+    return "depth" if 1 in (shape[0], shape[2]) else "rgb"
 
 
 def _picture_objection(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str | None:
@@ -113,10 +137,3 @@ def _as_bytes(dtype: np.dtype[np.generic]) -> str:
     if dtype == np.uint16:
         return "(x >> 8).astype(np.uint8) if they are 0 to 65535"
     return "x.astype(np.uint8)"
-
-
-def likely_modality(shape: Sequence[int]) -> str | None:
-    """The modality that images of this shape were probably meant for; None for other rows."""
-    if len(shape) != 3:
-        return None
-    return "depth" if 1 in (shape[0], shape[2]) else "rgb"

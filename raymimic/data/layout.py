@@ -36,7 +36,7 @@ from raymimic.data.hdf5 import (
     NumberArray,
     open_dataset,
 )
-from raymimic.data.images import fitting_modality, objection
+from raymimic.data.images import CUT_OFF, better_modality, objection
 from raymimic.data.metadata import demo_names, filter_key_members
 from raymimic.data.reads import NEXT_OBS
 from raymimic.errors import DatasetError, did_you_mean
@@ -302,9 +302,9 @@ def _column(
     if key.startswith(("obs/", f"{NEXT_OBS}/")):
         shape = _row_shape(items[0])
         _check_modality(demo, key, items[0], request)
-    modality = modality_named(request.modalities.get(key.partition("/")[2], "low_dim"))
-    image = modality.keeps_bytes(shape, items[0].dtype)
-    return Column(names, (), shape, image, needed)
+    listed = request.modalities.get(key.partition("/")[2], "low_dim")
+    image = modality_named(listed).keeps_bytes(shape, items[0].dtype)
+    return Column(names, (), shape, image, needed, CUT_OFF.get(listed))
 
 
 def _check_modality(demo: DemoReader, name: str, item: NumberArray, request: ColumnRequest) -> None:
@@ -324,8 +324,7 @@ def _check_modality(demo: DemoReader, name: str, item: NumberArray, request: Col
             found = demo.numbers(f"obs/{key}")
         except DatasetError:
             continue  # the user is told of one fault at a time
-        fit = fitting_modality(_row_shape(found), found.dtype)
-        if fit is not None and objection(_row_shape(found), found.dtype, modality) is not None:
+        if fit := better_modality(_row_shape(found), found.dtype, modality):
             fits[key] = fit
     message = f"{demo}: '{name}' is listed as {listed}, but {fault}"
     raise MislistedObservationError(message, own, fits)

@@ -50,14 +50,14 @@ class EpochRunner:
             which averages the means of batches, a sample of a smaller validation batch counts for
             more.
         """
-        algo = self.algo
+        algo, begin = self.algo, time.perf_counter()
         if validate:
             algo.set_eval()
         else:
             algo.set_train()
         metrics = MetricAccumulator(algo.metric_reductions)
         seconds = {"data": 0.0, "step": 0.0}
-        begin = clock = time.perf_counter()
+        clock = time.perf_counter()
         with torch.set_grad_enabled(not validate), optimization.synchronized(algo.grad_sync):
             for step, (batch, count, total) in enumerate(loader.epoch(epoch), 1):
                 now = time.perf_counter()

@@ -151,6 +151,11 @@ def test_a_camera_whose_size_differs_between_demos(cli: Callable[..., Ran], path
         ),
         ([DEPTH], ['rgb=["camera_0"]', "depth=[]"], None),
         (
+            ['observation.modalities.obs.depth=["flat"]', "observation.modalities.obs.low_dim=[]"],
+            ['low_dim=["flat"]', "depth=[]"],
+            None,
+        ),
+        (
             [CAMERAS],
             ['rgb=["camera_1"]', 'depth=["camera_0"]'],
             lambda x: as_float(x[..., :1]),

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from image_files import LENGTHS, write_cameras
+from image_files import LENGTHS, replace_key, write_cameras
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -208,3 +208,18 @@ def test_a_processed_image_keeps_its_channels_together(leading: tuple[int, ...])
     # No transposed copy: a convolution reads it as `channels_last`, which is faster.
     flat = image.flatten(0, len(leading) - 1)
     assert flat.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_distances_that_are_cut_off_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, scale: float
+) -> None:
+    path = write_cameras(tmp_path / "cameras.hdf5", sizes=[(4, 4)])
+    replace_key(path, "camera_0", lambda x: x[..., :1] / np.float32(255) * scale)
+    request = ColumnRequest(obs_keys=("camera_0",), modalities={"camera_0": "depth"})
+    column = DemoStore.load([DemoSource(str(path))], request).columns["obs/camera_0"]
+    assert column.dtype == torch.float32
+    assert column.max() == pytest.approx(scale)
+    told = [r.getMessage() for r in caplog.records]
+    message = f"dataset '{path}': 'obs/camera_0' holds 0 to 2.5, and networks see 0 to 1"
+    assert [m.startswith(message) for m in told] == ([] if scale == 1.0 else [True])
