@@ -73,7 +73,7 @@ def _lines(summary: "DatasetSummary") -> Iterator[str]:
     if summary.lengths:
         mean = sum(summary.lengths) / len(summary.lengths)
         yield f"lengths: {min(summary.lengths)} to {max(summary.lengths)}, mean {mean:.1f}"
-    yield from (f"obs/{key} {list(shape)}" for key, shape in sorted(meta.obs_shapes.items()))
+    yield from _observation_lines(summary)
     yield from _action_lines(summary)
     if summary.returns:
         extent, mean = summary.extents["rewards"], sum(summary.returns) / len(summary.returns)
@@ -97,6 +97,32 @@ def _lines(summary: "DatasetSummary") -> Iterator[str]:
     yield from (f"linked file: {path}" for path in sorted(meta.linked))
 
 
+def _observation_lines(summary: "DatasetSummary") -> Iterator[str]:
+    from raymimic.data.images import CHANNELS
+
+    images = 0
+    for key, form in summary.observations.items():
+        line = f"obs/{key} {list(form.shape)} {form.dtype.name}: {form.modality or 'no modality'}"
+        if form.modality in CHANNELS or form.fault:
+            line += f", {form.row_bytes:,} bytes a frame, {_size(form.num_bytes)} in all"
+            if form.stored_bytes < form.num_bytes:
+                line += f" ({_size(form.stored_bytes)} in the file)"
+            line += f"; {form.fault}" if form.fault else ""
+        if form.modality in CHANNELS:
+            images += form.memory_bytes
+        yield line
+    if images:
+        line = f"all images: {_size(images)} of memory"
+        if summary.held["next_obs"]:
+            line += f", {_size(2 * images)} for an algorithm that reads next_obs"
+        yield line
+
+
+def _size(size: int) -> str:
+    unit, name = next((u for u in ((1e9, "GB"), (1e6, "MB")) if size >= u[0]), (1e3, "kB"))
+    return f"{size / unit:,.1f} {name}"
+
+
 def _action_lines(summary: "DatasetSummary") -> Iterator[str]:
     extent = summary.extents.get("actions")
     if extent is None:
@@ -116,8 +142,31 @@ def _verdict(summary: "DatasetSummary", found: dict[str, str]) -> Iterator[str]:
     able = [name for name, obstacle in found.items() if not obstacle]
     yield f"can train: {', '.join(able) or 'no algorithm'}"
     yield from (f"cannot train {name}: {obstacle}" for name, obstacle in found.items() if obstacle)
-    settings = observation_settings(config_named(able[0]), summary.meta.obs_shapes) if able else {}
+    if not able:
+        return
+    config = config_named(able[0])
+    settings = observation_settings(config, summary.usable)
     if settings:
-        words = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in settings.items()]
-        data = shlex.quote(str(summary.meta.path))
-        yield f"try: raymimic train --algo {able[0]} --dataset {data} --set {shlex.join(words)}"
+        yield f"try: {_command(summary, able[0], settings)}"
+    images = {path: keys for path, keys in _image_settings(summary).items() if path not in settings}
+    if settings and images and set(config.observation) == {"modalities", "encoder"}:
+        yield f"with images: {_command(summary, able[0], {**settings, **images})}"
+
+
+def _image_settings(summary: "DatasetSummary") -> dict[str, list[str]]:
+    """Settings that list all images of a file."""
+    from raymimic.data.images import CHANNELS
+
+    found = {
+        f"observation.modalities.obs.{modality}": [
+            key for key, form in summary.observations.items() if form.modality == modality
+        ]
+        for modality in CHANNELS
+    }
+    return {path: keys for path, keys in found.items() if keys}
+
+
+def _command(summary: "DatasetSummary", algo: str, settings: dict[str, list[str]]) -> str:
+    words = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in settings.items()]
+    data = shlex.quote(str(summary.meta.path))
+    return f"raymimic train --algo {algo} --dataset {data} --set {shlex.join(words)}"

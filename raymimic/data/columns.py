@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from raymimic.data.hdf5 import DatasetFile, DemoReader, open_dataset
+from raymimic.data.memory import free_memory, total_memory
 from raymimic.data.reads import NEXT_OBS
 from raymimic.errors import DatasetError, printable
 from raymimic.observations.modality import processed_shape
@@ -88,6 +89,7 @@ class Column:
         image: whether rows are images kept as uint8.
         needed: whether a training cannot do without it. Otherwise it is left out of the batches
             where it cannot be read.
+        cut_off: least and greatest value that networks see of it; None: all.
     """
 
     parts: tuple[str, ...]
@@ -95,6 +97,7 @@ class Column:
     shape: tuple[int, ...]
     image: bool = False
     needed: bool = True
+    cut_off: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def read_columns(
 
     Raises:
         DatasetError: a value is NaN or infinite, one of `dones` is not within [0, 1], the columns
-            are larger than this machine's memory, or the file is damaged.
+            are larger than this machine's free memory, or the file is damaged.
     """
     demos = list(demos)
     arrays = _empty_arrays(demos, columns, dtype)
@@ -217,34 +220,68 @@ def read_columns(
                         warn_left_out(left_out, str(error))
                         arrays = {k: a for k, a in arrays.items() if column_group(k) != left_out}
                 start = rows.stop
+    for key, array in arrays.items():
+        _warn_of_cut_off(demos[0].path, key, columns[key], array)
     return arrays
+
+
+def check_memory(
+    parts: Sequence[tuple[Sequence[DemoRef], Mapping[str, Column]]],
+    dtype: FloatType,
+    workers: int = 1,
+) -> None:
+    """Makes sure, before anything is read, that columns fit into this machine's memory.
+
+    Args:
+        parts: demos, and which of their columns; all are in memory at once.
+        dtype: type of everything that is not an image.
+        workers: processes on this machine that each read as much.
+
+    Raises:
+        DatasetError: they do not fit.
+    """
+    sizes: Counter[str] = Counter()
+    for demos, columns in parts:
+        samples = sum(demo.length for demo in demos)
+        sizes.update({key: samples * _row_bytes(column, dtype) for key, column in columns.items()})
+    needed, free = sizes.total(), free_memory()
+    if needed > free:
+        place = f"more than the {_amount(free)} that are free on this machine"
+    elif workers * needed > total_memory():
+        place = (
+            f"in each of the {workers} workers on this machine, more than the"
+            f" {_amount(total_memory())} that it has"
+        )
+    else:
+        return
+    demo = max((demo for demos, _ in parts for demo in demos), key=lambda demo: demo.length)
+    largest, size = sizes.most_common(1)[0]
+    raise DatasetError(
+        f"dataset '{demo.path}': the columns that are read take {_amount(needed)}, {place}"
+        f" (longest is demo '{demo.name}' of {demo.length} samples, largest is '{largest}',"
+        f" {_amount(size)}): use fewer keys, fewer demos (demo_limit or a filter key), or"
+        " ray.data_placement 'shard' on more machines"
+    )
+
+
+def _row_bytes(column: Column, dtype: FloatType) -> int:
+    return math.prod(column.shape) * (1 if column.image else np.dtype(dtype).itemsize)
+
+
+def _amount(size: int) -> str:
+    return f"{size:,} bytes ({size / 1e9:,.1f} GB)"
 
 
 def _empty_arrays(
     demos: Sequence[DemoRef], columns: Mapping[str, Column], dtype: FloatType
 ) -> dict[str, np.ndarray]:
     """Memory for columns, as far as this machine has it."""
+    check_memory([(demos, columns)], dtype)
     total = sum(demo.length for demo in demos)
-    row = {
-        key: math.prod(column.shape) * (1 if column.image else np.dtype(dtype).itemsize)
+    return {
+        key: np.empty((total, *column.shape), np.uint8 if column.image else dtype)
         for key, column in columns.items()
     }
-    needed = total * sum(row.values())
-    try:
-        if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-            raise MemoryError
-        return {
-            key: np.empty((total, *column.shape), np.uint8 if column.image else dtype)
-            for key, column in columns.items()
-        }
-    except (MemoryError, ValueError) as error:
-        demo = max(demos, key=lambda demo: demo.length)
-        raise DatasetError(
-            f"dataset '{demo.path}': its columns take {needed / 1e9:,.1f} GB, more than this"
-            f" machine has (longest is demo '{demo.name}' of {demo.length} samples, largest is"
-            f" '{max(row, key=row.__getitem__)}'): use fewer keys or demos, or ray.data_placement"
-            " 'shard'"
-        ) from error
 
 
 def _read(demo: DemoReader, column: Column, out: np.ndarray) -> None:
@@ -271,6 +308,18 @@ def _read(demo: DemoReader, column: Column, out: np.ndarray) -> None:
                 f"{demo}: 'dones' holds {target[bad]:g} in row {bad}; each must be 1 where the"
                 " episode's task ended and 0 elsewhere: convert the file"
             )
+
+
+def _warn_of_cut_off(path: Path, key: str, column: Column, values: np.ndarray) -> None:
+    """Warns of values that networks do not see as they are."""
+    if column.cut_off is None or column_group(key) == NEXT_OBS or not values.size:
+        return
+    (least, greatest), low, high = column.cut_off, float(values.min()), float(values.max())
+    if low < least or high > greatest:
+        warn_once(
+            f"dataset '{path}': '{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g}"
+            f" to {greatest:g} with all else cut off, as in robomimic: scale it in the file"
+        )
 
 
 def _complain_if_not_finite(demo: DemoReader, name: str, values: np.ndarray) -> None:

@@ -380,6 +380,17 @@ class DatasetReader:
                     " installed: pip install hdf5plugin, and add --import hdf5plugin"
                 )
 
+    def row_of(self, item: h5py.Dataset, what: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+        """Shape and type of a dataset's rows, and the bytes that all of it takes in the file.
+
+        Args:
+            item: the dataset; one number per step is a row of one.
+            what: the same as a user knows it, for complaints.
+        """
+        with _reading(what):
+            shape = tuple((item.shape or ())[1:]) or (1,)
+            return shape, item.dtype, int(item.id.get_storage_size())
+
     def check_place(self, item: h5py.Dataset, what: str, depth: int = 0) -> None:
         """Checks that the values of a dataset lie where they may be read.
 
@@ -511,6 +522,20 @@ class MissingObservationError(DatasetError):
     def __init__(self, message: str, known: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(message)
         self.known = dict(known)
+
+
+class MislistedObservationError(DatasetError):
+    """An observation is listed under a modality that it cannot be.
+
+    Attributes:
+        key: the observation.
+        fits: the modality that each observation of the demo fits which is listed under another.
+    """
+
+    def __init__(self, message: str, key: str, fits: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.key = key
+        self.fits = dict(fits)
 
 
 @dataclass(frozen=True)

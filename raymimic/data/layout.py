@@ -28,7 +28,15 @@ from raymimic.data.columns import (
     warn_left_out,
     warn_once,
 )
-from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, NumberArray, open_dataset
+from raymimic.data.hdf5 import (
+    DatasetFile,
+    DatasetReader,
+    DemoReader,
+    MislistedObservationError,
+    NumberArray,
+    open_dataset,
+)
+from raymimic.data.images import CUT_OFF, better_modality, objection
 from raymimic.data.metadata import demo_names, filter_key_members
 from raymimic.data.reads import NEXT_OBS
 from raymimic.errors import DatasetError, did_you_mean
@@ -293,6 +301,30 @@ def _column(
         return Column(names, (), (), needed=needed)
     if key.startswith(("obs/", f"{NEXT_OBS}/")):
         shape = _row_shape(items[0])
-    modality = modality_named(request.modalities.get(key.partition("/")[2], "low_dim"))
-    image = modality.keeps_bytes(shape, items[0].dtype)
-    return Column(names, (), shape, image, needed)
+        _check_modality(demo, key, items[0], request)
+    listed = request.modalities.get(key.partition("/")[2], "low_dim")
+    image = modality_named(listed).keeps_bytes(shape, items[0].dtype)
+    return Column(names, (), shape, image, needed, CUT_OFF.get(listed))
+
+
+def _check_modality(demo: DemoReader, name: str, item: NumberArray, request: ColumnRequest) -> None:
+    """Makes sure that an observation can be what it is listed as.
+
+    Raises:
+        MislistedObservationError: it cannot.
+    """
+    own = name.partition("/")[2]
+    listed = request.modalities.get(own)
+    fault = None if listed is None else objection(_row_shape(item), item.dtype, listed)
+    if fault is None:
+        return
+    fits: dict[str, str] = {}
+    for key, modality in request.modalities.items():
+        try:
+            found = demo.numbers(f"obs/{key}")
+        except DatasetError:
+            continue  # the user is told of one fault at a time
+        if fit := better_modality(_row_shape(found), found.dtype, modality):
+            fits[key] = fit
+    message = f"{demo}: '{name}' is listed as {listed}, but {fault}"
+    raise MislistedObservationError(message, own, fits)

@@ -73,7 +73,32 @@ def explanation(config: BaseConfig, known: Mapping[str, Shape]) -> str:
     more = f" and {len(known) - _MOST_SHOWN} more" if len(known) > _MOST_SHOWN else ""
     text = f"; it has {', '.join(shown)}{more}"
     settings = observation_settings(config, known)
-    if not settings:
-        return text
+    return f"{text}: {_argument(settings)}" if settings else text
+
+
+def relisting(config: BaseConfig, key: str, fits: Mapping[str, str]) -> str:
+    """Ends a complaint about an observation under a wrong modality: the argument that moves it.
+
+    Args:
+        config: section `observation` is read.
+        key: the observation.
+        fits: the modality that each observation fits which is listed under another.
+    """
+    if key not in fits:
+        return ""
+    settings: dict[str, list[str]] = {}
+    for path, groups in sections_named(config.observation, "modalities"):
+        for name, group in groups.items():
+            listed = {k for keys in group.values() for k in keys}
+            for modality in dict.fromkeys([*group, *fits.values()]):
+                own = list(group.get(modality, []))
+                kept = [k for k in own if fits.get(k, modality) == modality]
+                gained = [k for k in fits if fits[k] == modality and k in listed - {*own}]
+                if kept + gained != own:
+                    settings[f"observation.{path}.{name}.{modality}"] = kept + gained
+    return f": list it under {fits[key]}: {_argument(settings)}"
+
+
+def _argument(settings: Mapping[str, list[str]]) -> str:
     words = [f"{path}={json.dumps(keys, separators=(',', ':'))}" for path, keys in settings.items()]
-    return f"{text}: --set {shlex.join(words)}"
+    return f"--set {shlex.join(words)}"

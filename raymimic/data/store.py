@@ -47,6 +47,14 @@ def shard_owners(lengths: np.ndarray, world_size: int) -> np.ndarray:
     return owners
 
 
+def owned_demos(layout: Layout, shard: tuple[int, int] | None) -> np.ndarray:
+    """Positions in `layout.demos` of those that a worker holds, see `DemoStore.read`."""
+    if shard is None:
+        return np.arange(len(layout.demos))
+    rank, world_size = shard
+    return np.flatnonzero(shard_owners(layout.lengths, world_size) == rank)
+
+
 @dataclass(frozen=True)
 class DemoStore:
     """Flat columns of all transitions of some demos.
@@ -103,10 +111,7 @@ class DemoStore:
 
         Columns that are not needed are left out where they cannot be read.
         """
-        owned = np.arange(len(layout.demos))
-        if shard is not None:
-            rank, world_size = shard
-            owned = np.flatnonzero(shard_owners(layout.lengths, world_size) == rank)
+        owned = owned_demos(layout, shard)
         demos = [layout.demos[i] for i in owned]
         arrays = read_columns(demos, layout.columns, numpy_dtype(dtype))
         lengths = layout.lengths[owned]

@@ -1,5 +1,6 @@
 """A dataset at a glance: lengths, actions, rewards, ends and successes of its demos."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymimic.data.hdf5 import DemoReader
+from raymimic.data.images import fitting_modality, likely_modality, objection
 from raymimic.data.metadata import DatasetMeta, read_metadata
 from raymimic.data.stats import MIN_RANGE
 from raymimic.errors import DatasetError
@@ -47,11 +49,59 @@ class Extent:
 
 
 @dataclass
+class ObservationForm:
+    """How a file holds an observation.
+
+    Attributes:
+        shape: of a row.
+        dtype: of its numbers.
+        modality: the one that it fits; None where it fits none.
+        fault: why it is no image although it looks like one; empty otherwise.
+        num_bytes: size of all rows as they are.
+        stored_bytes: the same in the file, where it may be compressed.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    modality: str | None = field(init=False)
+    fault: str = field(init=False)
+    num_bytes: int = 0
+    stored_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.modality = fitting_modality(self.shape, self.dtype)
+        likely = likely_modality(self.shape)
+        self.fault = ""
+        if self.modality is None and likely is not None:
+            found = objection(self.shape, self.dtype, likely)
+            self.fault = f"not {likely}: {found}" if found else ""
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row as it is."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that a training holds it in: numbers other than bytes of images are float32."""
+        is_bytes = self.dtype == np.uint8 and len(self.shape) == 3
+        return self.num_bytes // self.dtype.itemsize * (1 if is_bytes else 4)
+
+    def agrees(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """Whether one training can take another demo's rows too; types of numbers may differ."""
+        is_image = len(shape) == 3
+        return shape == self.shape and (
+            not is_image or (dtype == np.uint8) == (self.dtype == np.uint8)
+        )
+
+
+@dataclass
 class DatasetSummary:
     """A dataset at a glance.
 
     Attributes:
         meta: the file's statements about itself.
+        observations: each observation's form, by key.
         lengths: transitions of each demo.
         held: number of demos that have each dataset besides observations, and `next_obs`.
         extents: of `actions`, `rewards` and `dones`, as far as there are any.
@@ -61,12 +111,18 @@ class DatasetSummary:
     """
 
     meta: DatasetMeta
+    observations: dict[str, ObservationForm] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
     held: Counter[str] = field(default_factory=Counter)
     extents: dict[str, Extent] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)
     ended: int = 0
     successes: int | None = None
+
+    @property
+    def usable(self) -> dict[str, tuple[int, ...]]:
+        """Row shape of each observation that a modality takes as it is."""
+        return {key: form.shape for key, form in self.observations.items() if form.modality}
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as plain values."""
@@ -77,6 +133,17 @@ class DatasetSummary:
             "transitions": meta.num_transitions,
             "env_args": meta.env_meta,
             "observations": {key: list(shape) for key, shape in meta.obs_shapes.items()},
+            "observation_forms": {
+                key: {
+                    "dtype": form.dtype.name,
+                    "modality": form.modality,
+                    "fault": form.fault,
+                    "row_bytes": form.row_bytes,
+                    "bytes": form.num_bytes,
+                    "stored_bytes": form.stored_bytes,
+                }
+                for key, form in self.observations.items()
+            },
             "filter_keys": {key: len(demos) for key, demos in meta.filter_keys.items()},
             "attributes": meta.attrs,
             "lengths": statistics(self.lengths),
@@ -143,6 +210,7 @@ class _Collector:
         self._held: Counter[str] = Counter()
         self._extents: dict[str, Extent] = {}
         self._returns: list[float] = []
+        self._observations: dict[str, ObservationForm] = {}
         self._ended = self._successes = 0
         self._is_sparse = True
 
@@ -169,6 +237,26 @@ class _Collector:
                 self._successes += bool((rows == 1).any())
             if key == "dones":
                 self._ended += bool((rows > 0).any())
+        for key, item in items.items():
+            if key.startswith("obs/"):
+                self._observe(demo, key, item, length)
+
+    def _observe(self, demo: DemoReader, name: str, item: h5py.Dataset, length: int) -> None:
+        what = f"{demo}: '{name}'"
+        shape, dtype, stored = demo.reader.row_of(item, what)
+        if dtype.kind not in "biuf":
+            return
+        key = name.removeprefix("obs/")
+        known = self._observations.get(key)
+        if known is None:
+            known = self._observations[key] = ObservationForm(shape, dtype)
+        elif not known.agrees(shape, dtype):
+            raise DatasetError(
+                f"{what} has rows {list(shape)} of {dtype.name}, and demos before it"
+                f" {list(known.shape)} of {known.dtype.name}: convert or remove the demo"
+            )
+        known.num_bytes += length * math.prod(shape) * dtype.itemsize
+        known.stored_bytes += stored
 
     def _stretch(self, key: str, rows: NDArray[np.float64], what: str) -> None:
         low, high = rows.min(axis=0), rows.max(axis=0)
@@ -187,6 +275,7 @@ class _Collector:
         known = self._is_sparse and len(self._returns) == len(self._lengths) > 0
         return DatasetSummary(
             meta=meta,
+            observations=dict(sorted(self._observations.items())),
             lengths=self._lengths,
             held=self._held,
             extents=self._extents,

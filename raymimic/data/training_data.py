@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from raymimic.config.base_config import BaseConfig, sections_named
-from raymimic.data.columns import ColumnRequest, DemoSource, Layout, numpy_dtype
+from raymimic.data.columns import ColumnRequest, DemoSource, Layout, check_memory, numpy_dtype
 from raymimic.data.environments import EvalEnv, environments
-from raymimic.data.hdf5 import MissingObservationError
+from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError
 from raymimic.data.layout import scan
 from raymimic.data.loader import Loader, ShardIndex
+from raymimic.data.memory import workers_here
 from raymimic.data.metadata import content_digest
-from raymimic.data.observation_keys import explanation
+from raymimic.data.observation_keys import explanation, relisting
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, OBS, PAD_MASK, Reads
 from raymimic.data.sampler import EpochSampler, Sampler, ValidationSampler
 from raymimic.data.sequence import SequenceDataset
@@ -33,7 +34,7 @@ from raymimic.data.stats import (
     scaling_of,
     stream_column,
 )
-from raymimic.data.store import DemoStore
+from raymimic.data.store import DemoStore, owned_demos
 from raymimic.errors import ConfigError, DatasetError, printable
 from raymimic.observations.shapes import modalities_of
 
@@ -137,16 +138,13 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
     _check_windows(config, reads)
     entries = dataset_entries(config)
     request = _request(config, reads)
-    try:
-        train = scan(_sources(config, entries, "filter_key"), request)
-    except MissingObservationError as error:
-        raise DatasetError(f"{error}{explanation(config, error.known)}") from error
+    train = _scanned(config, _sources(config, entries, "filter_key"), request)
     valid, split = None, ""
     if config.experiment.validate and config.train.validation_fraction is not None:
         train, valid = hold_out(train, config.train.validation_fraction, config.train.seed)
         split = _split_line(train, valid, config.train.seed)
     elif config.experiment.validate:
-        valid = scan(_sources(config, entries, "validation_filter_key"), request)
+        valid = _scanned(config, _sources(config, entries, "validation_filter_key"), request)
         _check_split(entries, train, valid)
     return DataInfo(
         shape_meta=train.shape_metadata(_modalities(config)),
@@ -156,6 +154,16 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
         paths=tuple(entry["path"] for entry in entries),
         split=split,
     )
+
+
+def _scanned(config: BaseConfig, sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
+    """As `scan`, with the argument that lists observations as the file has them."""
+    try:
+        return scan(sources, request)
+    except MissingObservationError as error:
+        raise DatasetError(f"{error}{explanation(config, error.known)}") from error
+    except MislistedObservationError as error:
+        raise DatasetError(f"{error}{relisting(config, error.key, error.fits)}") from error
 
 
 def _split_line(train: Layout, valid: Layout, seed: int) -> str:
@@ -240,6 +248,7 @@ def make_loaders(
         )
     info = inspect_data(config, reads)
     part = _WorkersPart(config, reads, device, rank, world_size)
+    part.check_memory(info)
     store = part.read(info.train, must_shard=True)
     found = _statistics(config, store, reads.bounded_actions)
     dataset = part.dataset(store, found)
@@ -285,11 +294,33 @@ class _WorkersPart:
             must_shard: whether to deal them out even if that leaves a worker with none, which is
                 an error. A validation split of fewer demos than workers is small: all hold it.
         """
-        dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.train.dtype]
+        return DemoStore.read(layout, self._dtype, self._shard(layout, must_shard))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "float64": torch.float64}[self.config.train.dtype]
+
+    def _shard(self, layout: Layout, must_shard: bool) -> tuple[int, int] | None:
+        """`(rank, world_size)` where the demos are dealt out, see `read`."""
         shard = self.config.ray.data_placement == "shard" and (
             must_shard or len(layout.demos) >= self.world_size
         )
-        return DemoStore.read(layout, dtype, (self.rank, self.world_size) if shard else None)
+        return (self.rank, self.world_size) if shard else None
+
+    def check_memory(self, info: DataInfo) -> None:
+        """Makes sure that the worker's demos fit into memory, before any is read.
+
+        Raises:
+            DatasetError: they do not.
+        """
+        shares = [(info.train, self._shard(info.train, must_shard=True))]
+        if info.valid is not None:
+            shares.append((info.valid, self._shard(info.valid, must_shard=False)))
+        parts = [
+            ([layout.demos[i] for i in owned_demos(layout, shard)], layout.columns)
+            for layout, shard in shares
+        ]
+        check_memory(parts, numpy_dtype(self._dtype), workers_here())
 
     def dataset(self, store: DemoStore, found: "_Statistics") -> SequenceDataset:
         """Samples of a store, on the device if it fits, whose actions come normalised."""

@@ -49,11 +49,12 @@ class EpochRunner:
 
         Returns:
             the metrics, reduced over steps and ranks, and the seconds that this rank spent on
-            `data` and on `step`. Each sample counts once; in robomimic's `TrainUtils.run_epoch`,
+            `data`, on `step` and on `all` of the epoch, the wait for the device at its end
+            included. Each sample counts once; in robomimic's `TrainUtils.run_epoch`,
             which averages the means of batches, a sample of a smaller validation batch counts for
             more.
         """
-        algo = self.algo
+        algo, begin = self.algo, time.perf_counter()
         if validate:
             algo.set_eval()
         else:
@@ -80,4 +81,6 @@ class EpochRunner:
                     on_step(step)
                 clock = time.perf_counter()
                 seconds["step"] += clock - now
-        return metrics.compute(self.sync.world_size), seconds
+        computed = metrics.compute(self.sync.world_size)
+        seconds["all"] = time.perf_counter() - begin
+        return computed, seconds

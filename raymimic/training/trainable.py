@@ -29,9 +29,9 @@ def _obstacle(name: str, summary: DatasetSummary) -> str:
     config = config_named(name)
     with config.values_unlocked():
         config.train.data = str(meta.path)
-        for path, keys in observation_settings(config, meta.obs_shapes).items():
+        for path, keys in observation_settings(config, summary.usable).items():
             config.set_path(path, keys)
-    if not set(config.all_obs_keys) <= meta.obs_shapes.keys():
+    if not set(config.all_obs_keys) <= summary.usable.keys():
         return "the file has no observations that it takes by default"
     if found := problems(config):
         return found[0]

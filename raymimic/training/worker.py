@@ -339,6 +339,7 @@ class _Worker:
         _check_finite(metrics, epoch)
         named = {f"Train/{k}": v for k, v in metrics.items()}
         named["Timing/data_s"], named["Timing/step_s"] = seconds["data"], seconds["step"]
+        named["Timing/data_share"] = seconds["data"] / seconds["all"]
         keep = self._reasons_to_save(epoch)
         if config.experiment.validate:
             start = time.perf_counter()

@@ -571,7 +571,7 @@ def test_absurd_shapes(path, what):
         demo.attrs["num_samples"] = n
         for other in ("demo_0", "demo_2"):
             del handle[f"data/{other}"]
-    assert "more than this machine has" in complaint(path)
+    assert "that are free on this machine" in complaint(path)
 
 
 # Only keys that are read count

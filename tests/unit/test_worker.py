@@ -99,6 +99,11 @@ def test_an_epoch_gives_robomimics_numbers(name: str, specs: Any, tmp_path: Path
     assert started.info["samples"] == len(case["idx"])
     (record,) = committed.records
     assert record.step == len(case["train"])
+    data_s, step_s, share, epoch_s = (
+        record.metrics[f"Timing/{name}"] for name in ("data_s", "step_s", "data_share", "epoch_s")
+    )
+    assert 0 < share < 1
+    assert data_s + step_s <= data_s / share * (1 + 1e-9) <= epoch_s * (1 + 1e-9)
     for key in case["train"][0]:
         if all(key in step for step in case["train"]) and "norm" not in key.lower():
             mean = sum(step[key] for step in case["train"]) / len(case["train"])
