@@ -83,7 +83,7 @@ def crop(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> 
         width: of the windows.
 
     Returns:
-        `[B, C, height, width]`, with the channels last in memory.
+        `[B, C, height, width]`, with the images' order of dimensions in memory.
     """
     # All windows of all images, as a view: [B, rows, columns, height, width, C].
     windows = images.permute(0, 2, 3, 1).unfold(1, height, 1).unfold(2, width, 1).movedim(3, -1)
