@@ -21,7 +21,11 @@ FRONT_DOOR = "raymimic"  # `raymimic.train`, which is in training
 # From the ground up, with a word on each room and its place across. Rooms on one line do not import
 # each other; every room may import the ground floor, which is drawn without arrows.
 ORDER: list[dict[str, tuple[str, int]]] = [
-    {"errors": ("errors for users", 380), "start": ("a safe import path", 560)},
+    {
+        "errors": ("errors for users", 380),
+        "start": ("a safe import path", 560),
+        "torch_file": ("reads torch files", 740),
+    },
     {
         "credentials": ("passwords in URIs", 200),
         "storage": ("whole files, locks", 380),
@@ -55,8 +59,8 @@ ORDER: list[dict[str, tuple[str, int]]] = [
     },
 ]
 GROUND = {
-    *("errors", "start", "credentials", "storage", "tensors", "user_modules", "terminal", "lease"),
-    "ranks",
+    *("errors", "start", "torch_file", "credentials", "storage", "tensors", "user_modules"),
+    *("terminal", "lease", "ranks"),
 }
 LEVEL = {room: level for level, line in enumerate(ORDER) for room in line}
 

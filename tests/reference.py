@@ -1,7 +1,8 @@
 """robomimic 0.5's numbers, and the same starting point for raymimic.
 
 ``golden/data/variants_low_dim.json.gz`` holds config and state-dict shapes of robomimic's 80
-variants of algorithms on low-dimensional observations. Both sides start from the same formula for
+variants of algorithms on low-dimensional observations, ``variants_images.json.gz`` those of its 40
+on images. Both sides start from the same formula for
 parameters, and every random draw gives its centre.
 """
 
@@ -30,6 +31,7 @@ from raymimic.tensors import map_tensor
 DATA = Path(__file__).parent / "golden" / "data"
 OBS_KEYS = ("object", "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 SHAPES = dict(zip(OBS_KEYS, ([10], [3], [4], [2]), strict=True))
+CAMERA = "agentview_image"
 ACTION_DIM = 7
 
 
@@ -83,14 +85,15 @@ _CENTRES: dict[tuple[Any, str], Callable[..., Tensor]] = {
 
 
 @cache
-def variants() -> dict[str, dict[str, Any]]:
+def variants(kind: str = "low_dim") -> dict[str, dict[str, Any]]:
     """``config`` and ``state_dict`` (``"part:key"`` to shape) of each variant."""
-    return json.loads(gzip.decompress((DATA / "variants_low_dim.json.gz").read_bytes()))
+    return json.loads(gzip.decompress((DATA / f"variants_{kind}.json.gz").read_bytes()))
 
 
 def variant_config(name: str, **settings: Any) -> BaseConfig:
     """A variant's config; settings are named by dotted keys."""
-    config = variants()[name]["config"]
+    known = variants() if name in variants() else variants("images")
+    config = known[name]["config"]
     config = config_factory(config["algo_name"], config)
     for key, value in settings.items():
         config.set_path(key, value)
@@ -113,9 +116,12 @@ def small_config(name: str, goals: bool = False, **settings: Any) -> BaseConfig:
     return config
 
 
-def make(config: BaseConfig, device: str = "cpu") -> Algo:
+def make(config: BaseConfig, device: str = "cpu", image_size: int | None = None) -> Algo:
     """The algorithm that a config describes, on the observations of the golden dataset."""
-    return algo_factory(config.algo_name, config, SHAPES, ACTION_DIM, device)
+    shapes = SHAPES
+    if image_size is not None:
+        shapes = {CAMERA: [3, image_size, image_size], **SHAPES}
+    return algo_factory(config.algo_name, config, shapes, ACTION_DIM, torch.device(device))
 
 
 def parts(algo: Algo) -> dict[str, Algo]:
@@ -139,19 +145,40 @@ def state(algo: Algo) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(algo: Algo) -> Algo:
-    """Sets every parameter by a formula of its key, and EMA copies to their source."""
+    """Sets parameters and BatchNorm's statistics by a formula of their keys."""
     for part in parts(algo).values():
         for key, p in part.nets.named_parameters():
-            generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-            x = torch.rand(p.shape, generator=generator) * 2 - 1
-            if key.endswith("temperature"):
-                x = x.abs() + 0.5
-            elif p.dim() > 1:
-                x = x / math.sqrt(p[0].numel())
-            else:
-                x = x * 0.1
-            p.copy_(x)
+            _fill(key, p)
+        for key, x in part.nets.state_dict().items():  # of two names of a statistic the last counts
+            if key.endswith(("running_mean", "running_var")):
+                _fill(key, x)
     return algo
+
+
+def _fill(key: str, value: Tensor) -> None:
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    x = torch.rand(value.shape, generator=generator) * 2 - 1
+    if key.endswith(("running_var", "temperature")):
+        x = x.abs() + 0.5
+    elif value.dim() > 1:
+        x = x / math.sqrt(value[0].numel())
+    else:
+        x = x * 0.1
+    value.copy_(x)
+
+
+def with_images(batch: dict[str, Any], size: int) -> dict[str, Any]:
+    """A raw batch with camera images `[..., size, size, 3]` that follow from the arm's place."""
+    row = torch.arange(size)[:, None, None]
+    column, channel = row.transpose(0, 1), torch.arange(3)
+
+    def images(obs: dict[str, Tensor]) -> Tensor:
+        place = (obs["robot0_eef_pos"] * 1000).round().long()[..., None, None, :]
+        pattern = row * (5 + channel) + column * 3 + row * column // 4
+        return ((pattern + 7 * place) % 256).to(torch.uint8)
+
+    groups = [name for name in ("obs", "next_obs") if name in batch]
+    return {**batch, **{name: {**batch[name], CAMERA: images(batch[name])} for name in groups}}
 
 
 @cache

@@ -18,6 +18,7 @@ from raymimic.checkpoints.reading import maybe_dict_from_checkpoint
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.limits import range_problems, type_problems
 from raymimic.errors import CheckpointError, RaymimicError
+from raymimic.models.vision.weights import weights_follow
 from raymimic.storage import parse_json
 from raymimic.user_modules import check_imported
 
@@ -151,9 +152,10 @@ def algo_from_content(
     shapes = content.shape_metadata
 
     def make(device: torch.device) -> "Algo":
-        return algo_factory(
-            config.algo_name, config, shapes["all_shapes"], shapes["ac_dim"], device
-        )
+        with weights_follow():
+            return algo_factory(
+                config.algo_name, config, shapes["all_shapes"], shapes["ac_dim"], device
+            )
 
     limit = 2 * _count_numbers(content.model) + _FREE_NUMBERS
     # First without memory: a config of a few bytes may describe networks of any size.

@@ -1,8 +1,9 @@
 """Reads checkpoints safely, of raymimic and of robomimic.
 
 Every reader of a checkpoint passes through `load_dict_from_checkpoint`. It makes tensors, numbers,
-texts, lists and dicts of the file. It refuses a file that holds anything else (`torch_file`), that
-was altered (`digests`), or that has not the structure of a checkpoint (`content`).
+texts, lists and dicts of the file. It refuses a file that holds anything else
+(`raymimic.torch_file`), that was altered (`digests`), or that has not the structure of a checkpoint
+(`content`).
 """
 
 import contextlib
@@ -17,9 +18,9 @@ from raymimic import storage
 from raymimic.checkpoints.content import CheckpointContent, check_content
 from raymimic.checkpoints.digests import check_listed
 from raymimic.checkpoints.sources import fetched
-from raymimic.checkpoints.torch_file import DamagedError, TorchFileError, read_torch_file
 from raymimic.checkpoints.upgrade import upgrade_checkpoint
 from raymimic.errors import CheckpointError
+from raymimic.torch_file import DamagedError, TorchFileError, read_torch_file
 from raymimic.tracking.model_files import is_model_uri
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,15 @@ from typing import Any, ClassVar
 
 from raymimic import storage
 from raymimic.config.config import Config
-from raymimic.config.sections import ABOVE_0, BELOW_1, OptimizerSection, Rules, Section
+from raymimic.config.sections import (
+    ABOVE_0,
+    BELOW_1,
+    AnyOf,
+    EncoderSection,
+    OptimizerSection,
+    Rules,
+    Section,
+)
 from raymimic.errors import ConfigError, RaymimicError
 from raymimic.storage import parse_json
 from raymimic.user_modules import modules_of, same_definition
@@ -141,7 +149,8 @@ class BaseConfig(Rules, Config):
         "train.max_grad_norm": 1.0,
         "observation.*modalities.*": ["flat"],
         "observation.*core_class": "VisualCore",
-        "observation.*obs_randomizer_class": "CropRandomizer",
+        "observation.*obs_randomizer_class": AnyOf(("CropRandomizer", ["CropRandomizer"])),
+        "observation.*obs_randomizer_kwargs": AnyOf(({}, [{}])),
         "meta.hp_keys": ["train.seed"],
         "meta.hp_base_config_file": "base.json",
         "ray.address": "auto",
@@ -297,23 +306,11 @@ class BaseConfig(Rules, Config):
         self.observation.modalities.goal.depth = []  # depth images of the goal
         self.observation.modalities.goal.scan = []  # laser scans of the goal
 
-        # Class that encodes each low-dimensional key; null: its values are taken as they are.
-        self.observation.encoder.low_dim.core_class = None
-        self.observation.encoder.low_dim.core_kwargs = {}  # its arguments
-        self.observation.encoder.low_dim.obs_randomizer_class = None  # augments the key
-        self.observation.encoder.low_dim.obs_randomizer_kwargs = {}  # its arguments
-        self.observation.encoder.rgb.core_class = "VisualCore"  # encodes each colour image
-        self.observation.encoder.rgb.core_kwargs = {}  # its arguments
-        self.observation.encoder.rgb.obs_randomizer_class = None  # augments it: "CropRandomizer"
-        self.observation.encoder.rgb.obs_randomizer_kwargs = {}  # its arguments
-        self.observation.encoder.depth.core_class = "VisualCore"  # encodes each depth image
-        self.observation.encoder.depth.core_kwargs = {}  # its arguments
-        self.observation.encoder.depth.obs_randomizer_class = None  # augments it
-        self.observation.encoder.depth.obs_randomizer_kwargs = {}  # its arguments
-        self.observation.encoder.scan.core_class = "ScanCore"  # encodes each laser scan
-        self.observation.encoder.scan.core_kwargs = {}  # its arguments
-        self.observation.encoder.scan.obs_randomizer_class = None  # augments it
-        self.observation.encoder.scan.obs_randomizer_kwargs = {}  # its arguments
+        # How the keys of each modality are encoded.
+        self.observation.encoder.low_dim = EncoderSection()
+        self.observation.encoder.rgb = EncoderSection("VisualCore")
+        self.observation.encoder.depth = EncoderSection("VisualCore")
+        self.observation.encoder.scan = EncoderSection("ScanCore")
 
         # Modalities of the user's own may be added.
         self.observation.modalities.obs.do_not_lock_keys()

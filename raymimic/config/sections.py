@@ -252,6 +252,57 @@ class StochasticPolicySection(Section):
             yield f"'{self.dotted('type')}' is '{self.type}': it must be {listed}"
 
 
+class EncoderSection(Section):
+    """Encoder of the keys of one modality: `observation.encoder.<modality>`.
+
+    Args:
+        core_class: name of the encoder; None: values are taken as they are.
+    """
+
+    __slots__ = ()
+
+    EXAMPLES = {
+        "core_class": "VisualCore",
+        "obs_randomizer_class": AnyOf(("CropRandomizer", ["CropRandomizer"])),
+        "obs_randomizer_kwargs": AnyOf(({}, [{}])),
+        "share_net_from": {},
+    }
+    NULLABLE = ("core_class",)
+
+    def __init__(self, core_class: str | None = None) -> None:
+        super().__init__()
+        self.core_class = core_class
+
+    def section_config(self) -> None:
+        """Fills the section."""
+        self.core_class = None  # class that encodes each key; null: its values as they are
+        self.core_kwargs = {}  # arguments of it
+        # Class that augments each key in training: "CropRandomizer"; a list is a chain.
+        self.obs_randomizer_class = None
+        self.obs_randomizer_kwargs = {}  # arguments of it; a list for a chain
+
+    def optional_config(self) -> None:
+        """Sets the optional key."""
+        self.share_net_from = None  # keys that have the encoder of another key: {key: other}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        # Arguments are a section, or a list of sections.
+        if key == "obs_randomizer_kwargs" and isinstance(value, list | tuple) and not self._locked:
+            dict.__setitem__(self, key, None)
+        super().__setitem__(key, value)
+
+    def problems(self, config: Config) -> Iterator[str]:
+        """Looks at a chain of randomizers."""
+        classes, kwargs = self.obs_randomizer_class, self.obs_randomizer_kwargs
+        numbers = [len(x) if isinstance(x, list | tuple) else 1 for x in (classes, kwargs)]
+        if numbers[0] != numbers[1]:
+            yield (
+                f"'{self.dotted('obs_randomizer_class')}' names {numbers[0]} randomizers, but "
+                f"'{self.dotted('obs_randomizer_kwargs')}' has arguments for {numbers[1]}: list "
+                "those of each, such as {}"
+            )
+
+
 class GaussianSection(Section):
     """A policy with Gaussian actions: `algo.gaussian`."""
 

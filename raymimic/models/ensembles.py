@@ -57,7 +57,9 @@ def _shape(net: nn.Module) -> Hashable:
 
 
 def _encoder_shape(encoder: nn.Module) -> Hashable:
-    if type(encoder) is not ObservationEncoder or has_hooks(encoder) or len(encoder.obs_nets):
+    if type(encoder) is not ObservationEncoder or has_hooks(encoder):
+        return None
+    if len(encoder.obs_nets) or len(encoder.obs_randomizers):
         return None
     return tuple(encoder.obs_shapes)
 

@@ -1,6 +1,7 @@
 """Networks whose inputs are dicts of observations and whose outputs are dicts of tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -8,45 +9,26 @@ from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.models.base_nets import MLP, Linear, RNN_Base, RNNState
+from raymimic.models.obs_core import ENCODER_CORES, EncoderCore, register_encoder_core
+from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
 from raymimic.observations.shapes import ObsShapes
-from raymimic.user_modules import same_definition
+
+__all__ = [
+    "MIMO_MLP",
+    "RNN_MIMO_MLP",
+    "EncoderCore",
+    "ObservationDecoder",
+    "ObservationEncoder",
+    "ObservationGroupEncoder",
+    "obs_and_goal_groups",
+    "obs_encoder_args_from_config",
+    "register_encoder_core",
+]
 
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]
 Activation = Callable[[Tensor], Tensor]
-
-
-class EncoderCore(nn.Module):
-    """Base of the networks that turn one observation key into features.
-
-    Attributes:
-        output_dim: number of features that come out; subclasses set it.
-
-    Args:
-        input_shape: shape of the observation, without batch dimensions.
-    """
-
-    output_dim: int
-
-    def __init__(self, input_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.input_shape = tuple(input_shape)
-
-
-_ENCODER_CORES: dict[str, type[EncoderCore]] = {}
-
-
-def register_encoder_core(core: type[EncoderCore]) -> type[EncoderCore]:
-    """Makes an encoder known under its class name, for `encoder.<modality>.core_class`.
-
-    Raises:
-        ConfigError: if another class has that name already.
-    """
-    if not same_definition(_ENCODER_CORES.get(core.__name__, core), core):
-        raise ConfigError(f"an encoder core '{core.__name__}' is registered already: rename one")
-    _ENCODER_CORES[core.__name__] = core
-    return core
 
 
 def obs_encoder_args_from_config(encoder_config: EncoderKwargs) -> dict[str, Any]:
@@ -58,20 +40,50 @@ def _encoder_core(
     key: str, shape: Sequence[int], modality: str, kwargs: Mapping[str, Any]
 ) -> EncoderCore | None:
     """Makes the encoder that the config names for a key; None means: as it is, flattened."""
-    if kwargs.get("obs_randomizer_class") is not None:
-        raise ConfigError(
-            f"observation.encoder.{modality}.obs_randomizer_class="
-            f"{kwargs['obs_randomizer_class']} is not available: set it to null"
-        )
     name = kwargs.get("core_class")
     if name is None:
         return None
-    if name not in _ENCODER_CORES:
-        raise ConfigError(
-            f"observation key '{key}' is {modality}, whose encoder.core_class '{name}' is not "
-            f"available{did_you_mean(name, _ENCODER_CORES)}"
+    with _explained(key, modality):
+        core = ENCODER_CORES.make(
+            name, "core_class", kwargs.get("core_kwargs"), input_shape=tuple(shape)
         )
-    return _ENCODER_CORES[name](shape, **(kwargs.get("core_kwargs") or {}))
+    return core
+
+
+def _randomizers(
+    key: str, shape: Sequence[int], modality: str, kwargs: Mapping[str, Any]
+) -> list[Randomizer]:
+    """Makes the chain of randomizers that the config names for a key."""
+    names, arguments = kwargs.get("obs_randomizer_class"), kwargs.get("obs_randomizer_kwargs")
+    names = list(names) if isinstance(names, list | tuple) else [names]
+    arguments = list(arguments) if isinstance(arguments, list | tuple) else [arguments]
+    if len(names) != len(arguments):
+        raise ConfigError(
+            f"observation.encoder.{modality} lists {len(names)} in obs_randomizer_class and "
+            f"{len(arguments)} in obs_randomizer_kwargs: list the arguments of each, such as {{}}"
+        )
+    chain: list[Randomizer] = []
+    for name, own in zip(names, arguments, strict=True):
+        if name is not None:
+            with _explained(key, modality):
+                randomizer = RANDOMIZERS.make(
+                    name, "obs_randomizer_class", own, input_shape=tuple(shape)
+                )
+            shape = randomizer.output_shape_in(shape)
+            chain.append(randomizer)
+    return chain
+
+
+@contextmanager
+def _explained(key: str, modality: str) -> Iterator[None]:
+    """Names the observation key, and its place in the config, in errors."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(
+            f"observation key '{key}' is {modality}, and observation.encoder.{modality} cannot "
+            f"encode it: {error}"
+        ) from error
 
 
 def _add_net(nets: nn.ModuleDict, key: str, net: nn.Module) -> None:
@@ -92,11 +104,19 @@ def _add_net(nets: nn.ModuleDict, key: str, net: nn.Module) -> None:
 class ObservationEncoder(nn.Module):
     """Encodes each observation key, flattens it, and concatenates them in order.
 
+    Randomizers of a key stand before its encoder, and average the features of their variants after
+    it. Keys may share an encoder, each with randomizers of its own.
+
     Args:
         obs_shapes: the keys, their shapes and modalities.
         encoder_kwargs: for each modality, how its keys are encoded (`core_class` and
-            `core_kwargs`); an absent modality: by its `Modality.default_core`; None: as they are.
+            `core_kwargs`), augmented (`obs_randomizer_class`, `obs_randomizer_kwargs`) and which
+            keys have the encoder of another (`share_net_from`, `{key: the other}`); an absent
+            modality: by its `Modality.default_core`; None: as they are.
         feature_activation: activation after each of these encoders; None: none.
+
+    Raises:
+        ConfigError: an encoder or a randomizer cannot be made, or shared.
     """
 
     def __init__(
@@ -109,28 +129,71 @@ class ObservationEncoder(nn.Module):
         self.obs_shapes = obs_shapes
         self.feature_activation = feature_activation
         self.obs_nets = nn.ModuleDict()
-        self.output_dim = 0
+        self.obs_randomizers = nn.ModuleDict()
+        shared: dict[str, str] = {}
         for key, shape in obs_shapes.items():
             modality = obs_shapes.modality(key)
             kwargs: Mapping[str, Any] = {}
             if encoder_kwargs is not None:
                 default = {"core_class": modality_named(modality).default_core}
                 kwargs = encoder_kwargs.get(modality, default)
-            core = _encoder_core(key, shape, modality, kwargs)
-            if core is None:
-                self.output_dim += torch.Size(shape).numel()
-            else:
+            for randomizer in _randomizers(key, shape, modality, kwargs):
+                if key not in self.obs_randomizers:
+                    _add_net(self.obs_randomizers, key, nn.ModuleList())
+                self._chain(key).append(randomizer)
+            if source := (kwargs.get("share_net_from") or {}).get(key):
+                shared[key] = source
+            elif core := _encoder_core(key, self._augmented_shape(key), modality, kwargs):
                 _add_net(self.obs_nets, key, core)
-                self.output_dim += core.output_dim
+        for key, source in shared.items():
+            self._share(key, source)
+        self.output_dim = sum(
+            self._core(key).output_dim if key in self.obs_nets else torch.Size(shape).numel()
+            for key, shape in obs_shapes.items()
+        )
+
+    def _core(self, key: str) -> EncoderCore:
+        return cast("EncoderCore", self.obs_nets[key])
+
+    def _chain(self, key: str) -> nn.ModuleList:
+        """Returns the randomizers of a key."""
+        return cast("nn.ModuleList", self.obs_randomizers[key])
+
+    def _augmented_shape(self, key: str) -> Sequence[int]:
+        """Returns the shape of a key's observations after its randomizers."""
+        shape: Sequence[int] = self.obs_shapes[key]
+        if key in self.obs_randomizers:
+            for randomizer in self._chain(key):
+                shape = cast("Randomizer", randomizer).output_shape_in(shape)
+        return shape
+
+    def _share(self, key: str, source: str) -> None:
+        """Gives a key the encoder of another."""
+        setting = f"observation.encoder.{self.obs_shapes.modality(key)}.share_net_from.{key}"
+        if source not in self.obs_nets:
+            hint = did_you_mean(source, self.obs_nets.keys())
+            raise ConfigError(f"{setting} names '{source}', which has no encoder of its own{hint}")
+        shape, core = tuple(self._augmented_shape(key)), self._core(source)
+        if shape != core.input_shape:
+            raise ConfigError(
+                f"{setting} names '{source}', whose encoder takes the shape "
+                f"{list(core.input_shape)}, but '{key}' has {list(shape)}: remove it"
+            )
+        _add_net(self.obs_nets, key, core)
 
     def forward(self, obs_dict: ObsDict) -> Tensor:
         """Maps `{key: [B, *shape]}`, which may hold more keys, to features `[B, D]`."""
         features, nets = [], self.obs_nets
         for key in self.obs_shapes:
             x = obs_dict[key]
+            chain = self._chain(key) if key in self.obs_randomizers else ()
+            for randomizer in chain:
+                x = cast("Randomizer", randomizer).forward_in(x)
             if key in nets:
                 x = nets[key](x)
                 x = x if self.feature_activation is None else self.feature_activation(x)
+            for randomizer in reversed(chain):
+                x = cast("Randomizer", randomizer).forward_out(x)
             features.append(x.flatten(start_dim=1) if x.dim() != 2 else x)
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 

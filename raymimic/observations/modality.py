@@ -147,9 +147,13 @@ class _Image(Modality):
 
 @register_modality("depth")
 class Depth(_Image):
-    """Distances, in the dataset's unit."""
+    """Distances of 0 to 1, in the dataset's unit; others are cut off, as in robomimic."""
 
     channels = 1
+
+    def process(self, x: Tensor) -> Tensor:
+        """Puts the channels first, and the values into 0 to 1."""
+        return super().process(x).clamp(0.0, 1.0)
 
 
 @register_modality("rgb")
@@ -161,6 +165,38 @@ class RGB(_Image):
     def process(self, x: Tensor) -> Tensor:
         """Puts the channels first, and the values into 0 to 1."""
         return super().process(x) / 255.0
+
+
+@register_modality("scan")
+class Scan(Modality):
+    """Laser scans `[..., L, C]`, which networks see as `[..., C, L]`."""
+
+    default_core = "ScanCore"
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Takes sequences of vectors."""
+        return len(shape) == 2
+
+    def processed_shape(self, shape: Sequence[int]) -> list[int]:
+        """Puts the channels first."""
+        return [shape[1], shape[0]] if len(shape) == 2 else list(shape)
+
+    def raw_shape(self, shape: Sequence[int]) -> list[int]:
+        """Puts the channels last."""
+        return self.processed_shape(shape)
+
+    def process(self, x: Tensor) -> Tensor:
+        """Puts the channels first."""
+        return x.movedim(-1, -2)
+
+
+@register_modality("lang")
+class Lang(Modality):
+    """Embeddings of an instruction, vectors that an encoder of texts has made.
+
+    Encoders that depend on the language take them. Where there is no such encoder, they are
+    features of their own.
+    """
 
 
 def takes(shape: Sequence[int], modality: str) -> bool:
@@ -183,11 +219,12 @@ def process_obs(obs: Tensor, obs_modality: str) -> Tensor:
     """Prepares a raw observation for networks.
 
     Args:
-        obs: `[..., D]` for `low_dim`, `[..., H, W, C]` for `rgb` and `depth`.
+        obs: `[..., D]` for `low_dim` and `lang`, `[..., H, W, C]` for `rgb` and `depth`,
+            `[..., L, C]` for `scan`.
         obs_modality: the modality.
 
     Returns:
-        `low_dim` as it is; images with the channel first, `rgb` in 0 to 1.
+        `low_dim` and `lang` as they are; the others with the channel first, images in 0 to 1.
 
     Raises:
         ConfigError: for an unknown modality.

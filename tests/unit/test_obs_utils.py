@@ -30,7 +30,7 @@ def test_images_become_channel_first_in_0_to_1():
     assert torch.equal(prepared["flat"], flat)
     depth = obs_utils.process_obs(torch.full((4, 2, 3, 1), 7.0), "depth")
     assert depth.shape == (4, 1, 2, 3)
-    assert depth.max() == 7.0
+    assert depth.max() == 1.0  # as in robomimic
     with pytest.raises(ConfigError, match="'rgbd' is unknown; did you mean 'rgb'"):
         obs_utils.process_obs(depth, "rgbd")
 

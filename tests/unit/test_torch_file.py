@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from raymimic.checkpoints.torch_file import DamagedError, TorchFileError, read_torch_file
+from raymimic.torch_file import DamagedError, TorchFileError, read_torch_file
 
 CHECKPOINTS = Path(__file__).parents[1] / "golden" / "data" / "checkpoints"
 

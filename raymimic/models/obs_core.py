@@ -1,0 +1,180 @@
+"""Encoders of one observation key: `EncoderCore`, its registry, and those that come with raymimic.
+
+A config names an encoder in `observation.encoder.<modality>.core_class`, and its arguments in
+`core_kwargs`. Randomizers, which stand before an encoder, are in
+`raymimic.models.vision.randomizers`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from torch import Size, Tensor, nn
+
+from raymimic.errors import ConfigError
+from raymimic.models.base_nets import Linear
+from raymimic.models.named_classes import NamedClasses
+from raymimic.models.vision.convolutions import BACKBONES, Conv1dBase
+from raymimic.models.vision.pools import POOLS, Pool
+
+
+class EncoderCore(nn.Module):
+    """Base of the networks that turn one observation key into features.
+
+    Attributes:
+        output_dim: number of features that come out; subclasses set it.
+
+    Args:
+        input_shape: shape of the observation, without batch dimensions.
+    """
+
+    output_dim: int
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+
+    def _check_shape(self, x: Tensor) -> None:
+        """Makes sure that observations have the shape that the network was made for.
+
+        Raises:
+            ConfigError: they have another one.
+        """
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise ConfigError(
+                f"an observation has the shape {list(x.shape[1:])}, but the network was made for "
+                f"{list(self.input_shape)}: give it observations as in training"
+            )
+
+
+ENCODER_CORES: NamedClasses[EncoderCore] = NamedClasses("an encoder core")
+register_encoder_core = ENCODER_CORES.register
+
+
+def _finish(
+    core: EncoderCore,
+    layers: list[nn.Module],
+    shape: Sequence[int],
+    flatten: bool,
+    feature_dimension: int | None,
+) -> nn.Sequential:
+    """Adds the last layers, and sets `output_dim`.
+
+    Raises:
+        ConfigError: a linear layer follows features that are not flat.
+    """
+    core.output_dim = Size(shape).numel()
+    if flatten:
+        layers.append(nn.Flatten())
+    if feature_dimension is not None:
+        if not flatten:
+            raise ConfigError(
+                f"core_kwargs.feature_dimension is {feature_dimension}, which needs flat features: "
+                "set core_kwargs.flatten to true"
+            )
+        layers.append(Linear(core.output_dim, feature_dimension))
+        core.output_dim = feature_dimension
+    return nn.Sequential(*layers)
+
+
+@register_encoder_core
+class VisualCore(EncoderCore):
+    """Encodes an image: a convolutional network, a pool, a linear layer.
+
+    Backbone and pool are registered twice, as in robomimic, whose checkpoints hold both names.
+
+    Args:
+        input_shape: `[C, H, W]` of the image.
+        backbone_class: name of the convolutional network, see
+            `raymimic.models.vision.convolutions.register_backbone`.
+        pool_class: name of the pool, see `raymimic.models.vision.pools.register_pool`; None: none.
+        backbone_kwargs: arguments of the network.
+        pool_kwargs: arguments of the pool.
+        flatten: flatten the features.
+        feature_dimension: number of features after the linear layer; None: there is no such layer.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        backbone_class: str = "ResNet18Conv",
+        pool_class: str | None = "SpatialSoftmax",
+        backbone_kwargs: Mapping[str, Any] | None = None,
+        pool_kwargs: Mapping[str, Any] | None = None,
+        flatten: bool = True,
+        feature_dimension: int | None = 64,
+    ) -> None:
+        super().__init__(input_shape)
+        if len(self.input_shape) != 3:
+            raise ConfigError(
+                f"{type(self).__name__} encodes images, but the observation has the shape "
+                f"{list(self.input_shape)}: list it under another modality"
+            )
+        self.backbone = BACKBONES.make(
+            backbone_class, "backbone_class", backbone_kwargs, input_channel=self.input_shape[0]
+        )
+        shape = self.backbone.output_shape(self.input_shape)
+        layers: list[nn.Module] = [self.backbone]
+        self.pool: Pool | None = None
+        if pool_class is not None:
+            self.pool = POOLS.make(pool_class, "pool_class", pool_kwargs, input_shape=shape)
+            shape = self.pool.output_shape(shape)
+            layers.append(self.pool)
+        self.nets = _finish(self, layers, shape, flatten, feature_dimension)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images `[B, C, H, W]` to features `[B, D]`."""
+        self._check_shape(x)
+        return cast("Tensor", self.nets(x))
+
+
+@register_encoder_core
+class ScanCore(EncoderCore):
+    """Encodes a laser scan: convolutions over its length, perhaps a pool and a linear layer.
+
+    Args:
+        input_shape: `[C, L]` of the scan.
+        conv_kwargs: arguments of `Conv1dBase`.
+        conv_activation: see `Conv1dBase`.
+        pool_class: see `VisualCore`; the features are a map of one column.
+        pool_kwargs: arguments of the pool.
+        flatten: flatten the features.
+        feature_dimension: see `VisualCore`.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        conv_kwargs: Mapping[str, Any] | None = None,
+        conv_activation: str | None = "relu",
+        pool_class: str | None = None,
+        pool_kwargs: Mapping[str, Any] | None = None,
+        flatten: bool = True,
+        feature_dimension: int | None = None,
+    ) -> None:
+        super().__init__(input_shape)
+        if len(self.input_shape) != 2:
+            raise ConfigError(
+                f"ScanCore encodes scans [L, C], but the observation has the shape "
+                f"{list(self.input_shape)}: list it under another modality"
+            )
+        channels, length = self.input_shape
+        self.backbone = Conv1dBase(channels, conv_activation, **(conv_kwargs or {}))
+        shape = self.backbone.output_shape(self.input_shape)
+        if shape[1] < 1:
+            raise ConfigError(
+                f"a scan of {length} values is too short for the convolutions of ScanCore: lower "
+                "core_kwargs.conv_kwargs.kernel_size or stride"
+            )
+        layers: list[nn.Module] = [self.backbone]
+        self.pool: Pool | None = None
+        if pool_class is not None:
+            shape = [*shape, 1]
+            self.pool = POOLS.make(pool_class, "pool_class", pool_kwargs, input_shape=shape)
+            layers += [nn.Unflatten(-1, (-1, 1)), self.pool]
+            shape = self.pool.output_shape(shape)
+        self.nets = _finish(self, layers, shape, flatten, feature_dimension)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps scans `[B, C, L]` to features `[B, D]`."""
+        self._check_shape(x)
+        return cast("Tensor", self.nets(x))

@@ -1,0 +1,36 @@
+"""Normalisation layers of networks for images."""
+
+from torch import nn
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Makes a BatchNorm layer: the one place where networks for images make theirs."""
+    return nn.BatchNorm2d(channels)
+
+
+def replace_bn_with_gn(net: nn.Module, features_per_group: int = 16) -> nn.Module:
+    """Replaces every BatchNorm layer by a GroupNorm layer, in place.
+
+    For networks with a moving average of their weights (Diffusion Policy): a running statistic of
+    the batches has no place in it. A layer that is registered under two names stays one layer.
+
+    Args:
+        net: the network.
+        features_per_group: channels of each group.
+
+    Returns:
+        The network, or a GroupNorm if it is a BatchNorm itself.
+    """
+    if isinstance(net, nn.BatchNorm2d):
+        return _group_norm(net, features_per_group)
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, _group_norm(child, features_per_group))
+    return net
+
+
+def _group_norm(norm: nn.BatchNorm2d, features_per_group: int) -> nn.GroupNorm:
+    channels = norm.num_features
+    made = nn.GroupNorm(max(1, channels // features_per_group), channels)
+    return made.to(norm.weight.device, norm.weight.dtype)

@@ -1,0 +1,307 @@
+"""Networks for images against explicit computations, without torchvision."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raymimic.errors import ConfigError
+from raymimic.models.obs_core import ScanCore, VisualCore
+from raymimic.models.obs_nets import ObservationEncoder, ObservationGroupEncoder
+from raymimic.models.vision.convolutions import (
+    BACKBONES,
+    Conv1dBase,
+    CoordConv2d,
+    ImpalaConv,
+    ShallowConv,
+)
+from raymimic.models.vision.norms import replace_bn_with_gn
+from raymimic.models.vision.pools import FeatureAggregator, SpatialMeanPool, SpatialSoftmax
+from raymimic.models.vision.resnets import ResNet18Conv, ResNet50Conv
+from raymimic.observations.shapes import ObsShapes
+
+IMAGE = (3, 20, 24)
+SMALL: dict[str, Any] = {
+    "backbone_class": "ShallowConv",
+    "pool_kwargs": {"num_kp": 4},
+    "feature_dimension": 5,
+}
+
+
+def encoder(rgb: dict[str, Any], *cameras: str, **shapes: Any) -> ObservationEncoder:
+    keys = {**dict.fromkeys(cameras or ("camera",), IMAGE), **shapes}
+    modalities = dict.fromkeys(cameras or ("camera",), "rgb")
+    rgb = {"core_class": "VisualCore", "core_kwargs": SMALL, **rgb}
+    return ObservationEncoder(ObsShapes(keys, modalities), {"rgb": rgb, "low_dim": {}})
+
+
+def residual_keys(prefix: str, convolutions: int, downsample: bool) -> set[str]:
+    norms = [f"{prefix}bn{i}" for i in range(1, convolutions + 1)]
+    norms += [f"{prefix}downsample.1"] * downsample
+    names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    keys = {f"{norm}.{name}" for norm in norms for name in names}
+    keys |= {f"{prefix}conv{i}.weight" for i in range(1, convolutions + 1)}
+    return keys | {f"{prefix}downsample.0.weight"} if downsample else keys
+
+
+@pytest.mark.parametrize(
+    ("cls", "numbers", "convolutions", "channels", "parameters"),
+    [
+        (ResNet18Conv, (2, 2, 2, 2), 2, 512, 11176512),
+        (ResNet50Conv, (3, 4, 6, 3), 3, 2048, 23508032),
+    ],
+)
+def test_a_resnet_has_torchvisions_parameters(
+    cls: Any, numbers: Any, convolutions: int, channels: int, parameters: int
+) -> None:
+    with torch.device("meta"):
+        net = cls()
+    expected = {"nets.0.weight"} | {
+        f"nets.1.{name}"
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
+    for layer, number in enumerate(numbers):
+        for block in range(number):
+            first = block == 0 and (layer > 0 or convolutions == 3)
+            expected |= residual_keys(f"nets.{layer + 4}.{block}.", convolutions, first)
+    assert set(net.state_dict()) == expected
+    assert sum(p.numel() for p in net.parameters()) == parameters  # torchvision's, without fc
+    assert net(torch.empty(2, 3, 70, 50, device="meta")).shape == (2, channels, 3, 2)
+    assert net.output_shape((3, 70, 50)) == [channels, 3, 2]
+
+
+def test_a_resnets_block_adds_its_input_before_the_last_relu() -> None:
+    torch.manual_seed(0)
+    block = ResNet18Conv().nets[5][0].eval()
+    x = torch.randn(2, 64, 6, 6)
+    inner = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
+    expected = (inner + block.downsample[1](block.downsample[0](x))).relu()
+    torch.testing.assert_close(block(x), expected)
+    assert block.conv1.stride == block.downsample[0].stride == (2, 2)
+
+
+def test_other_inputs_have_a_first_convolution_of_their_own() -> None:
+    assert ResNet18Conv(input_channel=1).nets[0].weight.shape == (64, 1, 7, 7)
+    net = ResNet18Conv(input_channel=4, input_coord_conv=True)
+    assert net.nets[0].weight.shape == (64, 6, 7, 7)
+    assert isinstance(net.nets[0], CoordConv2d)
+
+
+def test_coordinates_are_two_more_channels() -> None:
+    net = CoordConv2d(1, 1, 1, bias=False)
+    x = torch.randn(2, 1, 3, 4)
+    w = net.weight.flatten().tolist()
+    for b in range(2):
+        for i in range(3):
+            for j in range(4):
+                expected = w[0] * x[b, 0, i, j] + w[1] * i / 3 + w[2] * j / 4
+                torch.testing.assert_close(net(x)[b, 0, i, j], expected)
+    with pytest.raises(ConfigError, match="coord_encoding 'polar' is unknown"):
+        CoordConv2d(1, 1, 1, coord_encoding="polar")
+
+
+def test_keypoints_are_the_means_of_a_softmax() -> None:
+    torch.manual_seed(0)
+    pool = SpatialSoftmax([3, 4, 5], num_kp=2, temperature=0.7, output_variance=True)
+    x = torch.randn(2, 3, 4, 5)
+    maps = pool.nets(x) if pool.nets is not None else x
+    found = pool(x)
+    assert list(found.shape[1:]) == pool.output_shape() == [2, 6]
+    for b in range(2):
+        for k in range(2):
+            weights = {
+                (i, j): math.exp(maps[b, k, i, j].item() / 0.7) for i in range(4) for j in range(5)
+            }
+            total = sum(weights.values())
+            at = {(i, j): (-1 + 2 * j / 4, -1 + 2 * i / 3) for i, j in weights}
+
+            def mean(
+                f: Callable[..., float], w: Any = weights, at: Any = at, n: float = total
+            ) -> float:
+                return sum(p * f(*at[place]) for place, p in w.items()) / n
+
+            x_mean, y_mean = mean(lambda x, y: x), mean(lambda x, y: y)
+            covariance = mean(lambda x, y: x * y) - x_mean * y_mean
+            expected = [
+                *(x_mean, y_mean, mean(lambda x, y: x * x) - x_mean**2, covariance, covariance),
+                mean(lambda x, y: y * y) - y_mean**2,
+            ]
+            torch.testing.assert_close(found[b, k].tolist(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_keypoints_have_noise_in_training_only_and_a_temperature_to_learn() -> None:
+    pool = SpatialSoftmax([3, 4, 5], num_kp=None, noise_std=0.5, learnable_temperature=True)
+    assert dict(pool.named_parameters()).keys() == {"temperature"}
+    x = torch.randn(2, 3, 4, 5)
+    pool.eval()
+    still = pool(x)
+    assert torch.equal(pool(x), still)
+    pool.train()
+
+    class Ones:
+        def normal(self, shape: Any, like: Tensor) -> Tensor:
+            return torch.ones(shape)
+
+    pool.draws = Ones()  # type: ignore[assignment]
+    torch.testing.assert_close(pool(x), still + 0.5)
+    quiet = SpatialSoftmax([3, 4, 5])
+    assert not dict(quiet.named_parameters()).keys() & {"temperature"}
+    assert {"temperature", "pos_x", "pos_y"} <= quiet.state_dict().keys()
+
+
+def test_means_over_the_map_and_over_patches() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(SpatialMeanPool([3, 4, 5])(x), x.mean(dim=(2, 3)))
+    patches = FeatureAggregator(dim=1, agg_type="w_avg")
+    with pytest.raises(RuntimeError, match="set_weight"):
+        patches(x)
+    patches.set_weight(torch.tensor([1.0, 0.0, 2.0])[:, None, None])
+    torch.testing.assert_close(patches(x), x[:, 0] + 2 * x[:, 2])
+    torch.testing.assert_close(FeatureAggregator()(x), x.mean(dim=1))
+
+
+@pytest.mark.parametrize("name", ["ImpalaConv", "ResNet18Conv", "ShallowConv"])
+@pytest.mark.parametrize("size", [(33, 17), (16, 20)])
+def test_a_backbone_knows_the_shape_of_its_features(name: str, size: tuple[int, int]) -> None:
+    net = BACKBONES.make(name, "backbone_class", {}, input_channel=2)
+    features = net(torch.zeros(2, 2, *size))
+    assert list(features.shape[1:]) == net.output_shape((2, *size))
+
+
+def test_the_keys_of_the_small_networks() -> None:
+    def keys(net: nn.Module) -> set[str]:
+        return {key.removesuffix(".weight") for key in net.state_dict() if "weight" in key}
+
+    assert keys(ShallowConv()) == {"nets.0", "nets.2", "nets.4", "nets.6"}
+    assert keys(Conv1dBase()) == {"nets.conv0", "nets.conv1", "nets.conv2"}
+    assert keys(ImpalaConv(stack_sizes=[4])) == {"nets.0", "nets.2.nets.1", "nets.2.nets.3"}
+
+
+def test_a_visual_core_is_backbone_pool_and_a_linear_layer() -> None:
+    core = VisualCore(IMAGE, **SMALL)
+    assert {"backbone.nets.0.weight", "nets.0.nets.0.weight", "pool.nets.weight", "pool.pos_x"} < (
+        core.state_dict().keys()
+    )
+    assert core.nets[3].weight.shape == (5, 8)
+    x = torch.randn(2, *IMAGE)
+    keypoints = core.pool(core.backbone(x)) if core.pool is not None else x
+    torch.testing.assert_close(core(x), core.nets[3](keypoints.flatten(1)))
+    assert core.output_dim == 5
+    bare = VisualCore(IMAGE, "ShallowConv", pool_class=None, feature_dimension=None, flatten=False)
+    assert bare(x).shape == (2, 32, 10, 12)
+    assert bare.output_dim == 32 * 10 * 12
+    with pytest.raises(ConfigError, match="made for"):
+        core(torch.zeros(2, 3, 24, 20))
+
+
+def test_a_scan_core_convolves_over_the_length() -> None:
+    core = ScanCore((2, 60), feature_dimension=7, pool_class="SpatialMeanPool", pool_kwargs={})
+    assert core(torch.randn(3, 2, 60)).shape == (3, 7)
+    assert {"backbone.nets.conv0.weight", "nets.0.nets.conv2.bias", "nets.4.weight"} < (
+        core.state_dict().keys()
+    )
+    flat = ScanCore((1, 60), conv_kwargs={"out_channels": [4], "kernel_size": [5], "stride": [3]})
+    assert flat.output_dim == flat(torch.randn(3, 1, 60)).shape[1] == 4 * 19
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        ({"core_class": "VisualCor"}, "core_class 'VisualCor' is not available; did you mean 'Vis"),
+        ({"core_kwargs": {"pool_clas": None}}, "core_kwargs.pool_clas: VisualCore has no such"),
+        (
+            {"core_kwargs": {"backbone_class": "ResNet18Con"}},
+            "backbone_class 'ResNet18Con' is not available; did you mean 'ResNet18Conv'",
+        ),
+        (
+            {"core_kwargs": {"backbone_kwargs": {"pretraind": True}}},
+            r"backbone_kwargs.pretraind: ResNet18Conv has no such argument; did you mean 'pretrain",
+        ),
+        (
+            {"core_kwargs": {"backbone_kwargs": {"input_channel": 3}}},
+            "backbone_kwargs.input_channel follows from the data",
+        ),
+        ({"core_kwargs": {"pool_class": "MaxPool"}}, "pool_class 'MaxPool' is not available"),
+        ({"core_kwargs": {"flatten": False}}, "set core_kwargs.flatten to true"),
+        ({"core_kwargs": {"feature_dimension": "a"}}, "core_kwargs: VisualCore cannot be made"),
+        (
+            {"obs_randomizer_class": "CropRandomizr", "obs_randomizer_kwargs": {}},
+            "did you mean 'CropRandomizer'",
+        ),
+        (
+            {"obs_randomizer_class": "CropRandomizer", "obs_randomizer_kwargs": {"crop": 3}},
+            "obs_randomizer_kwargs.crop: CropRandomizer has no such argument",
+        ),
+        ({"core_class": "ScanCore", "core_kwargs": {}}, "ScanCore encodes scans"),
+    ],
+)
+def test_settings_that_do_not_exist(rgb: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        encoder(rgb)
+    assert "observation key 'camera' is rgb" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_keyword_of_another_class_is_left_out_with_a_warning(caplog: Any) -> None:
+    kwargs = {**SMALL, "backbone_kwargs": {"pretrained": False}, "pool_class": "SpatialMeanPool"}
+    encoder({"core_kwargs": kwargs})
+    assert "backbone_kwargs.pretrained has no effect: ShallowConv" in caplog.text
+    assert "pool_kwargs.num_kp has no effect: SpatialMeanPool" in caplog.text
+
+
+def test_features_of_keys_stand_in_order_after_an_activation() -> None:
+    net = encoder({}, arm=(2,))
+    images, arm = torch.randn(3, *IMAGE), torch.randn(3, 2)
+    features = net({"camera": images, "arm": arm})
+    assert features.shape == (3, 7)
+    assert net.output_dim == 7
+    torch.testing.assert_close(features[:, :5], net.obs_nets["camera"](images).relu())
+    assert torch.equal(features[:, 5:], arm)
+
+
+def test_two_keys_share_an_encoder() -> None:
+    net = encoder({"share_net_from": {"left": "right"}}, "left", "right")
+    assert net.obs_nets["left"] is net.obs_nets["right"]
+    assert {k.split(".")[1] for k in net.state_dict()} == {"left", "right"}
+    images = torch.randn(2, *IMAGE)
+    left, right = net({"left": images, "right": images}).split(5, dim=1)
+    assert torch.equal(left, right)
+    for source, message in (("rihgt", "did you mean 'right'"), ("left", "no encoder of its own")):
+        with pytest.raises(ConfigError, match=message):
+            encoder({"share_net_from": {"left": source}}, "left", "right")
+    with pytest.raises(ConfigError, match=r"whose encoder takes the shape \[3, 20, 24\]"):
+        ObservationEncoder(
+            ObsShapes({"a": IMAGE, "b": (3, 24, 24)}, {"a": "rgb", "b": "rgb"}),
+            {
+                "rgb": {
+                    "core_class": "VisualCore",
+                    "core_kwargs": SMALL,
+                    "share_net_from": {"b": "a"},
+                }
+            },
+        )
+
+
+def test_sequences_are_encoded_step_by_step() -> None:
+    rgb = {"core_class": "VisualCore", "core_kwargs": SMALL}
+    shapes = ObsShapes({"camera": IMAGE}, {"camera": "rgb"})
+    net = ObservationGroupEncoder({"obs": shapes, "goal": shapes}, {"rgb": rgb})
+    images, goal = torch.randn(2, 3, *IMAGE), torch.randn(2, *IMAGE)
+    features = net.encode_sequence(obs={"camera": images}, goal={"camera": goal})
+    assert features.shape == (2, 3, 10)
+    step = net(obs={"camera": images[:, 1]}, goal={"camera": goal})
+    torch.testing.assert_close(features[:, 1], step)
+
+
+def test_groups_take_the_place_of_batch_statistics() -> None:
+    net = replace_bn_with_gn(VisualCore((3, 40, 40)))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert net.backbone is net.nets[0]  # type: ignore[union-attr,index]
+    norms = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
+    assert len(norms) == 20
+    assert (norms[0].num_groups, norms[0].num_channels) == (4, 64)
+    assert "backbone.nets.1.weight" in net.state_dict()
+    assert not any("running" in key for key in net.state_dict())
