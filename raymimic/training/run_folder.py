@@ -58,7 +58,7 @@ class ResultFolder:
     def __init__(self, uri: str, local: Path) -> None:
         self.uri = uri
         self.local = local
-        self._mirrored: dict[Path, float] = {}
+        self._mirrored: dict[Path, tuple[int, int]] = {}
         self._locked: IO[str] | None = None
         self.lease: Lease | None = None
         self._made: list[Path] = []
@@ -180,7 +180,9 @@ class ResultFolder:
             return
         for path in self._own_files():
             try:
-                changed = path.stat().st_mtime
+                state = path.stat()
+                # Two lines that are appended in one tick of the clock differ in size.
+                changed = (state.st_mtime_ns, state.st_size)
                 if self._mirrored.get(path) != changed:
                     parts = path.relative_to(self.local).parts
                     storage.upload(path, storage.join(self.uri, *parts))

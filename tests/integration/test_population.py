@@ -67,6 +67,7 @@ def test_the_weakest_go_on_from_the_strongest(
     begun = _scores(killed.wait_for(_adopted, "a trial to take over another's weights"))
 
     def kill_one() -> bool:
+        assert killed.process.poll() is None, killed.process.communicate()
         for pid in pids(marker, "ray::", str(killed.sweep_dir / "trials")):
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 os.kill(pid, signal.SIGKILL)

@@ -304,8 +304,8 @@ def test_policy_prefers_the_better_of_the_actions_in_the_data(settings):
     # An average of the data's actions would lie at zero.
     assert (actions > 0.0).float().mean() > 0.9
     assert actions.mean() > 0.4
-    assert good.mean().item() == pytest.approx(0.6, abs=0.2)
-    assert bad.mean().item() == pytest.approx(-0.6, abs=0.2)
+    assert 0.2 < good.mean() < 0.7
+    assert -0.7 < bad.mean() < -0.2
 
 
 # ----------------------------------------------------------------------------- distributional

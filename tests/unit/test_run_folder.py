@@ -1,6 +1,7 @@
 """A run's place, its only writer, and its files behind a URI."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,8 +74,14 @@ def test_files_of_the_driver_reach_a_remote_storage(config: BaseConfig, tmp_path
         assert storage.read_bytes(storage.join(run.uri, "videos", "a.mp4")) == b"film"
         assert not storage.exists(storage.join(run.uri, "logs", "mlflow"))
         assert not storage.exists(storage.join(run.uri, "logs", ".lock"))
-        (run.local / "logs" / "log.txt").write_text("epoch 1")
+        log = run.local / "logs" / "log.txt"
+        log.write_text("epoch")
         run.mirror()
+        written = log.stat().st_mtime_ns
+        log.write_text("epoch 1")
+        os.utime(log, ns=(written, written))  # within one tick of the file system's clock
+        run.mirror()
+        assert storage.read_bytes(storage.join(run.uri, "logs", "log.txt")) == b"epoch 1"
     finally:
         run.release()
 
