@@ -30,6 +30,7 @@ from raymimic.models.obs_nets import (
     obs_and_goal_groups,
     obs_encoder_args_from_config,
 )
+from raymimic.models.vision.norms import replace_bn_with_gn
 from raymimic.tensors import map_tensor
 
 
@@ -152,6 +153,7 @@ class DiffusionPolicy(PolicyAlgo):
             obs_and_goal_groups(self.obs_shapes, self.goal_shapes),
             **obs_encoder_args_from_config(self.obs_config.encoder),
         )
+        replace_bn_with_gn(encoder)  # the average of the weights would not fit batch statistics
         self.nets["policy"] = nn.ModuleDict(
             {"obs_encoder": encoder, "noise_pred_net": self._noise_net(encoder.output_dim)}
         )

@@ -276,10 +276,10 @@ class EncoderSection(Section):
     def section_config(self) -> None:
         """Fills the section."""
         self.core_class = None  # class that encodes each key; null: its values as they are
-        self.core_kwargs = {}  # arguments of it
+        self.core_kwargs = dict[str, Any]()  # arguments of it
         # Class that augments each key in training: "CropRandomizer"; a list is a chain.
         self.obs_randomizer_class = None
-        self.obs_randomizer_kwargs = {}  # arguments of it; a list for a chain
+        self.obs_randomizer_kwargs = dict[str, Any]()  # arguments of it; a list for a chain
 
     def optional_config(self) -> None:
         """Sets the optional key."""

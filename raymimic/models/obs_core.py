@@ -128,6 +128,64 @@ class VisualCore(EncoderCore):
 
 
 @register_encoder_core
+class VisualCoreLanguageConditioned(VisualCore):
+    """Encodes an image as the instruction, an embedding of language, makes it matter.
+
+    Args:
+        input_shape: see `VisualCore`.
+        backbone_class: a network that also takes the embedding.
+        pool_class: see `VisualCore`.
+        backbone_kwargs: likewise.
+        pool_kwargs: likewise.
+        flatten: likewise.
+        feature_dimension: likewise.
+
+    Raises:
+        ConfigError: the network does not take an embedding.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        backbone_class: str = "ResNet18ConvFiLM",
+        pool_class: str | None = "SpatialSoftmax",
+        backbone_kwargs: Mapping[str, Any] | None = None,
+        pool_kwargs: Mapping[str, Any] | None = None,
+        flatten: bool = True,
+        feature_dimension: int | None = 64,
+    ) -> None:
+        super().__init__(
+            input_shape,
+            backbone_class,
+            pool_class,
+            backbone_kwargs,
+            pool_kwargs,
+            flatten,
+            feature_dimension,
+        )
+        if not hasattr(self.backbone, "lang_emb_dim"):
+            raise ConfigError(
+                f"backbone_class '{backbone_class}' takes no language: choose "
+                "'ResNet18ConvFiLM', or core_class 'VisualCore'"
+            )
+
+    @property
+    def lang_emb_dim(self) -> int:
+        """Size of the embedding."""
+        return int(cast("int", self.backbone.lang_emb_dim))
+
+    def forward(self, x: Tensor, lang_emb: Tensor) -> Tensor:  # type: ignore[override]
+        """Maps images `[B, C, H, W]` and embeddings `[B, E]` to features `[B, D]`.
+
+        Several images in a row may have one embedding in common: B is then a multiple of its rows.
+        """
+        self._check_shape(x)
+        if len(lang_emb) != len(x):
+            lang_emb = lang_emb.repeat_interleave(len(x) // max(1, len(lang_emb)), dim=0)
+        return cast("Tensor", self.nets[1:](self.backbone(x, lang_emb)))
+
+
+@register_encoder_core
 class ScanCore(EncoderCore):
     """Encodes a laser scan: convolutions over its length, perhaps a pool and a linear layer.
 

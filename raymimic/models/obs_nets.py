@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.models.base_nets import MLP, Linear, RNN_Base, RNNState
-from raymimic.models.obs_core import ENCODER_CORES, EncoderCore, register_encoder_core
+from raymimic.models.obs_core import (
+    ENCODER_CORES,
+    EncoderCore,
+    VisualCoreLanguageConditioned,
+    register_encoder_core,
+)
 from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
 from raymimic.observations.shapes import ObsShapes
@@ -25,6 +30,9 @@ __all__ = [
     "obs_encoder_args_from_config",
     "register_encoder_core",
 ]
+
+# robomimic's key of the instruction's embedding, which it lists under `low_dim`.
+LANG_EMB_KEY = "lang_emb"
 
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]
@@ -105,7 +113,8 @@ class ObservationEncoder(nn.Module):
     """Encodes each observation key, flattens it, and concatenates them in order.
 
     Randomizers of a key stand before its encoder, and average the features of their variants after
-    it. Keys may share an encoder, each with randomizers of its own.
+    it. Keys may share an encoder, each with randomizers of its own. An embedding of language that
+    an encoder takes is no feature besides.
 
     Args:
         obs_shapes: the keys, their shapes and modalities.
@@ -147,10 +156,49 @@ class ObservationEncoder(nn.Module):
                 _add_net(self.obs_nets, key, core)
         for key, source in shared.items():
             self._share(key, source)
+        self._language = self._language_key()
         self.output_dim = sum(
             self._core(key).output_dim if key in self.obs_nets else torch.Size(shape).numel()
             for key, shape in obs_shapes.items()
+            if key != self._language
         )
+
+    def _language_key(self) -> str | None:
+        """Returns the key of the embedding that encoders take, and that is no feature therefore.
+
+        None if no encoder takes one.
+
+        Raises:
+            ConfigError: there is none or more than one, or it is of another size.
+        """
+        conditioned = {
+            key: core
+            for key, core in self.obs_nets.items()
+            if isinstance(core, VisualCoreLanguageConditioned)
+        }
+        if not conditioned:
+            return None
+        first = next(iter(conditioned))
+        found = [
+            key
+            for key in self.obs_shapes
+            if self.obs_shapes.modality(key) == "lang" or key == LANG_EMB_KEY
+        ]
+        if len(found) != 1:
+            raise ConfigError(
+                f"the encoder of '{first}' takes one embedding of language, but the observations "
+                f"have {len(found)}: list it under observation.modalities.obs.lang, or set the "
+                "encoder's core_class to 'VisualCore'"
+            )
+        size = torch.Size(self.obs_shapes[found[0]]).numel()
+        for key, core in conditioned.items():
+            if core.lang_emb_dim != size:
+                raise ConfigError(
+                    f"'{found[0]}' has {size} numbers, but the encoder of '{key}' takes "
+                    f"{core.lang_emb_dim}: set core_kwargs.backbone_kwargs.lang_emb_dim of "
+                    f"observation.encoder.{self.obs_shapes.modality(key)} to {size}"
+                )
+        return found[0]
 
     def _core(self, key: str) -> EncoderCore:
         return cast("EncoderCore", self.obs_nets[key])
@@ -185,12 +233,18 @@ class ObservationEncoder(nn.Module):
         """Maps `{key: [B, *shape]}`, which may hold more keys, to features `[B, D]`."""
         features, nets = [], self.obs_nets
         for key in self.obs_shapes:
+            if key == self._language:
+                continue
             x = obs_dict[key]
             chain = self._chain(key) if key in self.obs_randomizers else ()
             for randomizer in chain:
                 x = cast("Randomizer", randomizer).forward_in(x)
             if key in nets:
-                x = nets[key](x)
+                core = nets[key]
+                if self._language and isinstance(core, VisualCoreLanguageConditioned):
+                    x = core(x, obs_dict[self._language])
+                else:
+                    x = core(x)
                 x = x if self.feature_activation is None else self.feature_activation(x)
             for randomizer in reversed(chain):
                 x = cast("Randomizer", randomizer).forward_out(x)

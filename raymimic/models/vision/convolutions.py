@@ -18,7 +18,9 @@ from raymimic.models.named_classes import NamedClasses
 class ConvBase(nn.Module):
     """Base of backbones, which compute `nets`.
 
-    A backbone takes the argument `input_channel`, the number of channels that come in.
+    A backbone takes the argument `input_channel`, the number of channels that come in. One that
+    sees the instruction too has an attribute `lang_emb_dim`, and its `forward` takes embeddings
+    `[B, lang_emb_dim]` besides the images.
     """
 
     nets: nn.Module

@@ -6,11 +6,13 @@ Weights that were trained elsewhere are read from files, see `raymimic.models.vi
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymimic.errors import ConfigError, did_you_mean
+from raymimic.models.base_nets import Linear
 from raymimic.models.vision import weights
 from raymimic.models.vision.convolutions import ConvBase, CoordConv2d, halved, register_backbone
 from raymimic.models.vision.norms import batch_norm
@@ -199,3 +201,165 @@ class ResNet50Conv(_ResNetConv):
     """ResNet-50: `[B, C, H, W]` to `[B, 2048, H / 32, W / 32]`."""
 
     name = "resnet50"
+
+
+class FiLMLayer(nn.Module):
+    """Scales and shifts each channel by the language, then a ReLU.
+
+    Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer" (2017),
+    https://arxiv.org/abs/1709.07871.
+
+    Args:
+        lang_emb_dim: size of the language's embedding.
+        channels: of the features.
+    """
+
+    def __init__(self, lang_emb_dim: int, channels: int) -> None:
+        super().__init__()
+        self.lang_proj = Linear(lang_emb_dim, 2 * channels)
+
+    def forward(self, x: Tensor, lang_emb: Tensor) -> Tensor:
+        """Maps `[B, C, H, W]` and embeddings `[B, E]` to `[B, C, H, W]`."""
+        beta, gamma = self.lang_proj(lang_emb)[:, :, None, None].chunk(2, dim=1)
+        return F.relu(x * (1.0 + gamma) + beta, inplace=True)
+
+
+@register_backbone
+class ResNet18ConvFiLM(ConvBase):
+    """ResNet-18 with a `FiLMLayer` after each block: it sees an embedding of the instruction.
+
+    Args:
+        input_channel: see `ResNet18Conv`.
+        pretrained: likewise.
+        input_coord_conv: likewise.
+        lang_emb_dim: size of the embedding; robomimic's text encoder (CLIP) gives 768.
+        pretrained_path: see `ResNet18Conv`.
+    """
+
+    def __init__(
+        self,
+        input_channel: int = 3,
+        pretrained: bool = False,
+        input_coord_conv: bool = False,
+        lang_emb_dim: int = 768,
+        pretrained_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        parts = resnet_parts("resnet18", pretrained, pretrained_path)
+        fit_input(parts, input_channel, input_coord_conv)
+        self.lang_emb_dim = lang_emb_dim
+        blocks = [block for layer in parts[4:] for block in cast("nn.Sequential", layer)]
+        self._base_block = nn.Sequential(*parts[:4])
+        self._conv_blocks = nn.ModuleList(blocks)
+        self._film_layers = nn.ModuleList(
+            FiLMLayer(lang_emb_dim, cast("BasicBlock", block).conv2.out_channels)
+            for block in blocks
+        )
+
+    def output_shape(self, input_shape: Sequence[int]) -> list[int]:
+        """Returns the shape of the features of an image `[C, H, W]`."""
+        return [output_channels("resnet18"), *(halved(side, 5) for side in input_shape[1:])]
+
+    def forward(self, x: Tensor, lang_emb: Tensor) -> Tensor:  # type: ignore[override]
+        """Maps `[B, C, H, W]` and embeddings `[B, E]` to `[B, 512, H / 32, W / 32]`."""
+        y: Tensor = self._base_block(x)
+        for block, film in zip(self._conv_blocks, self._film_layers, strict=True):
+            y = film(block(y), lang_emb)
+        return y
+
+
+class _R3MPreparation(nn.Module):
+    """Resizes the shorter side to 256, crops 224 in the centre, and scales as for ImageNet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        short = min(height, width)
+        if short != 256:
+            size = [256 * height // short, 256 * width // short]
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+        top, left = (round((side - 224) / 2) for side in x.shape[-2:])
+        x = x[..., top : top + 224, left : left + 224]
+        mean, std = x.new_tensor(_IMAGENET).view(2, 3, 1, 1)
+        return (x - mean) / std
+
+
+# Mean and standard deviation of ImageNet's red, green and blue, in 0 to 1.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@register_backbone
+class R3MConv(ConvBase):
+    """A ResNet with the weights of R3M, from a local file.
+
+    Nair et al., "R3M: A Universal Visual Representation for Robot Manipulation" (2022),
+    https://arxiv.org/abs/2203.12601. The file is the one that R3M publishes, its `model.pt`: a
+    dict `r3m` of tensors, `module.convnet.conv1.weight` and so on. robomimic downloads it.
+
+    Args:
+        input_channel: 3.
+        r3m_model_class: `resnet18`, `resnet34` or `resnet50`.
+        freeze: never train the weights, nor BatchNorm's statistics.
+        pretrained_path: the file.
+
+    Raises:
+        ConfigError: there is no such model, no file, or another number of channels.
+    """
+
+    def __init__(
+        self,
+        input_channel: int = 3,
+        r3m_model_class: str = "resnet18",
+        freeze: bool = True,
+        pretrained_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        if r3m_model_class not in ARCHITECTURES:
+            raise ConfigError(
+                f"backbone_kwargs.r3m_model_class '{r3m_model_class}' is unknown"
+                f"{did_you_mean(str(r3m_model_class), ARCHITECTURES)}"
+            )
+        if input_channel != 3:
+            raise ConfigError(
+                f"R3MConv takes images of 3 channels, not of {input_channel}: choose another "
+                "backbone_class"
+            )
+        parts = resnet_parts(r3m_model_class)
+        if weights.are_needed():
+            weights.load_r3m(parts, pretrained_path)
+        self._model_class, self._frozen = r3m_model_class, freeze
+        self.nets = nn.Sequential(_R3MPreparation(), *parts, nn.AdaptiveAvgPool2d(1), nn.Identity())
+        if freeze:
+            self.nets.requires_grad_(False)
+        self.nets.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training mode; a frozen network stays in evaluation mode."""
+        super().train(mode)
+        if self._frozen:
+            self.nets.eval()
+        return self
+
+    def output_shape(self, input_shape: Sequence[int]) -> list[int]:
+        """Returns the shape of the features of an image `[C, H, W]`."""
+        return [output_channels(self._model_class), 1, 1]
+
+
+@register_backbone
+class MVPConv(ConvBase):
+    """Not available: robomimic's vision transformer of MVP.
+
+    Raises:
+        ConfigError: always, with the reason.
+    """
+
+    def __init__(
+        self,
+        input_channel: int = 3,
+        mvp_model_class: str = "vitb-mae-egosoup",
+        freeze: bool = True,
+    ) -> None:
+        raise ConfigError(
+            "backbone_class MVPConv is not available: its network and weights come from code on no "
+            "package index (the package 'mvp' there is another program), which downloads them; "
+            "choose 'R3MConv', or 'ResNet18Conv' with backbone_kwargs.pretrained"
+        )

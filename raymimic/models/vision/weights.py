@@ -117,3 +117,21 @@ def load_resnet(parts: Sequence[nn.Module], weights: Any, path: Path, prefix: st
                     "backbone_kwargs.pretrained_path"
                 )
             x.copy_(given)
+
+
+def load_r3m(parts: Sequence[nn.Module], path: str | None) -> None:
+    """Puts R3M's weights into a ResNet's parts, see `load_resnet`.
+
+    Raises:
+        ConfigError: there is no file, or it holds other weights.
+    """
+    if path is None:
+        raise ConfigError(
+            "backbone_class R3MConv needs weights, and nothing is downloaded: name the file of R3M "
+            "(model.pt) in backbone_kwargs.pretrained_path"
+        )
+    file = Path(path).expanduser()
+    content = read_weights(file)
+    if isinstance(content, Mapping):
+        content = content.get("r3m", content)
+    load_resnet(parts, content, file, prefix="module.convnet.")
