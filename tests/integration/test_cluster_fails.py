@@ -88,6 +88,7 @@ def test_a_local_ray_that_is_killed_ends_each_command_in_one_sentence(
     args = [*train_args(hopper, *MANY, algo="bc"), "--workers", "1"]
     train = Command(tmp_path / "train", *args)
     train.wait_for("epoch 1/")
+    assert not has_child(train, "log_monitor.py")
     train.kill("raylet")
     error = error_of(train.ran())
     assert "raylet) was killed, probably because memory ran out; its log is '" in error

@@ -8,6 +8,7 @@ import time
 import pytest
 import ray
 import torch
+from tiny import start_ray
 
 from raymimic.algo import algo_factory
 from raymimic.config import config_factory
@@ -25,7 +26,7 @@ TIMEOUT = 120.0
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray()
     yield
     ray.shutdown()
 
