@@ -110,12 +110,15 @@ def train_args(dataset: Path | str, *settings: str, algo: str = "td3_bc") -> lis
 
 
 def start_ray(attempts: int = 3, **options: Any) -> None:
-    """Two CPUs; again where a busy machine takes longer than Ray waits."""
+    """Two CPUs, as commands start them; again where a busy machine takes longer than Ray waits."""
     import ray
+
+    from raymimic.cluster.ray_internals import no_helpers
 
     for left in reversed(range(attempts)):
         try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **options)
+            with no_helpers():
+                ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **options)
             return
         except Exception:
             ray.shutdown()

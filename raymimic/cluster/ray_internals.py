@@ -15,6 +15,8 @@ from typing import Any
 # The monitor reports for the first time some seconds after its cluster has started.
 _FIRST_REPORT_S = 10.0
 _STATUS_KEY = b"__autoscaling_status"
+# Methods of Ray's node, which starts the processes of a cluster.
+_STARTS_OF_HELPERS = ("start_log_monitor", "start_monitor", "start_api_server")
 
 
 def started_here() -> bool:
@@ -63,6 +65,29 @@ def own_sigterm_handler() -> Iterator[None]:
         yield
     finally:
         ray_utils.set_sigterm_handler = before
+
+
+@contextlib.contextmanager
+def no_helpers() -> Iterator[None]:
+    """Scope in which `ray.init` starts a cluster without the processes that no command needs.
+
+    The log monitor copies the output of workers to the driver, the monitor asks an autoscaler for
+    nodes, and the server of the dashboard runs, and reports usage, even without a dashboard. They
+    take four seconds of a core at each start, and `ray.init` waits for the server.
+    """
+    from ray._private.node import Node
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    before = {name: getattr(Node, name) for name in _STARTS_OF_HELPERS}
+    for name in _STARTS_OF_HELPERS:
+        setattr(Node, name, lambda node, **options: None)
+    try:
+        yield
+        # In the monitor's place: trials of a sweep need not wait for its first report.
+        _internal_kv_put(_STATUS_KEY, b"{}")
+    finally:
+        for name, start in before.items():
+            setattr(Node, name, start)
 
 
 def job_config() -> Any:

@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from raymimic.cluster.ray_internals import job_config, no_driver_messages, own_sigterm_handler
+from raymimic.cluster.ray_internals import (
+    job_config,
+    no_driver_messages,
+    no_helpers,
+    own_sigterm_handler,
+)
 from raymimic.cluster.watch import ClusterWatch, check_port
 from raymimic.config import BaseConfig
 from raymimic.errors import FULL_DISK, ClusterError
@@ -65,7 +70,7 @@ def _join(address: str | None) -> None:
         try:
             if address:
                 check_port(address, timeout_s=_PORT_S)
-            with _deferred_signals():
+            with _deferred_signals(), contextlib.nullcontext() if address else no_helpers():
                 ray.init(
                     address=address,
                     log_to_driver=False,

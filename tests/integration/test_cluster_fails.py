@@ -100,6 +100,7 @@ def test_a_local_ray_that_is_killed_ends_each_command_in_one_sentence(
     train = Command(tmp_path / "train", *args)
     train.wait_for(EPOCH)
     workers = train.family("RayTrainWorker")
+    assert not train.family("log_monitor.py")
     train.kill("raylet")
     error = error_of(train.ran())
     assert "raylet) was killed, probably because memory ran out; its log is '" in error

@@ -13,9 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
+from ray._private.node import Node
 from ray._private.worker import print_to_stdstream
 from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE, GcsClient
 from ray.core.generated.autoscaler_pb2 import ClusterConfig
@@ -106,7 +109,30 @@ def test_limits_of_an_autoscaler_are_found() -> None:
         gcs.internal_kv_del(key, False, namespace)
 
 
+def programs() -> set[str]:
+    """The names of the programs, and of Python's scripts, that this process has started."""
+    names: set[str] = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            names |= {Path(part).name for part in child.cmdline() if "/" in part}
+    return names
+
+
+def test_a_cluster_starts_without_helpers() -> None:
+    assert {"raylet", "gcs_server"} <= programs()
+    helpers = {"log_monitor.py", "monitor.py", "dashboard.py"}
+    assert not helpers & programs(), "a cluster's helpers are no longer started by methods of Node"
+    assert ray_internals.monitor_report() == b"{}"
+    assert not ray_internals.has_autoscaler()
+    starts = [getattr(Node, name) for name in ray_internals._STARTS_OF_HELPERS]
+    assert [start.__name__ for start in starts] == list(ray_internals._STARTS_OF_HELPERS)
+
+
 def test_the_monitor_reports_and_adds_no_nodes_to_a_local_cluster() -> None:
+    node = ray_worker._global_node
+    assert node is not None
+    node.start_monitor()
+    assert "monitor.py" in programs()
     assert ray_internals.monitor_arguments(), (
         "no process `monitor.py --gcs-address=…` runs on the head node any more"
     )
