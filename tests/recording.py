@@ -42,6 +42,9 @@ class RecordingTracker(Tracker):
         self.calls.append(("epoch", epoch, step, dict(metrics)))
         self.episodes[epoch] = episodes
 
+    def log_system(self, metrics: Mapping[str, float]) -> None:
+        self.calls.append(("system", dict(metrics)))
+
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         self.calls.append(("artifact", path.name, artifact_path))
 

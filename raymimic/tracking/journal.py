@@ -415,18 +415,27 @@ def first_start(run_dir: Path) -> dict[str, Any] | None:
     return None
 
 
-def system_steps(run_dir: Path) -> int:
-    """The step of a run's next system metrics, which count from 0.
+def machine_of(metric: str) -> str:
+    """The part of a system metric's name that is the same for all of a machine: `system/node`."""
+    return metric.rpartition("/")[0]
+
+
+def system_steps(run_dir: Path) -> dict[str, int]:
+    """The step of each machine's next system metrics, which count from 0.
 
     Args:
         run_dir: folder of the run.
+
+    Returns:
+        steps by `machine_of` their metrics.
     """
-    step = 0
+    steps: dict[str, int] = {}
     with contextlib.suppress(OSError):
         for record in JournalReader(spool_dir_of(run_dir)).stream():
             if record.type == "system":
-                step = record.data["step"] + 1
-    return step
+                following = record.data["step"] + 1
+                steps |= {machine_of(metric): following for metric in record.data["metrics"]}
+    return steps
 
 
 def began_with_all_settings(run_dir: Path) -> bool:

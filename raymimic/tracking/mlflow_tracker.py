@@ -48,6 +48,7 @@ from raymimic.tracking.journal import (
     check_spool,
     first_start,
     is_finished,
+    machine_of,
     pending,
     run_id_of,
     spool_dir_of,
@@ -199,6 +200,7 @@ class MLflowTracker(Tracker):
         self._say = say or logger.log
         self._sampling = None if kind == "trial" else Sampling.of_environment()
         self._monitor: SystemMonitor | None = None
+        self._system_steps: dict[str, itertools.count[int]] = {}  # of the next point, by machine
         self._journal: JournalWriter | None = None
         self._delivery: subprocess.Popen[str] | None = None
         self._fails = threading.Event()  # MLflow takes no records from the delivery
@@ -249,19 +251,34 @@ class MLflowTracker(Tracker):
             path.write_text(masked(json.dumps(config, indent=4, default=str)))
             self.log_artifact(path)
         if self._sampling is not None:
-            self._monitor = SystemMonitor(self._sampling, self._system_recorder())
+            self._system_steps = {
+                machine: itertools.count(step)
+                for machine, step in system_steps(self._run_dir).items()
+            }
+            self._monitor = SystemMonitor(
+                self._sampling,
+                self._log_own_system,
+                lambda text: self._say(logging.WARNING, text),
+            )
             self._monitor.start()
         return self.run_id
 
-    def _system_recorder(self) -> Callable[[Mapping[str, float]], None]:
-        """Appends points of system metrics, each with the next step."""
-        steps = itertools.count(system_steps(self._run_dir))
+    @property
+    def sampling(self) -> Sampling | None:
+        """See `Tracker.sampling`: as MLflow's variables ask for it, of a training or sweep."""
+        return self._sampling
 
-        def record(metrics: Mapping[str, float]) -> None:
-            if self._journal is not None:
-                self._append("system", step=next(steps), metrics=_numbers(metrics))
+    def log_system(self, metrics: Mapping[str, float]) -> None:
+        """See `Tracker.log_system`; the points of each machine count their own steps."""
+        machine = machine_of(next(iter(metrics), ""))
+        steps = self._system_steps.setdefault(machine, itertools.count())
+        self._append("system", step=next(steps), metrics=_numbers(metrics))
 
-        return record
+    def _log_own_system(self, metrics: Mapping[str, float]) -> None:
+        """Records the load of this machine, if the disk has room; the run itself tells of that."""
+        if self._journal is not None:
+            with contextlib.suppress(OSError):
+                self.log_system(metrics)
 
     def _stop_sampling(self) -> None:
         monitor, self._monitor = self._monitor, None

@@ -1,8 +1,8 @@
-"""System metrics of the driver's machine, under MLflow's names and by MLflow's variables.
+"""System metrics of the machines of a training, under MLflow's names and by MLflow's variables.
 
 MLflow samples only in a process that logs to it. raymimic's driver never imports MLflow, so it
-samples here, and the numbers go the way of all records. Without
-`MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` there is neither a thread nor an import of psutil.
+samples here, and so does a worker on each other machine; the numbers go the way of all records.
+Without `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` there is neither a thread nor an import of psutil.
 """
 
 import contextlib
@@ -76,10 +76,16 @@ class SystemMonitor:
     Args:
         sampling: how often.
         record: gets each point, metrics by full name; called by the thread.
+        warn: gets the sentence of an error, with which the thread ends.
     """
 
-    def __init__(self, sampling: Sampling, record: Callable[[Mapping[str, float]], None]) -> None:
-        self._sampling, self._record = sampling, record
+    def __init__(
+        self,
+        sampling: Sampling,
+        record: Callable[[Mapping[str, float]], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._sampling, self._record, self._warn = sampling, record, warn
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
 
@@ -93,6 +99,17 @@ class SystemMonitor:
         self._thread.join(_STOP_S)
 
     def _run(self) -> None:
+        try:
+            self._sample()
+        except Exception as error:  # no number about a machine is worth the run
+            machine = self._sampling.node or "this machine"
+            with contextlib.suppress(Exception):  # of a worker whose driver is gone
+                self._warn(
+                    f"the system metrics of {machine} end here, as they cannot be read or recorded "
+                    f"({type(error).__name__}: {error}); the run goes on"
+                )
+
+    def _sample(self) -> None:
         with contextlib.ExitStack() as opened:
             sources = [*_machine(), *_gpus(opened)]
             ended = False
@@ -101,8 +118,7 @@ class SystemMonitor:
                 while len(taken) < self._sampling.samples and not ended:
                     taken.append({k: v for source in sources for k, v in source().items()})
                     ended = self._ends.wait(self._sampling.interval_s)
-                with contextlib.suppress(OSError):  # a full disk, of which the run itself tells
-                    self._record(_point(taken, self._sampling.node))
+                self._record(_point(taken, self._sampling.node))
 
 
 def _point(taken: Sequence[Mapping[str, float]], node: str) -> dict[str, float]:

@@ -15,6 +15,7 @@ from raymimic.credentials import masked
 from raymimic.errors import RaymimicError
 from raymimic.tracking.episode_rows import EpisodeRow
 from raymimic.tracking.run_contents import DatasetUse, KeptModel
+from raymimic.tracking.system_metrics import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,11 @@ class Tracker:
 
     A subclass overrides the methods that it has a use for; here they do nothing.
     """
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How often the machines of workers on other nodes are looked at; None: never."""
+        return None
 
     def start(
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
@@ -110,6 +116,13 @@ class Tracker:
         Args:
             step: place on the x-axis.
             numbers: name to value.
+        """
+
+    def log_system(self, metrics: Mapping[str, float]) -> None:
+        """Records the load of a worker's machine at this moment.
+
+        Args:
+            metrics: name to value; the names begin with `system/` and the machine's name.
         """
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
@@ -195,6 +208,12 @@ class TrackerGroup(Tracker):
         """Whether a tracker does anything with a model."""
         return any(type(tracker).log_model is not Tracker.log_model for tracker in self.trackers)
 
+    @property
+    def sampling(self) -> Sampling | None:
+        """The first that a tracker wants."""
+        wanted = self._call(lambda tracker: tracker.sampling)
+        return next((sampling for sampling in wanted if sampling is not None), None)
+
     def start(
         self, run_dir: Path, config: Mapping[str, Any], tags: Mapping[str, str]
     ) -> str | None:
@@ -219,6 +238,10 @@ class TrackerGroup(Tracker):
     def log_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
         """See `Tracker.log_numbers`."""
         self._call(lambda tracker: tracker.log_numbers(step, numbers))
+
+    def log_system(self, metrics: Mapping[str, float]) -> None:
+        """See `Tracker.log_system`."""
+        self._call(lambda tracker: tracker.log_system(metrics))
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """See `Tracker.log_artifact`."""

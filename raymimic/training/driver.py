@@ -23,7 +23,15 @@ from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.stats import failures, summarize
 from raymimic.storage import file_names, join, remove, write_bytes
 from raymimic.training.kept_models import KeptModels, dataset_uses
-from raymimic.training.link import Committed, Event, Fatal, Progress, Started
+from raymimic.training.link import (
+    Committed,
+    Event,
+    Fatal,
+    MachineLoad,
+    Mishap,
+    Progress,
+    Started,
+)
 from raymimic.training.note import ChosenCheckpoint, run_note
 from raymimic.training.run import Run
 
@@ -134,6 +142,11 @@ class Driver:
                 if event.evaluate:
                     self._evaluate(event.epoch, event.checkpoint)
                 self._say_if_only_evaluations_are_left(event.epoch)
+            case MachineLoad():
+                if self.started:  # before, there is no record
+                    self.tracker.log_system(event.metrics)
+            case Mishap():
+                self.progress.warn(event.message)
             case Fatal():
                 self.fatal = self.fatal or event
 

@@ -73,6 +73,28 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class MachineLoad:
+    """The load of a worker's machine, which is not the driver's.
+
+    Attributes:
+        metrics: name to value; see `raymimic.tracking.tracker.Tracker.log_system`.
+    """
+
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """A warning of a worker, whose training goes on.
+
+    Attributes:
+        message: its sentence.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Fatal:
     """An error that a restart would meet again.
 
@@ -87,7 +109,7 @@ class Fatal:
     traceback: str
 
 
-Event = Placed | Started | Progress | Committed | Fatal
+Event = Placed | Started | Progress | Committed | MachineLoad | Mishap | Fatal
 
 
 class Link(Protocol):
@@ -148,9 +170,13 @@ class Mailbox:
 
     It may be lost with its messages: then the workers fail, and after their restart send the
     content of their checkpoint to a new mailbox.
+
+    Args:
+        node: Ray's id of the driver's node.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
+        self._nodes = {node}
         self._events: list[Event] = []
         self._evaluations: list[Evaluation] = []
         self._stopped: str | None = None
@@ -192,6 +218,18 @@ class Mailbox:
     def may_begin(self) -> bool:
         """Whether the driver lets training begin."""
         return self._may_begin
+
+    def is_first_of(self, node: str) -> bool:
+        """Whether no worker of a node has asked before; the driver is the first of its own.
+
+        Ray Train's local ranks would tell nodes apart by their addresses alone.
+
+        Args:
+            node: Ray's id of the worker's node.
+        """
+        first = node not in self._nodes
+        self._nodes.add(node)
+        return first
 
 
 class RayLink:
@@ -241,3 +279,10 @@ class RayLink:
 
         allowed: bool = ray.get(self._mailbox.may_begin.remote())
         return allowed
+
+    def is_first_of(self, node: str) -> bool:
+        """Whether no worker of a node has asked before; the driver is the first of its own."""
+        import ray
+
+        first: bool = ray.get(self._mailbox.is_first_of.remote(node))
+        return first

@@ -25,6 +25,7 @@ from raymimic.cluster.watch import ClusterLostError, ClusterWatch
 from raymimic.credentials import masked
 from raymimic.errors import ClusterError, OutputError, TrainingError
 from raymimic.rollout.actors import RolloutPool
+from raymimic.tracking.system_metrics import Sampling
 from raymimic.training.driver import Driver, raise_fatal
 from raymimic.training.link import Event, Mailbox, Placed
 from raymimic.training.run import Run
@@ -92,6 +93,7 @@ class WorkersOnRay:
         self._config, self._folder = run.prepared.config, run.folder
         self._spec = run.prepared.worker_spec(run.folder)
         self._progress, self._alone = run.progress, run.alone
+        self._sampling = run.tracker.sampling
         self._resources, self._cluster = resources, cluster
         self._log = run.folder.local / "logs" / "error.txt"
         self._timeout = self._config.ray.placement_timeout_s
@@ -138,7 +140,7 @@ class WorkersOnRay:
 
     def _follow(self, driver: Driver) -> None:
         """Starts the workers and answers their events until they have ended or failed."""
-        thread = self._thread = TrainerThread(self._spec, self._resources)
+        thread = self._thread = TrainerThread(self._spec, self._resources, self._sampling)
         deadline = time.monotonic() + self._timeout + _START_S
         try:
             thread.start()
@@ -281,17 +283,20 @@ class TrainerThread(threading.Thread):
         error: the exception that ended it, if any.
     """
 
-    def __init__(self, spec: WorkerSpec, resources: Reservation) -> None:
+    def __init__(self, spec: WorkerSpec, resources: Reservation, sampling: Sampling | None) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
         # On the driver's node: the loss of another one must cost only workers.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        node = ray.get_runtime_context().get_node_id()
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
         actor_class: Any = ray.remote(Mailbox)
-        self.mailbox = actor_class.options(num_cpus=0, scheduling_strategy=here).remote()
+        self.mailbox = actor_class.options(num_cpus=0, scheduling_strategy=here).remote(node)
         self.placed = False
         self.error: BaseException | None = None
         self._mailbox_lost = False
         self._asked: Any = None
-        self._trainer = _torch_trainer(spec, resources, self.mailbox)
+        self._trainer = _torch_trainer(
+            resources, {"spec": spec, "mailbox": self.mailbox, "sampling": sampling}
+        )
 
     def run(self) -> None:
         """Trains until all is done or something fails."""
@@ -366,17 +371,22 @@ def _is_loss(error: BaseException) -> bool:
     return isinstance(error, RayError) or "gloo" in text or "nccl" in text
 
 
-def _torch_trainer(spec: WorkerSpec, resources: Reservation, mailbox: Any) -> Any:
-    """Makes Ray's trainer. It only places workers: checkpoints, metrics and retries are ours."""
+def _torch_trainer(resources: Reservation, loop_config: dict[str, Any]) -> Any:
+    """Makes Ray's trainer. It only places workers: checkpoints, metrics and retries are ours.
+
+    Args:
+        resources: of the workers.
+        loop_config: see `ray_train_loop`.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    filesystem, path = storage.for_arrow(storage.join(spec.run_dir, "logs"))
+    filesystem, path = storage.for_arrow(storage.join(loop_config["spec"].run_dir, "logs"))
     # Several workers on one GPU cannot use NCCL.
     shared_gpu = 0 < resources.gpus_per_worker < 1
     return torch_trainer(
         train_loop_per_worker=ray_train_loop,
-        train_loop_config={"spec": spec, "mailbox": mailbox},
+        train_loop_config=loop_config,
         torch_config=TorchConfig(backend="gloo" if shared_gpu else None),
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,

@@ -19,6 +19,7 @@ from raymimic.checkpoints.content import CheckpointContent, TrainingSection, pla
 from raymimic.checkpoints.reading import read_checkpoint
 from raymimic.checkpoints.records import EpochRecord
 from raymimic.checkpoints.store import CheckpointStore
+from raymimic.cluster.capacity import live_nodes
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import import_modules, sections_named
 from raymimic.data.training_data import make_loaders
@@ -31,9 +32,11 @@ from raymimic.errors import (
     full_disk,
 )
 from raymimic.lease import Lease
+from raymimic.tracking.system_metrics import Sampling
 from raymimic.training.epoch import EpochRunner
 from raymimic.training.grad_sync import GradientSync
 from raymimic.training.link import Committed, Fatal, Link, Placed, Progress, RayLink, Started
+from raymimic.training.machines import sampled, sampling_of
 from raymimic.user_modules import ImportPath
 
 # With so many evaluations under way, training waits: the best checkpoint is never decided long
@@ -77,9 +80,11 @@ def ray_train_loop(loop_config: dict[str, Any]) -> None:
     """Runs on each Ray Train worker.
 
     Args:
-        loop_config: `spec`, a `WorkerSpec`, and `mailbox`, the driver's `Mailbox` actor.
+        loop_config: `spec`, a `WorkerSpec`; `mailbox`, the driver's `Mailbox` actor; and
+            `sampling`, how machines of workers are sampled.
     """
     # Only workers on Ray come here.
+    import ray
     import ray.train
     import ray.train.torch
 
@@ -90,14 +95,19 @@ def ray_train_loop(loop_config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     if context.get_world_rank() == 0:
         link.send(Placed())
+    sampling: Sampling | None = loop_config["sampling"]
+    if sampling is not None:
+        node = ray.get_runtime_context().get_node_id()
+        sampling = sampling_of(sampling, node, live_nodes()) if link.is_first_of(node) else None
     try:
-        train_loop(
-            spec,
-            link,
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-            device=ray.train.torch.get_device(),
-        )
+        with sampled(sampling, link):
+            train_loop(
+                spec,
+                link,
+                rank=context.get_world_rank(),
+                world_size=context.get_world_size(),
+                device=ray.train.torch.get_device(),
+            )
     except RaymimicError as error:
         link.send(Fatal(type(error).__name__, str(error), traceback.format_exc()))
         raise

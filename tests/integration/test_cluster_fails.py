@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -157,12 +158,30 @@ other = re.sub(rb'"ray_version": "[^"]*"', b'"ray_version": "%s"' % sys.argv[2].
 store.internal_kv_put(place[0], other, True, place[1])
 """
 
+LOADS = """
+from raymimic.tracking import Tracker, register_tracker
+from raymimic.tracking.system_metrics import Sampling
+
+
+class Loads(Tracker):
+    sampling = Sampling(interval_s=0.5)
+
+    def log_system(self, metrics):
+        print("load of", *{name.rpartition("/")[0] for name in metrics})
+
+
+register_tracker("loads")(lambda config, run: Loads())
+"""
+
 
 def test_a_cluster_that_refuses_loses_a_node_and_is_shut_down(tmp_path: Path, hopper: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     options = [f"--port={address.split(':')[1]}", "--num-cpus=1", "--include-dashboard=false"]
     settings = ["ray.placement_timeout_s=5", "ray.cpus_per_worker=1"]
     args = [*train_args(hopper, *MANY, *settings, algo="bc"), "--workers", "2"]
+    args += ["--import", "loads"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "loads.py").write_text(LOADS)
     # Ray takes fifteen seconds to call a node dead, longer than the training waits for another.
     soon = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
     with short_folder() as home, ray_head(home, *options, **soon) as group:
@@ -183,9 +202,13 @@ def test_a_cluster_that_refuses_loses_a_node_and_is_shut_down(tmp_path: Path, ho
         with ray_node(home, address, "--num-cpus=1"):
             train = Command(tmp_path / "run", *args, **joined)
             train.wait_for(EPOCH)
+            train.wait_for("load of ")
         train.wait_for("waiting for 2 × 1 CPU, at most 5 s")
         ran = train.ran()
         assert re.search(r"^a worker was lost after epoch \d+; waiting for 2 ×", ran.out, re.M)
+        # Of the machine of the second node alone: both are on this one.
+        (machine,) = set(re.findall("^load of (.*)$", ran.out, re.M))
+        assert machine.startswith(f"system/{socket.gethostname()}-")
         error = error_of(ran)
         assert error.startswith(
             "a node was lost and none came; go on with raymimic train --resume "

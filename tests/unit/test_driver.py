@@ -24,7 +24,7 @@ from raymimic.rollout.evaluation import EvalResult, Video
 from raymimic.tracking.figures import learning_curve
 from raymimic.tracking.tracker import TrackerGroup
 from raymimic.training.driver import Driver, raise_fatal
-from raymimic.training.link import Committed, Fatal, Started
+from raymimic.training.link import Committed, Fatal, MachineLoad, Mishap, Started
 from raymimic.training.prepare import Prepared, prepare
 from raymimic.training.progress import ProgressReporter
 from raymimic.training.run import Run
@@ -127,6 +127,26 @@ def test_records_begin_once_the_workers_have_loaded_everything(
     made.start()
     assert made.tracker.calls == [("start", made.folder.local, {"algo": "td3_bc"})]
     assert "training td3_bc (10 parameters) on 120 samples, device cpu" in made.out.getvalue()
+
+
+def test_the_load_of_workers_machines_is_logged_once_there_is_a_record(
+    stage: Callable[..., Stage],
+) -> None:
+    made, loads = stage(), [{"system/two/cpu_utilization_percentage": n} for n in (50.0, 60.0)]
+    made.driver.handle(MachineLoad(loads[0]))
+    assert made.tracker.calls == []
+    made.start()
+    made.driver.handle(MachineLoad(loads[1]))
+    assert made.tracker.calls[1:] == [("system", loads[1])]
+
+
+def test_a_mishap_of_several_workers_is_one_warning(stage: Callable[..., Stage]) -> None:
+    made = stage()
+    made.start()
+    for _ in range(2):
+        made.driver.handle(Mishap("the thermometer of two is broken"))
+    assert made.out.getvalue().count("warning: the thermometer of two is broken\n") == 1
+    assert made.driver.fatal is None
 
 
 def test_epochs_are_logged_with_their_commit_and_an_evaluation_at_its_epoch(

@@ -47,6 +47,12 @@ def test_a_fatal_error_of_one_worker_stops_all() -> None:
     assert mailbox.stopped() == "Ctrl-C"
 
 
+def test_one_worker_of_each_node_but_the_drivers_is_the_first() -> None:
+    mailbox = Mailbox("head")
+    asked = ["two", "head", "two", "three", "head"]
+    assert [mailbox.is_first_of(node) for node in asked] == [True, False, False, True, False]
+
+
 def test_a_local_link_hands_over_at_once() -> None:
     handled: list[Event] = []
     link = LocalLink(handled.append, lambda: bool(handled))

@@ -15,9 +15,11 @@ from reference import DATA, centred_rng, fill, golden_batch, make, state, varian
 from tiny import small_config
 
 from raymimic.checkpoints.store import CheckpointStore
-from raymimic.config import BaseConfig
+from raymimic.config import BaseConfig, config_factory
 from raymimic.errors import DatasetError, TrainingError
-from raymimic.training.link import Committed, Started
+from raymimic.tracking.system_metrics import Sampling
+from raymimic.training.link import Committed, MachineLoad, Started
+from raymimic.training.machines import sampled
 from raymimic.training.prepare import prepare
 from raymimic.training.run_folder import RunFolder
 from raymimic.training.worker import WorkerSpec, train_loop
@@ -53,6 +55,14 @@ def train(spec: WorkerSpec, link: RecordingLink | None = None) -> list[Any]:
     link = link or RecordingLink()
     train_loop(spec, link, rank=0, world_size=1, device=torch.device("cpu"))
     return link.events
+
+
+def trained(spec: WorkerSpec, link: RecordingLink | None = None) -> str:
+    """Trains; returns the path of the last checkpoint."""
+    train(spec, link)
+    store = CheckpointStore(spec.run_dir, config_factory("bc").experiment.save)
+    assert store.last is not None
+    return store.path(store.last)
 
 
 def write_samples(path: Path, raw: dict[str, Any]) -> Path:
@@ -159,6 +169,20 @@ def test_a_restarted_worker_goes_on_bit_by_bit(spec: WorkerSpec, specs: Any) -> 
     assert whole["nets"].keys() == resumed["nets"].keys()
     for key, value in whole["nets"].items():
         assert torch.equal(value, resumed["nets"][key]), key
+    other.release()
+
+
+def test_a_sampled_machine_changes_no_bit(spec: WorkerSpec, tmp_path: Path) -> None:
+    plain = torch.load(trained(spec), weights_only=True)
+    other = RunFolder(f"{spec.run_dir}_sampled", Path(f"{spec.run_dir}_sampled"))
+    other.prepare(new=True)
+    link = RecordingLink()
+    with sampled(Sampling(0.001, node="two"), link):
+        checkpoint = trained(replace(spec, run_dir=other.uri), link)
+    assert sum(isinstance(event, MachineLoad) for event in link.events) > 1
+    sampled_too = torch.load(checkpoint, weights_only=True)
+    for key, value in plain["model"]["nets"].items():
+        assert torch.equal(value, sampled_too["model"]["nets"][key]), key
     other.release()
 
 
