@@ -1,8 +1,7 @@
 """Random numbers of networks in training: those of a sample follow from its place alone.
 
-A module that draws (a randomizer of images) does so through its attribute `draws`. `share_draws`
-gives all those of a network one `SampleDraws`, and the training loop tells that the step and the
-samples that this worker holds.
+`share_draws` gives all modules of a network that draw (`raymimic.models.vision.draws`) one
+`SampleDraws`, and the training loop tells it the step and the samples that this worker holds.
 """
 
 from collections import defaultdict
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.errors import RaymimicError
+from raymimic.models.vision.draws import drawing_modules
 
 _STREAM = 0x647261  # keeps these streams apart from others of the same seed
 _BLOCK = defaultdict(lambda: 2**40, cpu=2**14)  # on a CPU, as many as stay in its cache
@@ -132,12 +132,12 @@ def _normal(bits: Tensor) -> Tensor:
 
 
 def share_draws(net: nn.Module, draws: SampleDraws) -> bool:
-    """Gives draws to all modules that have an attribute `draws`.
+    """Gives draws to all modules of a network that draw.
 
     Returns:
         Whether there are any.
     """
-    drawing = [module for module in net.modules() if hasattr(module, "draws")]
+    drawing = [module for _, module in drawing_modules(net)]
     for module in drawing:
-        module.draws = draws  # type: ignore[assignment]
+        module.draws = draws
     return bool(drawing)

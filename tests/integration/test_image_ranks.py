@@ -27,9 +27,10 @@ from raymimic.algo import algo_class
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.config import config_factory
 from raymimic.data.training_data import inspect_data, make_loaders
-from raymimic.models import batch_norm
-from raymimic.models.batch_norm import GlobalBatchNorm2d
 from raymimic.models.obs_nets import EncoderCore, register_encoder_core
+from raymimic.models.vision import batch_norm
+from raymimic.models.vision.batch_norm import GlobalBatchNorm2d
+from raymimic.models.vision.draws import DrawingModule
 from raymimic.training import worker
 from raymimic.training.worker import WorkerSpec, train_loop
 from raymimic.user_modules import ImportPath
@@ -40,10 +41,8 @@ SIDE, CROP, STEPS = 12, 9, 5  # of an image, of its part that the network sees, 
 LENGTHS = (1, 30, 28, 9, 6)  # a worker that holds the first demo alone often has no sample
 
 
-class Augment(nn.Module):
+class Augment(DrawingModule):
     """A random part of each image, its brightness, and noise; in evaluation the middle."""
-
-    draws: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
         middle = (SIDE - CROP) // 2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.algo.optimization import soft_update
-from raymimic.models.batch_norm import GlobalBatchNorm2d
+from raymimic.models.vision.batch_norm import GlobalBatchNorm2d
 from raymimic.ranks import synchronized
 
 CHANNELS, HEIGHT, WIDTH = 5, 3, 4

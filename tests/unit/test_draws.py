@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from raymimic.algo.draws import SampleDraws, share_draws
 from raymimic.errors import RaymimicError
+from raymimic.models.vision.draws import DrawingModule
 
 FLOAT = torch.zeros(1)
 
@@ -102,8 +103,8 @@ def test_rows_that_are_not_the_samples_are_named() -> None:
         begun([0, 1]).uniform((5, 2))
 
 
-class Crop(nn.Module):
-    draws: object = None
+class Crop(DrawingModule):
+    """Draws."""
 
 
 def test_all_modules_that_draw_get_the_same_draws() -> None:

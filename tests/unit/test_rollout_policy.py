@@ -11,8 +11,8 @@ from raymimic.algo import PolicyAlgo, RolloutPolicy, ValueAlgo, algo_factory
 from raymimic.config import config_factory
 from raymimic.config.templates import config_named
 from raymimic.errors import ConfigError, EnvError
-from raymimic.models.batch_norm import GlobalBatchNorm2d
 from raymimic.models.obs_nets import EncoderCore, register_encoder_core
+from raymimic.models.vision.batch_norm import GlobalBatchNorm2d
 
 torch.set_num_threads(1)
 OBS_DIM, ACTION_DIM = 17, 6

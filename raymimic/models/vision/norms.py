@@ -3,11 +3,6 @@
 from torch import nn
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Makes a BatchNorm layer: the one place where networks for images make theirs."""
-    return nn.BatchNorm2d(channels)
-
-
 def replace_bn_with_gn(net: nn.Module, features_per_group: int = 16) -> nn.Module:
     """Replaces every BatchNorm layer by a GroupNorm layer, in place.
 

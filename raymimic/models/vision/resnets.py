@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.models.base_nets import Linear
 from raymimic.models.vision import weights
+from raymimic.models.vision.batch_norm import GlobalBatchNorm2d
 from raymimic.models.vision.convolutions import ConvBase, CoordConv2d, halved, register_backbone
-from raymimic.models.vision.norms import batch_norm
 
 
 def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -36,7 +36,7 @@ class Residual(nn.Module):
     def _shortcut(self, channels: int, out: int, stride: int) -> nn.Sequential | None:
         if stride == 1 and channels == out:
             return None
-        return nn.Sequential(_conv(channels, out, 1, stride), batch_norm(out))
+        return nn.Sequential(_conv(channels, out, 1, stride), GlobalBatchNorm2d(out))
 
     def _residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -61,9 +61,9 @@ class BasicBlock(Residual):
     def __init__(self, channels: int, width: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = _conv(channels, width, 3, stride)
-        self.bn1 = batch_norm(width)
+        self.bn1 = GlobalBatchNorm2d(width)
         self.conv2 = _conv(width, width, 3)
-        self.bn2 = batch_norm(width)
+        self.bn2 = GlobalBatchNorm2d(width)
         self.downsample = self._shortcut(channels, width, stride)
 
     def _residual(self, x: Tensor) -> Tensor:
@@ -86,11 +86,11 @@ class Bottleneck(Residual):
         super().__init__()
         out = width * self.expansion
         self.conv1 = _conv(channels, width, 1)
-        self.bn1 = batch_norm(width)
+        self.bn1 = GlobalBatchNorm2d(width)
         self.conv2 = _conv(width, width, 3, stride)
-        self.bn2 = batch_norm(width)
+        self.bn2 = GlobalBatchNorm2d(width)
         self.conv3 = _conv(width, out, 1)
-        self.bn3 = batch_norm(out)
+        self.bn3 = GlobalBatchNorm2d(out)
         self.downsample = self._shortcut(channels, out, stride)
 
     def _residual(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def resnet_parts(
     block, numbers = ARCHITECTURES[name]
     parts: list[nn.Module] = [
         nn.Conv2d(3, 64, 7, 2, padding=3, bias=False),
-        batch_norm(64),
+        GlobalBatchNorm2d(64),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2, padding=1),
     ]
@@ -280,7 +280,8 @@ class _R3MPreparation(nn.Module):
         top, left = (round((side - 224) / 2) for side in x.shape[-2:])
         x = x[..., top : top + 224, left : left + 224]
         mean, std = x.new_tensor(_IMAGENET).view(2, 3, 1, 1)
-        return (x - mean) / std
+        normalized: Tensor = (x - mean) / std
+        return normalized
 
 
 # Mean and standard deviation of ImageNet's red, green and blue, in 0 to 1.
