@@ -128,6 +128,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known are: {', '.join(options)}" if options else ""
 
 
+def perhaps(name: str, known: Iterable[str]) -> str:
+    """As `did_you_mean`, for a message that lists the known names itself.
+
+    Returns:
+        `" (did you mean 'x'?)"`, or an empty string when nothing is near.
+    """
+    near = nearest(name, known)
+    return "" if near is None else f" (did you mean '{near}'?)"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like another one; None when nothing is near."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.5)

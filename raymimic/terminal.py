@@ -1,8 +1,9 @@
-"""Lines for people: written to streams that may be closed, as wide as the terminal."""
+"""Lines and numbers for people: written to streams that may be closed, as wide as the terminal."""
 
 import contextlib
 import errno
 import logging
+import math
 import os
 import shutil
 import sys
@@ -19,6 +20,18 @@ def duration(seconds: float) -> str:
     if seconds >= 60:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds} s"
+
+
+def readable(value: float | None) -> str:
+    """A return, a loss or another score for people, with the decimals that matter at its size.
+
+    Args:
+        value: None, NaN and infinities are `-`.
+    """
+    if value is None or not math.isfinite(value):
+        return "-"
+    size = abs(value)
+    return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
 
 
 def shown(path: str | Path) -> str:

@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import json
+import re
 import sys
 from typing import Any, NoReturn
 
 from raymimic.credentials import masked
+from raymimic.errors import perhaps
 
 CHECKPOINT_HELP = (
     "checkpoint of raymimic or robomimic: path, URI, or a model of MLflow (runs:/…, models:/…)"
@@ -24,8 +26,11 @@ class Parser(argparse.ArgumentParser):
     """Reports a mistake in the arguments in one line, like all other errors of the user."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with exit status 2."""
-        leave(2, f"error: {message}; see {self.prog} --help")
+        """Ends the process with exit status 2; of a mistyped choice, names the nearest."""
+        hint = ""
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message):
+            hint = perhaps(choice[1], re.findall(r"[^', ]+", choice[2]))
+        leave(2, f"error: {message}{hint}; see {self.prog} --help")
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ from raymimic.config.sections import (
     Rules,
     Section,
 )
-from raymimic.errors import ConfigError, RaymimicError
+from raymimic.errors import ConfigError, RaymimicError, perhaps
 from raymimic.storage import parse_json
 from raymimic.user_modules import modules_of, same_definition
 
@@ -455,8 +455,9 @@ def config_factory(algo_name: str, dic: Mapping[str, Any] | None = None) -> Base
     """
     if algo_name not in REGISTERED_CONFIGS:
         raise ConfigError(
-            f"unknown algorithm '{algo_name}': known are {', '.join(sorted(REGISTERED_CONFIGS))}; "
-            "a module of yours that defines it is named with --import"
+            f"unknown algorithm '{algo_name}'{perhaps(algo_name, REGISTERED_CONFIGS)}: known are "
+            f"{', '.join(sorted(REGISTERED_CONFIGS))}; a module of yours that defines it is named "
+            "with --import"
         )
     if dic is not None and dic.get("algo_name", algo_name) != algo_name:
         raise ConfigError(

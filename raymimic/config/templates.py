@@ -8,7 +8,7 @@ from raymimic.config.base_config import (
     config_from_file,
     get_all_registered_configs,
 )
-from raymimic.errors import ConfigError
+from raymimic.errors import ConfigError, perhaps
 
 TEMPLATES = Path(__file__).parents[1] / "exps" / "templates"
 
@@ -29,6 +29,7 @@ def config_named(name: str) -> BaseConfig:
     if name in templates:
         return config_from_file(TEMPLATES / f"{name}.json")
     raise ConfigError(
-        f"unknown algorithm '{name}': known are {', '.join(sorted(algos))}, and the templates "
-        f"{', '.join(templates)}; a module of yours that defines it is named with --import"
+        f"unknown algorithm '{name}'{perhaps(name, [*algos, *templates])}: known are "
+        f"{', '.join(sorted(algos))}, and the templates {', '.join(templates)}; a module of yours "
+        "that defines it is named with --import"
     )

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from raymimic.envs.env_base import EnvBase, EnvType
-from raymimic.errors import ConfigError, EnvError, reason
+from raymimic.errors import ConfigError, EnvError, perhaps, reason
 from raymimic.user_modules import check_imported, module_of
 
 Kind = int | str
@@ -131,8 +131,13 @@ def read_env_meta(
     kind = _kind(env_meta)
     if isinstance(kind, bool) or not isinstance(kind, int | float | str) or kind not in _KINDS:
         called = f" ({_NAMES[kind]})" if type(kind) is int and kind in _NAMES else ""
+        near = (
+            perhaps(kind, [k for k in _KINDS if isinstance(k, str)])
+            if isinstance(kind, str)
+            else ""
+        )
         raise UnknownEnvError(
-            f"environment '{name}' is of type {kind!r:.60}{called}, and the known types are "
+            f"environment '{name}' is of type {kind!r:.60}{called}{near}, and the known types are "
             f"{', '.join(map(repr, _KINDS))}: train with experiment.rollout.enabled=false, or name "
             "with --import a module that registers the type (raymimic.envs.kinds.register_env_kind)"
         )

@@ -1,6 +1,5 @@
 """Markdown for the descriptions of runs."""
 
-import math
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -10,13 +9,6 @@ from raymimic.credentials import masked
 def code(text: str) -> str:
     """A text as it is, also in a table: no character of it is markup."""
     return f"`{text.replace('`', chr(39)).replace('|', '/')}`"
-
-
-def number(value: float) -> str:
-    """A number for people, with the decimals that matter at its size."""
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

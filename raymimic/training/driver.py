@@ -22,6 +22,7 @@ from raymimic.envs.seeds import evaluation_seeds
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.stats import failures, summarize
 from raymimic.storage import file_names, join, remove, write_bytes
+from raymimic.terminal import readable
 from raymimic.training.kept_models import KeptModels, dataset_uses
 from raymimic.training.link import (
     Committed,
@@ -448,7 +449,9 @@ def _summary(evaluation: Evaluation) -> str:
             continue
         low = evaluation.metrics.get(f"Rollout/Return_CI_Low/{env}", math.nan)
         high = evaluation.metrics.get(f"Rollout/Return_CI_High/{env}", math.nan)
-        text = f"{env} return {evaluation.returns[env]:.1f} [{low:.1f}, {high:.1f}]"
+        text = (
+            f"{env} return {readable(evaluation.returns[env])} [{readable(low)}, {readable(high)}]"
+        )
         if rate := evaluation.success_rates.get(env):
             text += f", success {rate:.0%}"
         if failed:

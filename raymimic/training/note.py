@@ -8,8 +8,9 @@ from raymimic import storage
 from raymimic.checkpoints.records import Evaluation
 from raymimic.config import BaseConfig
 from raymimic.data.training_data import data_label
+from raymimic.terminal import readable
 from raymimic.tracking.episode_rows import knows_success
-from raymimic.tracking.markdown import code, commands, number, table
+from raymimic.tracking.markdown import code, commands, table
 from raymimic.user_modules import modules_of
 
 # Evaluations in the table.
@@ -63,7 +64,7 @@ def _headline(chosen: ChosenCheckpoint, evaluation: Evaluation | None) -> str:
     name = "Best checkpoint" if chosen.is_best else "Last checkpoint"
     if evaluation is None or not evaluation.returns:
         loss = chosen.validation_loss
-        score = "" if loss is None else f"validation loss {number(loss)} "
+        score = "" if loss is None else f"validation loss {readable(loss)} "
         return f"{name}: {score}at epoch {chosen.epoch}"
     scores = []
     for _, env, value, interval, success, episodes in _rows(evaluation):
@@ -85,8 +86,8 @@ def _rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
             (
                 str(evaluation.epoch),
                 code(env),
-                number(mean),
-                f"[{number(low)}, {number(high)}]",
+                readable(mean),
+                f"[{readable(low)}, {readable(high)}]",
                 _success(evaluation, env) if knows_success(played) else "-",
                 str(count or "-"),
             )

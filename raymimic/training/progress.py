@@ -8,7 +8,7 @@ from typing import IO
 
 from raymimic.credentials import masked
 from raymimic.errors import OutputError
-from raymimic.terminal import LiveLine, duration, write
+from raymimic.terminal import LiveLine, duration, readable, write
 
 # Least time between two plain lines about epochs, and between signs of life within one.
 _PLAIN_INTERVAL_S = 5.0
@@ -159,7 +159,7 @@ class ProgressReporter:
             rate = (time.monotonic() - self._begin[0]) / (self._step - self._begin[1])
             left = self._num_epochs * self._steps_per_epoch - self._step
             parts.append(f"{duration(rate * left)} left")
-        parts += [f"{name} {value:.4g}" for name, value in self._losses.items()]
+        parts += [f"{name} {readable(value)}" for name, value in self._losses.items()]
         if self._last_return:
             parts.append(self._last_return)
         return " | ".join(parts)

@@ -234,7 +234,12 @@ def test_no_dataset(refused):
 
 @pytest.mark.parametrize("command", [["train", "--algo", "td3_cb"], ["config", "td3_cb"]])
 def test_unknown_algorithm(refused, command):
-    refused(command, "'td3_cb'", "known are bc, bcq, ", "td3_bc, and the templates bc_rnn, ")
+    refused(
+        command,
+        "'td3_cb' (did you mean 'td3_bc'?)",
+        "known are bc, bcq, ",
+        "td3_bc, and the templates bc_rnn, ",
+    )
 
 
 @pytest.mark.parametrize("setting", ["algo.alpha", "=5", "algo.alpha:5"])

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def test_a_command_is_one_module_and_one_line(
     assert ran.err.startswith("raymimic: error: argument --times: '0' is not a whole number from 1")
     assert "greet  " in cli(*command[:-1], "--help").out
     assert "--times TIMES" in cli(*command, "--help").out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "invalid choice: 'trian' .* (did you mean 'train'?); see raymimic --help"),
+        (["dataset", "inof"], "'inof' .* (did you mean 'info'?); see raymimic dataset --help"),
+        (["xyzzy"], "invalid choice: 'xyzzy' (choose from .*); see raymimic --help"),
+    ],
+)
+def test_a_mistyped_command_is_told_the_nearest(
+    words: list[str], said: str, cli: Callable[..., Ran]
+) -> None:
+    ran = cli(*words)
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert re.search(re.escape(said).replace(r"\.\*", ".*") + "$", ran.err), ran.err
+    assert ("did you mean" in ran.err) == ("did you mean" in said)
 
 
 @pytest.mark.parametrize("words", COMMANDS)

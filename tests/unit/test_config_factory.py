@@ -169,7 +169,7 @@ def test_unknown_keys_are_refused():
 def test_algorithms_that_do_not_exist(tmp_path: Path):
     file = tmp_path / "config.json"
     file.write_text('{"algo_name": "gail"}')
-    with pytest.raises(ConfigError, match=r"unknown algorithm 'gail': known are bc,.* td3_bc"):
+    with pytest.raises(ConfigError, match=r"'gail' \(did you mean 'gl'\?\): known are bc,"):
         config_from_file(file)
     with pytest.raises(ConfigError, match=r"'algo_name' is 'bc' in a config for 'td3_bc'"):
         config_factory("td3_bc", {"algo_name": "bc"})
@@ -440,8 +440,10 @@ def test_templates_are_named_like_algorithms():
     assert config_named("bc_rnn").algo.rnn.enabled
     assert config_named("bc") == config_factory("bc")
     assert "algo.rnn.enabled = true" in describe("bc_rnn")
-    with pytest.raises(ConfigError, match=r"'bcrnn': known are bc, .*templates bc_rnn, bc_trans"):
+    with pytest.raises(ConfigError, match=r"'bcrnn' \(did you mean 'bc_rnn'\?\): known are bc, "):
         config_named("bcrnn")
+    with pytest.raises(ConfigError, match=r"algorithm '42': known .*templates bc_rnn, bc_trans"):
+        config_named("42")
     assert sweep_algo("bc_rnn").algo.rnn.enabled
 
 

@@ -25,6 +25,7 @@ from raymimic.tracking.figures import learning_curve
 from raymimic.tracking.tracker import TrackerGroup
 from raymimic.training.driver import Driver, raise_fatal
 from raymimic.training.link import Committed, Fatal, MachineLoad, Mishap, Started
+from raymimic.training.note import run_note
 from raymimic.training.prepare import Prepared, prepare
 from raymimic.training.progress import ProgressReporter
 from raymimic.training.run import Run
@@ -127,6 +128,18 @@ def test_records_begin_once_the_workers_have_loaded_everything(
     made.start()
     assert made.tracker.calls == [("start", made.folder.local, {"algo": "td3_bc"})]
     assert "training td3_bc (10 parameters) on 120 samples, device cpu" in made.out.getvalue()
+
+
+def test_returns_and_losses_are_told_with_the_decimals_that_matter(
+    stage: Callable[..., Stage],
+) -> None:
+    made = stage()
+    made.start()
+    made.driver.handle(Committed(2, "two.pth", [record(1), record(2)], evaluate=True))
+    made.finish_evaluation([1234.56, 1234.56, 1234.56])
+    assert f"{ENV} return 1235 [1235, 1235]\n" in made.out.getvalue()
+    note = run_note(made.driver.config, "run", {2: made.posted[0]}, None)
+    assert "| 1235 | [1235, 1235] |" in note
 
 
 def test_the_load_of_workers_machines_is_logged_once_there_is_a_record(

@@ -55,7 +55,13 @@ def test_a_kind_may_be_registered_again_by_its_module_only(toy_kind: Any) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [(1, r"1 \(robosuite\)"), (3, r"3 \(iGibson\)"), ("metaworld", "'metaworld'"), (9, "9")],
+    [
+        ("toi", r"'toi' \(did you mean 'toy'\?\)"),
+        (1, r"1 \(robosuite\)"),
+        (3, r"3 \(iGibson\)"),
+        ("metaworld", "'metaworld'"),
+        (9, "9"),
+    ],
 )
 def test_an_unknown_kind_is_named_with_its_remedy(kind: Any, said: str) -> None:
     with pytest.raises(UnknownEnvError, match=f"'Lift' is of type {said}, and the known types are"):

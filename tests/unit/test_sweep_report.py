@@ -18,13 +18,13 @@ from raymimic.sweep.outcome.result import FinalScore, TrialResult
 from raymimic.sweep.outcome.table import (
     SweepOutcome,
     describe,
-    format_score,
     table,
     table_csv,
     table_lines,
 )
 from raymimic.sweep.spec.sweep_file import sweep_from_dict
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
+from raymimic.terminal import readable
 from raymimic.tracking.figures import COLOURS
 
 ALPHA, TAU = "algo.alpha", "algo.target_tau"
@@ -223,7 +223,7 @@ def test_settings_are_written_by_the_names_that_the_sweep_gives_them() -> None:
 
 
 def test_numbers_keep_the_digits_that_mean_something() -> None:
-    assert [format_score(v) for v in (1234.56, 99.96, 12.34, 0.98765, None, math.nan)] == [
+    assert [readable(v) for v in (1234.56, 99.96, 12.34, 0.98765, None, math.nan)] == [
         *("1235", "100.0", "12.3", "0.988"),
         *("-", "-"),
     ]
@@ -320,7 +320,7 @@ def test_a_sweeps_note_has_the_table_of_settings(tmp_path: Path) -> None:
     assert len(rows) == len(report.rows)
     first = [cell.strip() for cell in rows[0].split("|")[1:-1]]
     assert first[:2] == ["1", "`alpha 2.5, target_tau 0.02`"]
-    assert (first[2], first[5]) == (format_score(report.rows[0].to_dict()["mean"]), "2")
+    assert (first[2], first[5]) == (readable(report.rows[0].to_dict()["mean"]), "2")
     assert f"raymimic evaluate {report.rows[0].best_checkpoint}  #" in code
     assert "raymimic train --config s3://bucket/s/best_config.json  #" in code
     many = replace(report, outcome=replace(report.outcome, rows=report.rows * 9))

@@ -227,9 +227,9 @@ WRONG = {
     "resources in space": ({"space": {"ray.num_workers": {"grid": [1]}}}, "'resources' sets"),
     "unlike metric": (
         {"metric": "Train/Loss"},
-        "'metric' cannot be 'Train/Loss': a sweep ranks by",
+        r"'metric' cannot be 'Train/Loss' \(did you mean 'Valid/Loss'\?\): a sweep ranks by",
     ),
-    "mistyped metric": ({"metric": "Rollout/Retrun"}, "which is Rollout/Return, Rollout/Success"),
+    "mistyped metric": ({"metric": "Rollout/Retrun"}, r"\(did you mean 'Rollout/Return'\?\)"),
     "unkept metric": (
         {"metric": "Rollout/Return_IQM"},
         "a sweep ranks by the metric of a training's best",

@@ -2,8 +2,9 @@
 
 from raymimic import storage
 from raymimic.sweep.outcome.report import SweepReport
-from raymimic.sweep.outcome.table import SettingRow, describe, format_score
+from raymimic.sweep.outcome.table import SettingRow, describe
 from raymimic.sweep.spec.sweep_spec import SweepSpec
+from raymimic.terminal import readable
 from raymimic.tracking.markdown import code, commands, table
 
 # Most settings in the table: MLflow takes 8,000 characters.
@@ -36,12 +37,12 @@ def sweep_note(spec: SweepSpec, report: SweepReport, sweep_dir: str, dataset: st
 
 
 def _cells(spec: SweepSpec, row: SettingRow) -> list[str]:
-    interval = "[{}, {}]".format(*map(format_score, row.interval)) if row.interval else "-"
+    interval = "[{}, {}]".format(*map(readable, row.interval)) if row.interval else "-"
     return [
         str(row.rank or "-"),
         code(describe(spec, row.setting) or row.setting_id),
-        format_score(row.score.mean if row.score else None),
+        readable(row.score.mean if row.score else None),
         interval,
-        format_score(row.last),
+        readable(row.last),
         str(len(row.seeds)),
     ]

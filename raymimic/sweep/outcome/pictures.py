@@ -32,12 +32,12 @@ from raymimic.sweep.outcome.stats import expected_online_performance, is_number
 from raymimic.sweep.outcome.table import (
     SweepOutcome,
     describe,
-    format_score,
     format_setting_value,
     format_value,
     short_name,
 )
 from raymimic.sweep.spec.sweep_spec import SweepSpec
+from raymimic.terminal import readable
 from raymimic.tracking.figures import COLOURS, INK, REFERENCE_STYLES, new_figure, save_figure, tidy
 
 GREY = "#bdbdbd"
@@ -356,13 +356,13 @@ def _axis(
         span = scaled[-1] - scaled[0] or 1.0
         above = room + (1.0 - room) * (scaled - scaled[0]) / span
         heights |= zip(values, above.tolist(), strict=True)
-        write: Callable[[float], str] = format_value if score is None else format_score
+        write: Callable[[float], str] = format_value if score is None else readable
         crowded = len(values) > 6 or np.diff(above).min(initial=1.0) < _LEAST_GAP
         if crowded:  # then ticks stand between the values, with fewer digits
             above = np.linspace(room, 1.0, 5)
             marks = np.linspace(scaled[0], scaled[-1], 5)
             values = (10.0**marks if logarithmic else marks).tolist()
-            write = "{:.2g}".format if score is None else format_score
+            write = "{:.2g}".format if score is None else readable
         ticks += [(height, write(value)) for height, value in zip(above, values, strict=True)]
     if score == "min":
         heights = {value: 1.0 - height for value, height in heights.items()}
@@ -397,7 +397,7 @@ def _draw_cells(
     for x, y, score in points:
         light = float(np.dot(colours.rgba(score)[:3], (0.299, 0.587, 0.114))) > 0.5
         axes.text(
-            *(xs.index(x), ys.index(y), format_score(score)),
+            *(xs.index(x), ys.index(y), readable(score)),
             ha="center",
             va="center",
             fontsize=11,
@@ -488,7 +488,7 @@ def _draw_references(axes: Axes, references: Mapping[str, float]) -> list[Artist
     ends = [low, high]
     for (name, value), style in zip(references.items(), REFERENCE_STYLES, strict=False):
         near = low - span < value < high + span
-        label = f"{name}: {format_score(value)}{'' if near else ', beyond the axis'}"
+        label = f"{name}: {readable(value)}{'' if near else ', beyond the axis'}"
         lines.append(axes.axhline(value, color=INK, linestyle=style, linewidth=1.2, label=label))
         if near:
             ends += [value - 0.04 * span, value + 0.04 * span]

@@ -16,12 +16,12 @@ from raymimic.sweep.outcome.table import (
     SettingRow,
     SweepOutcome,
     describe,
-    format_score,
     short_name,
     table_csv,
     table_lines,
 )
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
+from raymimic.terminal import readable
 
 # Most settings that a terminal shows.
 _MOST_ROWS = 20
@@ -149,7 +149,7 @@ def sweep_report_lines(spec: SweepSpec, report: SweepReport) -> list[str]:
     expected = expected_online_performance(outcome.means, spec.mode).expected
     if len(expected) > 1:
         tried = sorted({1, 2, 4, 8, 16, 32, len(expected)})
-        at = [f"{format_score(expected[n - 1])} ({n})" for n in tried if n <= len(expected)]
+        at = [f"{readable(expected[n - 1])} ({n})" for n in tried if n <= len(expected)]
         lines.append(f"expected best of n settings tried online: {', '.join(at)}")
     lines += [f"note: {note}" for note in _notes(outcome)]
     return [*lines, report.headline]
@@ -166,13 +166,13 @@ def _headline(spec: SweepSpec, best: SettingRow, final: FinalScore | None) -> st
         # A new episode has a return or a success, whichever statistic the search looked at.
         score = "success rate" if spec.metric.startswith("Rollout/Success_Rate") else "return"
         mean, low, high = (
-            format_score(value) for value in (final["mean"], final["low"], final["high"])
+            readable(value) for value in (final["mean"], final["low"], final["high"])
         )
         return (
             f"{setting}: {score} {mean}, 95% interval [{low}, {high}], in {final['episodes']} "
             f"episodes that the search never saw (seeds of training: {', '.join(final['by_seed'])})"
         )
-    mean = format_score(best.score.mean if best.score else None)
+    mean = readable(best.score.mean if best.score else None)
     return (
         f"{setting}: {spec.metric} {mean}, which is flattered: the search chose the setting and "
         "the checkpoints by these very episodes"

@@ -15,6 +15,7 @@ from raymimic.sweep.outcome.result import TrialResult
 from raymimic.sweep.outcome.stats import Estimate, Importance, estimate, importances
 from raymimic.sweep.spec.space import Choice, value_name
 from raymimic.sweep.spec.sweep_spec import SweepSpec
+from raymimic.terminal import readable
 
 # Most letters of a value in a table or a picture.
 _LONGEST = 28
@@ -210,14 +211,6 @@ def _shown(spec: SweepSpec) -> list[str]:
     return [path for path, one in spec.space.items() if not one.hidden] or list(spec.space)
 
 
-def format_score(score: float | None) -> str:
-    """A score for people, with the decimals that matter at its size."""
-    if score is None or not math.isfinite(score):
-        return "-"
-    size = abs(score)
-    return f"{score:.0f}" if size >= 100 else f"{score:.1f}" if size >= 10 else f"{score:.3g}"
-
-
 def table_lines(spec: SweepSpec, rows: Sequence[SettingRow], limit: int | None = None) -> list[str]:
     """The table for a terminal.
 
@@ -230,17 +223,17 @@ def table_lines(spec: SweepSpec, rows: Sequence[SettingRow], limit: int | None =
     cells = [["#", *(spec.labels[path] or "setting" for path in paths), *_COLUMNS, "seeds", ""]]
     for row in rows[:limit]:
         score = row.score
-        low_high = "[{}, {}]".format(*map(format_score, row.interval)) if row.interval else "-"
+        low_high = "[{}, {}]".format(*map(readable, row.interval)) if row.interval else "-"
         # Finished trials need no word.
         others = [f"{n} {status}" for status, n in row.trials.items() if status != "finished"]
         cells.append(
             [
                 str(row.rank or "-"),
                 *(format_setting_value(spec, path, row.setting) for path in paths),
-                format_score(score.mean if score else None),
+                readable(score.mean if score else None),
                 low_high,
-                format_score(score.iqm if score else None),
-                format_score(row.last),
+                readable(score.iqm if score else None),
+                readable(row.last),
                 str(len(row.seeds)),
                 ", ".join(others),
             ]

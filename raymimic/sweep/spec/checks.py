@@ -18,7 +18,7 @@ from raymimic.config.checks import check_config, problems
 from raymimic.config.limits import perturbable, range_problems, shown, type_problems
 from raymimic.config.names import name_problem
 from raymimic.credentials import ServerUri
-from raymimic.errors import ConfigError, did_you_mean
+from raymimic.errors import ConfigError, did_you_mean, perhaps
 from raymimic.sweep.spec.space import Grid, canonical, draw_setting, grid_settings, sample
 from raymimic.sweep.spec.sweep_spec import SweepSpec
 from raymimic.sweep.spec.terms import (
@@ -376,6 +376,7 @@ def check_data(spec: SweepSpec) -> tuple[str, ...]:
     elif spec.environment is not None and spec.environment not in names:
         raise ConfigError(
             f"no run reports '{spec.metric}': the runs are evaluated in {', '.join(names)}"
+            f"{perhaps(spec.environment, names)}"
         )
     return tuple(names)
 
@@ -384,8 +385,9 @@ def _check_metric(metric: Any, mode: Mode) -> None:
     wanted = METRICS.get(measure_of(str(metric)))
     if wanted is None:
         raise ConfigError(
-            f"'metric' cannot be {metric!r}: a sweep ranks by the metric of a training's best "
-            f"checkpoint, which is {', '.join(METRICS)}, or Rollout/Return/<environment>"
+            f"'metric' cannot be {metric!r}{perhaps(str(metric), METRICS)}: a sweep ranks by "
+            f"the metric of a training's best checkpoint, which is {', '.join(METRICS)}, or "
+            "Rollout/Return/<environment>"
         )
     if mode != wanted:
         raise ConfigError(f"'mode' is {mode}, but of '{metric}' the {wanted} is best: remove it")

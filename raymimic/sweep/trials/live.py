@@ -7,9 +7,9 @@ from collections.abc import Collection
 from typing import IO
 
 from raymimic.sweep.outcome.result import TrialResult
-from raymimic.sweep.outcome.table import format_score, table, table_lines
+from raymimic.sweep.outcome.table import table, table_lines
 from raymimic.sweep.spec.sweep_spec import SweepSpec
-from raymimic.terminal import cut, duration, size_of, write
+from raymimic.terminal import cut, duration, readable, size_of, write
 
 # Interval between two drawings on a terminal.
 _INTERVAL_S = 1.0
@@ -67,9 +67,9 @@ class LiveTable:
 
     def ended(self, result: TrialResult) -> None:
         """Prints how a trial ended."""
-        best = "no score" if result.best is None else f"best {format_score(result.best)}"
+        best = "no score" if result.best is None else f"best {readable(result.best)}"
         if result.last is not None:
-            best += f", last {format_score(result.last)}"
+            best += f", last {readable(result.last)}"
         text = f"{result.status}: {self._name(result)}, {best}"
         self.line(f"{text} ({result.error})" if result.error else text)
 
