@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raymimic.algo import algo_factory
 from raymimic.algo.optimization import soft_update
+from raymimic.config import config_factory
+from raymimic.models.obs_nets import EncoderCore, register_encoder_core
 from raymimic.models.vision.batch_norm import GlobalBatchNorm2d
 from raymimic.ranks import synchronized
 
@@ -241,3 +244,51 @@ def test_state_is_that_of_torch_and_targets_follow():
 def test_flat_inputs_are_refused():
     with pytest.raises(ValueError, match="expected 4D input"):
         on_ranks((4, 4), lambda r: made(GlobalBatchNorm2d)(torch.zeros(4, CHANNELS)))
+
+
+@register_encoder_core
+class NormedCore(EncoderCore):
+    """The mean of normalised images."""
+
+    output_dim = 3
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__(input_shape)
+        self.norm = GlobalBatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x).amax((2, 3))
+
+
+class TwinSync:
+    """A rank whose only fellow has the same rows."""
+
+    world_size, weight, gathers = 2, 0.5, 0
+
+    def gather(self, x: Tensor) -> Tensor:
+        self.gathers += 1
+        return torch.stack([x, x])
+
+    def average_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        pass
+
+    def mean(self, x: Tensor) -> Tensor:
+        return x.detach().mean()
+
+
+def test_losses_are_computed_among_the_workers_of_the_algorithm():
+    config = config_factory("bc")
+    config.observation.modalities.obs.low_dim = []
+    config.observation.modalities.obs.rgb = ["camera"]
+    config.observation.encoder.rgb.core_class = "NormedCore"
+    config.algo.actor_layer_dims = [4]
+    algo = algo_factory("bc", config, {"camera": [3, 4, 4]}, 2, "cpu")
+    batch = {"obs": {"camera": torch.rand(5, 3, 4, 4)}, "actions": torch.zeros(5, 2)}
+    inputs = {**batch, "goal_obs": None}
+    sync = algo.grad_sync = TwinSync()
+    algo.set_train()
+    algo.train_on_batch(inputs, epoch=1)
+    assert sync.gathers == 1  # the images need no gradient
+    algo.set_eval()
+    algo.train_on_batch(inputs, epoch=1, validate=True)
+    assert sync.gathers == 1
