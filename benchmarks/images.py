@@ -11,7 +11,8 @@ else that of the clock. The goal is at least 0.95.
 `peak_mb` is the memory that steps take beside networks, optimizer and data: of the process on a
 CPU, of torch's allocator on a GPU. The last line is JSON.
 
-usage: images.py [--encoder all] [--steps 2] [--repeats 3] [--threads 1] [--device cpu]
+usage: images.py [--encoder all] [--precision all] [--steps 2] [--repeats 3] [--threads 1]
+                 [--device cpu]
 """
 
 import argparse
@@ -180,6 +181,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--encoder", default="all", choices=["all", *ENCODERS])
+    parser.add_argument("--precision", default="all", choices=["all", *PRECISIONS])
     parser.add_argument("--steps", type=int, default=2, help="of each turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns that count")
     parser.add_argument("--threads", type=int, default=1)
@@ -192,7 +194,7 @@ def main() -> None:
         dataset = Path(folder) / "cameras.hdf5"
         write_dataset(dataset)
         for encoder in ENCODERS if args.encoder == "all" else [args.encoder]:
-            for precision in PRECISIONS:
+            for precision in PRECISIONS if args.precision == "all" else [args.precision]:
                 found = compare(encoder, precision, dataset, args.steps, args.repeats, device)
                 results[f"{encoder}, {precision}"] = found
                 print(
