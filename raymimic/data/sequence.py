@@ -48,7 +48,8 @@ class SequenceDataset(Dataset[Batch]):
         DatasetError: a demo is too short for a single window without padding.
 
     Source: robomimic/utils/dataset.py. Deviation: observations come in the store's float type, the
-    file's own type is not kept; `pad_mask` is at the batch's top level only.
+    file's own type is not kept but for images, which stay bytes; `pad_mask` is at the batch's top
+    level only.
     """
 
     def __init__(
