@@ -51,11 +51,15 @@ DEVIATIONS: dict[str, set[str]] = {
     "cql_rgb_fixed_entropy": CQL,
     "cql_rgb_fixed_gaussian": CQL | {"Entropy_Weight_Loss"},
     "cql_rgb_fixed_q_gap": CQL | {"Entropy_Weight_Loss"},
+    "cql_image_crop": CQL | {"Entropy_Weight_Loss"},
+    "iql_image_crop": {"actor/loss", "actor/log_prob"},
     "iql_rgb_clip_adv": {"actor/loss", "actor/log_prob"},
     "iql_rgb_gaussian": {"actor/loss", "actor/log_prob"},
     "iql_rgb_gmm": {"actor/loss", "actor/log_prob"},
     "bcq_rgb_as_gmm": {"Loss", "Action_Sampler/Loss"},
 }
+# Networks whose running statistics of BatchNorm are not robomimic's, by algorithm.
+OWN_STATISTICS = {"cql": "critic"}
 
 
 @cache
@@ -82,7 +86,8 @@ def case(name: str, size: int) -> tuple[Algo, dict[str, Any], dict[str, Any]]:
 
 def groups(key: str) -> str:
     """The group of a parameter or a statistic."""
-    return re.sub(r"((?:backbone|nets\.0)\.nets\.\d+)\..*", r"\1", key)
+    group = re.sub(r"((?:backbone|nets\.0)\.nets\.\d+)\..*", r"\1", key)
+    return f"{group} statistics" if "running" in key else group
 
 
 def sums(algo: Algo) -> dict[str, list[float]]:
@@ -133,11 +138,16 @@ def compare(name: str, size: int) -> None:
             np.testing.assert_allclose(found.numpy(), action, rtol=TOLERANCE, atol=1e-6)
 
         algo.set_train()
+        for key, net in algo.nets.items():
+            if key.endswith("_target"):
+                net.train()  # as in robomimic; raymimic's do without the batch's statistics
         for metrics in expected["train"]:
             assert_contains(log(algo, raw), metrics)
     found_sums = sums(algo)
     assert found_sums.keys() == expected["param_sums"].keys()
     for key, (total, scale) in expected["param_sums"].items():
+        if key.endswith("statistics") and re.search(OWN_STATISTICS.get(name[:3], "_target"), key):
+            continue  # robomimic's targets, and critics of CQL, have others (docs/deviations.md)
         assert found_sums[key][1] == pytest.approx(scale, rel=1e-3), key
         assert found_sums[key][0] == pytest.approx(total, abs=1e-3 * scale), key
 
