@@ -3,7 +3,7 @@
 ``data/numbers_images.json.gz`` holds robomimic's numbers as `test_algos.py` describes them, on
 images of 42 x 42 pixels (`reference.with_images`). ``data/images.npz`` holds images of 84 x 84 of
 the golden dataset, on which two variants are compared too. Sums of parameters are those of groups:
-a layer of a ResNet, else a tensor. Variants beside one of each kind are marked slow.
+a layer of a ResNet, else a tensor. Most variants are marked slow.
 """
 
 import gzip
@@ -37,11 +37,10 @@ from raymimic.observations.modality import process_obs_dict
 from raymimic.tensors import map_tensor
 
 SIZE = 42
-# One of each kind of network.
+# One of each kind of policy, and an algorithm with targets.
 QUICK = (
     *("bc_rgb", "bc_image_crop", "bc_rgb_rnn_gmm", "bc_rgb_transformer"),
-    *("bc_rgb_vae_gaussian_prior_obs_dependent", "bcq_rgb_no_actor"),
-    *("cql_rgb_fixed_q_gap", "iql_image_crop"),
+    *("bc_rgb_vae_gaussian_prior_obs_dependent", "iql_image_crop"),
 )
 # As in `test_algos.py`, whose variants have the same names without images.
 DEVIATIONS: dict[str, set[str]] = {
@@ -138,9 +137,9 @@ def compare(name: str, size: int) -> None:
             np.testing.assert_allclose(found.numpy(), action, rtol=TOLERANCE, atol=1e-6)
 
         algo.set_train()
-        for key, net in algo.nets.items():
-            if key.endswith("_target"):
-                net.train()  # as in robomimic; raymimic's do without the batch's statistics
+        if name.startswith("iql"):
+            # As in robomimic. raymimic's targets take running statistics (docs/deviations.md).
+            algo.nets["critic_target"].train()
         for metrics in expected["train"]:
             assert_contains(log(algo, raw), metrics)
     found_sums = sums(algo)
