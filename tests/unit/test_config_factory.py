@@ -344,7 +344,7 @@ def test_a_parts_keys_are_described_as_those_of_its_algorithm():
     key = "vae.prior.categorical_min_temp"
     assert said[f"algo.planner.{key}"] == gl[f"algo.{key}"]
     assert said["algo.planner.vae.enabled"] == "sample subgoals; else predict one"  # its own
-    assert said["observation.actor.encoder.rgb.core_class"] == "encodes each colour image"
+    assert said["observation.actor.encoder.rgb.core_class"].startswith("class that encodes")
 
 
 def test_a_hierarchy_has_its_parts_keys_with_their_locks():

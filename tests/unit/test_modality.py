@@ -111,3 +111,36 @@ def test_unknown_names_and_taken_ones() -> None:
         modality_named("rbg")
     with pytest.raises(ConfigError, match="a modality 'rgb' is registered already"):
         register_modality("rgb")(type("Mine", (Modality,), {}))
+
+
+def test_scans_come_channel_first_and_back() -> None:
+    scan = modality_named("scan")
+    assert scan.processed_shape([60, 2]) == [2, 60]
+    assert scan.raw_shape([2, 60]) == [60, 2]
+    x = torch.arange(6.0).reshape(1, 3, 2)
+    assert torch.equal(process_obs(x, "scan"), x.transpose(1, 2))
+    assert modality_named("lang").processed_shape([768]) == [768]
+
+
+def test_images_train_with_a_chain_of_randomizers(cli: Any, tmp_path: Path) -> None:
+    path = write_hopper(tmp_path / "images.hdf5")
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            for group in ("obs", "next_obs"):
+                images = rng.integers(0, 256, (20, 24, 20, 3), dtype=np.uint8)
+                demo[f"{group}/agentview_image"] = images
+    args = train_args(
+        path,
+        "observation.modalities.obs.rgb=[agentview_image]",
+        'observation.encoder.rgb.core_kwargs={"backbone_class": "ImpalaConv"}',
+        'observation.encoder.rgb.obs_randomizer_class=["CropRandomizer", "ColorRandomizer"]',
+        "observation.encoder.rgb.obs_randomizer_kwargs="
+        '[{"crop_height": 20, "crop_width": 18}, {"hue": 0.1}]',
+        algo="bc",
+    )
+    ran: Ran = cli(*args)
+    assert ran.status == 0, ran.err
+    ran = cli(*args, 'observation.encoder.rgb.core_kwargs.backbone_class="ImpalConv"')
+    assert ran.status == 2
+    assert "did you mean 'ImpalaConv'" in ran.err

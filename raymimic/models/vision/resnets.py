@@ -262,10 +262,10 @@ class ResNet18ConvFiLM(ConvBase):
 
     def forward(self, x: Tensor, lang_emb: Tensor) -> Tensor:  # type: ignore[override]
         """Maps `[B, C, H, W]` and embeddings `[B, E]` to `[B, 512, H / 32, W / 32]`."""
-        y: Tensor = self._base_block(x)
+        x = self._base_block(x)
         for block, film in zip(self._conv_blocks, self._film_layers, strict=True):
-            y = film(block(y), lang_emb)
-        return y
+            x = film(block(x), lang_emb)
+        return cast("Tensor", x)
 
 
 class _R3MPreparation(nn.Module):
