@@ -55,9 +55,9 @@ def frozen(net: nn.Module) -> Iterator[None]:
     """Scope in which graphs leave out a network's parameters.
 
     It is for a critic through which an actor's loss flows: it saves the critic's weight gradients,
-    which are not needed.
+    which are not needed. Where no graph is made there is nothing to leave out.
     """
-    learning = [p for p in net.parameters() if p.requires_grad]
+    learning = [p for p in net.parameters() if p.requires_grad] if torch.is_grad_enabled() else []
     for p in learning:
         p.requires_grad_(False)
     try:

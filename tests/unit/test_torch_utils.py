@@ -158,6 +158,16 @@ def test_frozen_network_passes_gradients_but_gets_none():
     assert actor.weight.grad.item() == 2.0
 
 
+def test_frozen_leaves_parameters_alone_where_no_graph_is_made():
+    critic = linear([2.0])
+    with torch.no_grad(), TorchUtils.frozen(critic):
+        assert critic.weight.requires_grad
+    critic.requires_grad_(False)
+    with TorchUtils.frozen(critic):
+        pass
+    assert not critic.weight.requires_grad
+
+
 def test_maybe_no_grad():
     x = torch.ones(1, requires_grad=True)
     with TorchUtils.maybe_no_grad(no_grad=True):
