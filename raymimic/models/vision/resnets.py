@@ -265,7 +265,7 @@ class ResNet18ConvFiLM(ConvBase):
         x = self._base_block(x)
         for block, film in zip(self._conv_blocks, self._film_layers, strict=True):
             x = film(block(x), lang_emb)
-        return cast("Tensor", x)
+        return x
 
 
 class _R3MPreparation(nn.Module):
