@@ -265,7 +265,7 @@ class ResNet18ConvFiLM(ConvBase):
         x = self._base_block(x)
         for block, film in zip(self._conv_blocks, self._film_layers, strict=True):
             x = film(block(x), lang_emb)
-        return cast("Tensor", x)
+        return x
 
 
 class _R3MPreparation(nn.Module):
@@ -279,7 +279,7 @@ class _R3MPreparation(nn.Module):
             x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
         top, left = (round((side - 224) / 2) for side in x.shape[-2:])
         x = x[..., top : top + 224, left : left + 224]
-        mean, std = x.new_tensor(_IMAGENET).view(2, 3, 1, 1)
+        mean, std = x.new_tensor(_IMAGENET).view(2, 3, 1, 1).unbind()
         return (x - mean) / std
 
 
