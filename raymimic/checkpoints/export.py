@@ -13,10 +13,13 @@ from raymimic import storage
 from raymimic.checkpoints.content import CheckpointContent
 from raymimic.checkpoints.policy import algo_from_content, config_from_checkpoint
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
-from raymimic.config.base_config import BaseConfig
+from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.errors import CheckpointError, OutputError
 
 logger = logging.getLogger(__name__)
+
+# Parts of encoders that are not in robomimic.
+_OWN_CLASSES = ("ImpalaConv", "RandomShift")
 
 
 def export_checkpoint(
@@ -66,7 +69,7 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
     name = config.algo_name
     lacks: str | None = f"the algorithm '{name}'"
     if config.IN_ROBOMIMIC:
-        lacks = algo_class(name, config).why_not_exportable(config)
+        lacks = algo_class(name, config).why_not_exportable(config) or _own_encoder(config)
     if lacks is not None:
         raise CheckpointError(f"robomimic has not got {lacks}")
     content = CheckpointContent.from_dict(ckpt)
@@ -85,6 +88,24 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
     ).to_dict()
     # robomimic writes statistics only where it normalises.
     return {k: v for k, v in exported.items() if v is not None or not k.endswith("_stats")}
+
+
+def _own_encoder(config: BaseConfig) -> str | None:
+    """Names the part of a config's encoders that robomimic lacks; None: it lacks nothing."""
+    for path, groups in sections_named(config.observation, "modalities"):
+        if any(keys.get("lang") for keys in groups.values()):
+            return f"the modality 'lang' (observation.{path})"
+    for path, encoders in sections_named(config.observation, "encoder"):
+        for modality, encoder in encoders.items():
+            place = f"observation.{path}.{modality}"
+            if encoder.get("share_net_from"):
+                return f"encoders in common ({place}.share_net_from)"
+            classes = encoder.get("obs_randomizer_class")
+            classes = [*classes] if isinstance(classes, list | tuple) else [classes]
+            classes.append((encoder.get("core_kwargs") or {}).get("backbone_class"))
+            if own := next((name for name in classes if name in _OWN_CLASSES), None):
+                return f"the class '{own}' ({place})"
+    return None
 
 
 def _holds_optimizers(model: Mapping[str, Any]) -> bool:

@@ -335,6 +335,19 @@ def test_nothing_is_overwritten_unasked(cli: Callable[..., Ran], tmp_path: Path)
             {"algo.unet.enabled": False, "algo.transformer.enabled": True},
             "Diffusion Policy with a transformer",
         ),
+        (
+            {"observation.encoder.rgb.obs_randomizer_class": ["RandomShift"]},
+            r"the class 'RandomShift' \(observation.encoder.rgb\)",
+        ),
+        (
+            {"observation.encoder.rgb.core_kwargs": {"backbone_class": "ImpalaConv"}},
+            "the class 'ImpalaConv'",
+        ),
+        (
+            {"observation.encoder.depth.share_net_from": {"a": "b"}},
+            r"encoders in common \(observation.encoder.depth.share_net_from\)",
+        ),
+        ({"observation.modalities.obs": {"lang": ["words"]}}, "the modality 'lang'"),
     ],
 )
 def test_what_robomimic_lacks_is_not_exported(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from raymimic.algo import algo_factory
+from raymimic.config import config_factory
 from raymimic.errors import ConfigError
 from raymimic.models.obs_core import ScanCore, VisualCore
 from raymimic.models.obs_nets import ObservationEncoder, ObservationGroupEncoder
@@ -305,3 +307,15 @@ def test_groups_take_the_place_of_batch_statistics() -> None:
     assert (norms[0].num_groups, norms[0].num_channels) == (4, 64)
     assert "backbone.nets.1.weight" in net.state_dict()
     assert not any("running" in key for key in net.state_dict())
+
+
+def test_diffusion_policy_has_no_batch_statistics() -> None:
+    config = config_factory("diffusion_policy")
+    config.observation.modalities.obs.low_dim = []
+    config.observation.modalities.obs.rgb = ["camera"]
+    config.algo.optim_params.policy.update(num_train_batches=1, num_epochs=1)
+    with torch.device("meta"):
+        algo = algo_factory("diffusion_policy", config, {"camera": [3, 40, 40]}, 2, "meta")
+    modules = list(algo.nets["policy"]["obs_encoder"].modules())  # type: ignore[index]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
+    assert sum(isinstance(module, nn.GroupNorm) for module in modules) == 20

@@ -279,9 +279,8 @@ class _R3MPreparation(nn.Module):
             x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
         top, left = (round((side - 224) / 2) for side in x.shape[-2:])
         x = x[..., top : top + 224, left : left + 224]
-        mean, std = x.new_tensor(_IMAGENET).view(2, 3, 1, 1)
-        normalized: Tensor = (x - mean) / std
-        return normalized
+        mean, std = x.new_tensor(_IMAGENET).view(2, 3, 1, 1).unbind()
+        return (x - mean) / std
 
 
 # Mean and standard deviation of ImageNet's red, green and blue, in 0 to 1.
