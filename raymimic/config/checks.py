@@ -264,11 +264,6 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
             f"'observation.{_goal_group(config)}' names goals, but 'train.goal_mode' is null: set "
             "it to 'last' or remove the goals"
         )
-    if "lang_emb" in config.all_obs_keys:
-        yield (
-            "'lang_emb' (robomimic's language embedding) is not available: remove it from "
-            "'observation.modalities'"
-        )
     # Modalities import torch, and this module must not.
     from raymimic.observations.modality import registered_modalities
 

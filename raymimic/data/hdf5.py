@@ -21,6 +21,7 @@ import numpy as np
 from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.errors import ConfigError, DatasetError, did_you_mean, nearest
+from raymimic.observations.shapes import LANG_EMB_KEY
 
 Item = Any  # h5py has no types: a group, a dataset or a named data type
 
@@ -681,6 +682,11 @@ class DemoReader:
                 " file)"
             )
         near = did_you_mean(key, known) if nearest(key, known) else ""
+        if key == LANG_EMB_KEY and not near:
+            near = (
+                ", the embedding of its instruction: write it into each demo, one row for each"
+                " step, as train.data[].lang is not read"
+            )
         return MissingObservationError(
             f"{self} has no observation '{key}'{near} (see observation.modalities)",
             {key: shape for key, shape in known.items() if self._is_numbers(f"obs/{key}")},

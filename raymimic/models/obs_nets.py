@@ -17,7 +17,7 @@ from raymimic.models.obs_core import (
 )
 from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
-from raymimic.observations.shapes import ObsShapes
+from raymimic.observations.shapes import LANG_EMB_KEY, ObsShapes
 
 __all__ = [
     "MIMO_MLP",
@@ -30,9 +30,6 @@ __all__ = [
     "obs_encoder_args_from_config",
     "register_encoder_core",
 ]
-
-# robomimic's key of the instruction's embedding, which it lists under `low_dim`.
-LANG_EMB_KEY = "lang_emb"
 
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]

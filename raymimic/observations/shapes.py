@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from raymimic.errors import ConfigError
 
+# robomimic's key of the instruction's embedding, which it lists under `low_dim`.
+LANG_EMB_KEY = "lang_emb"
+
 
 class ObsShapes(dict[str, tuple[int, ...]]):
     """Shapes of observation keys, in the order in which networks concatenate them.

@@ -7,7 +7,6 @@ them, sum and sum of absolute values of each parameter.
 
 import gzip
 import json
-from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -15,7 +14,10 @@ import numpy as np
 import pytest
 import torch
 from reference import (
+    CQL,
     DATA,
+    TOLERANCE,
+    assert_contains,
     centred_rng,
     fill,
     golden_batch,
@@ -32,11 +34,8 @@ from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.config import config_factory
 
 CHECKPOINTS = sorted(path.stem for path in (DATA / "checkpoints").glob("*.pth"))
-TOLERANCE = 1e-4
 
-# Deliberate differences of the validation step (docs/deviations.md): robomimic takes likelihoods
-# and samples under the standard deviation of low-noise evaluation, raymimic under the trained one.
-CQL = {"Loss", "Critic/Critic1_Loss", "Critic/Critic2_Loss", "Actor/Loss"}
+# Deliberate differences of the validation step, see `reference.CQL`.
 IRIS_GMM = {"Loss", "Planner/Loss", "Planner/ValueNetwork/Loss"}
 DEVIATIONS: dict[str, set[str]] = {
     "bc_gaussian": {"Loss", "Log_Likelihood"},
@@ -91,16 +90,6 @@ def test_computes_what_robomimic_computes(name):
     algo, raw = make_case(name)
     with centred_rng():
         compare(name, algo, raw)
-
-
-def assert_contains(
-    log: dict[str, float], expected: dict[str, float], deviating: Collection[str] = ()
-) -> None:
-    """The log has all of robomimic's metrics (and may have more), equal except some."""
-    assert expected.keys() <= log.keys()
-    for key, value in expected.items():
-        equal = log[key] == pytest.approx(value, rel=TOLERANCE, abs=1e-7)
-        assert equal == (key not in deviating), f"{key}: {log[key]} against {value}"
 
 
 def compare(name: str, algo: Algo, raw: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from ranks import run_two_ranks
+from recording import RecordingLink
 from run_records import epochs_of
 
 from raymimic.algo.td3_bc import TD3_BC
@@ -21,7 +22,7 @@ from raymimic.config import config_factory
 from raymimic.data.training_data import inspect_data
 from raymimic.errors import DatasetError
 from raymimic.training.grad_sync import GradientSync
-from raymimic.training.link import Committed, Event
+from raymimic.training.link import Committed
 from raymimic.training.worker import WorkerSpec, train_loop
 from raymimic.user_modules import ImportPath
 
@@ -29,25 +30,6 @@ pytestmark = pytest.mark.slow
 
 STEPS = 100
 HELD_OUT = {"experiment.validate": True, "train.validation_fraction": 0.4}
-
-
-@dataclass
-class RecordingLink:
-    """The training loop's end of a link that nobody answers."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def send(self, event: Event) -> None:
-        self.events.append(event)
-
-    def evaluations(self) -> list[Any]:
-        return []
-
-    def stopped(self) -> None:
-        return None
-
-    def may_begin(self) -> bool:
-        return True
 
 
 @pytest.fixture(scope="module")

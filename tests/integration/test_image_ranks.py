@@ -18,8 +18,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
+from recording import RecordingLink
 from run_records import epochs_of
-from test_data_parallel import RecordingLink
 from torch import Tensor, nn
 from waiting import DEADLINE_S
 

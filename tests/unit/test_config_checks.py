@@ -277,7 +277,6 @@ AT_ODDS = [
         ['observation.modalities.obs.tactile=["skin"]'],
         "modality 'tactile' of skin has no encoder: add 'observation.encoder.tactile'",
     ),
-    ("td3_bc", ['observation.modalities.obs.low_dim=["lang_emb"]'], "'lang_emb' (robomimic's"),
     ("td3_bc", ["train.action_keys=[]"], "'train.action_keys' is empty"),
     (
         "td3_bc",

@@ -158,6 +158,11 @@ def test_missing_observation_names_the_nearest(path):
     assert "demo 'demo_0' has no observation 'flatt'; did you mean 'flat'?" in message
 
 
+def test_a_missing_embedding_of_an_instruction_is_to_be_written(path):
+    message = complaint(path, ColumnRequest(obs_keys=("lang_emb",)))
+    assert "has no observation 'lang_emb', the embedding of its instruction: write it" in message
+
+
 def test_missing_observation_in_one_demo_only(path):
     with h5py.File(path, "r+") as handle:
         handle.move("data/demo_2/obs/flat", "data/demo_2/obs/other")
