@@ -189,6 +189,14 @@ def test_of_those_that_take_it_at_once_one_gets_it(
     monkeypatch.setattr(Lease, "_wait", lambda *args: all_are_here.wait())
     settle = SimpleNamespace(time=time.time, sleep=lambda seconds: all_are_here.wait())
     monkeypatch.setattr(lease, "time", settle)
+    # Of two that write into one local file at once, neither may be left whole.
+    one_writes, write = threading.Lock(), Lease._write
+
+    def write_whole(one: Lease, content: dict[str, Any]) -> None:
+        with one_writes:
+            write(one, content)
+
+    monkeypatch.setattr(Lease, "_write", write_whole)
     got: list[Lease | ConfigError] = []
 
     def run() -> None:
