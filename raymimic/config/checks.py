@@ -267,6 +267,7 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
     # Modalities import torch, and this module must not.
     from raymimic.observations.modality import registered_modalities
 
+    yield from _sharing_problems(config)
     modality_of: dict[str, str] = {}
     for path, groups in sections_named(config.observation, "modalities"):
         encoder = path.removesuffix("modalities") + "encoder"
@@ -291,6 +292,33 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
                             f"observation '{key}' is both {other} and {modality} in "
                             "'observation.modalities': keep one"
                         )
+
+
+def _sharing_problems(config: BaseConfig) -> Iterator[str]:
+    """Looks at `share_net_from`. A key may be in one group and lack in another, such as a goal."""
+    listed: dict[str, set[str]] = {}
+    for _, groups in sections_named(config.observation, "modalities"):
+        for group in groups.values():
+            for modality, keys in group.items():
+                listed.setdefault(modality, set()).update(keys)
+    for path, encoders in sections_named(config.observation, "encoder"):
+        for modality, encoder in encoders.items():
+            name, known = f"observation.{path}.{modality}.share_net_from", listed.get(modality, ())
+            if not isinstance(encoder, dict):
+                yield f"'observation.{path}.{modality}' is {shown(encoder)}: it must be a section"
+                continue
+            sharing = encoder.get("share_net_from") or {}
+            if not isinstance(sharing, dict):
+                yield f"'{name}' is {shown(sharing)}: it must be a section, {{key: another key}}"
+                continue
+            for key, source in sharing.items():
+                if not isinstance(source, str):
+                    yield f"'{name}.{key}' is {shown(source)}: it must be the name of another key"
+                if key not in known:
+                    yield (
+                        f"'{name}' names '{key}', which is no observation of modality "
+                        f"'{modality}'{did_you_mean(key, known)}"
+                    )
 
 
 def _goal_group(config: BaseConfig) -> str:

@@ -34,6 +34,8 @@ __all__ = [
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]
 Activation = Callable[[Tensor], Tensor]
+# A chain of more is no augmentation, but a file that keeps a machine busy.
+MAX_RANDOMIZERS = 10
 
 
 def obs_encoder_args_from_config(encoder_config: EncoderKwargs) -> dict[str, Any]:
@@ -66,6 +68,11 @@ def _randomizers(
         raise ConfigError(
             f"observation.encoder.{modality} lists {len(names)} in obs_randomizer_class and "
             f"{len(arguments)} in obs_randomizer_kwargs: list the arguments of each, such as {{}}"
+        )
+    if len(names) > MAX_RANDOMIZERS:
+        raise ConfigError(
+            f"observation.encoder.{modality}.obs_randomizer_class lists {len(names)} randomizers: "
+            f"list at most {MAX_RANDOMIZERS}"
         )
     chain: list[Randomizer] = []
     for name, own in zip(names, arguments, strict=True):
@@ -118,7 +125,7 @@ class ObservationEncoder(nn.Module):
         encoder_kwargs: for each modality, how its keys are encoded (`core_class` and
             `core_kwargs`), augmented (`obs_randomizer_class`, `obs_randomizer_kwargs`) and which
             keys have the encoder of another (`share_net_from`, `{key: the other}`); an absent
-            modality: by its `Modality.default_core`; None: as they are.
+            modality or `core_class`: by its `Modality.default_core`; None: as they are.
         feature_activation: activation after each of these encoders; None: none.
 
     Raises:
@@ -142,7 +149,7 @@ class ObservationEncoder(nn.Module):
             kwargs: Mapping[str, Any] = {}
             if encoder_kwargs is not None:
                 default = {"core_class": modality_named(modality).default_core}
-                kwargs = encoder_kwargs.get(modality, default)
+                kwargs = {**default, **encoder_kwargs.get(modality, {})}
             for randomizer in _randomizers(key, shape, modality, kwargs):
                 if key not in self.obs_randomizers:
                     _add_net(self.obs_randomizers, key, nn.ModuleList())
@@ -215,6 +222,8 @@ class ObservationEncoder(nn.Module):
     def _share(self, key: str, source: str) -> None:
         """Gives a key the encoder of another."""
         setting = f"observation.encoder.{self.obs_shapes.modality(key)}.share_net_from.{key}"
+        if not isinstance(source, str):
+            raise ConfigError(f"{setting} is {source}: give the name of one key")
         if source not in self.obs_nets:
             hint = did_you_mean(source, self.obs_nets.keys())
             raise ConfigError(f"{setting} names '{source}', which has no encoder of its own{hint}")

@@ -11,7 +11,12 @@ from raymimic.config import config_factory
 from raymimic.errors import ConfigError
 from raymimic.models.obs_core import VisualCore, VisualCoreLanguageConditioned
 from raymimic.models.obs_nets import ObservationEncoder
-from raymimic.models.vision.resnets import R3MConv, ResNet18Conv, ResNet18ConvFiLM, resnet_parts
+from raymimic.models.vision.resnets import (
+    R3MConv,
+    ResNet18Conv,
+    ResNet18ConvFiLM,
+    resnet_parts,
+)
 from raymimic.models.vision.weights import weights_follow
 from raymimic.observations.shapes import ObsShapes
 
@@ -88,9 +93,16 @@ def test_a_file_of_weights_is_a_strangers(tmp_path: Path, capsys: Any) -> None:
 def test_a_checkpoints_policy_needs_no_file(tmp_path: Path) -> None:
     with weights_follow():
         ResNet18Conv(pretrained=True, pretrained_path=str(tmp_path / "absent.pth"))
+        ResNet18Conv(pretrained_path=str(tmp_path / "absent.pth"))
         R3MConv()
     with pytest.raises(ConfigError, match=r"name the file of R3M \(model.pt\)"):
         R3MConv()
+
+
+def test_a_file_that_is_not_asked_for_is_refused() -> None:
+    for cls in (ResNet18Conv, ResNet18ConvFiLM):
+        with pytest.raises(ConfigError, match=r"pretrained_path is 'a.pth', but .*pretrained is"):
+            cls(pretrained_path="a.pth")
 
 
 def test_r3m_is_frozen_and_scales_its_images(tmp_path: Path) -> None:

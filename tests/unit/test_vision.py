@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from raymimic.algo import algo_factory
 from raymimic.config import config_factory
+from raymimic.config.checks import check_config
 from raymimic.errors import ConfigError
+from raymimic.models import vision
 from raymimic.models.obs_core import ScanCore, VisualCore
 from raymimic.models.obs_nets import ObservationEncoder, ObservationGroupEncoder
 from raymimic.models.vision.convolutions import (
@@ -21,7 +23,7 @@ from raymimic.models.vision.convolutions import (
     ShallowConv,
 )
 from raymimic.models.vision.norms import replace_bn_with_gn
-from raymimic.models.vision.pools import FeatureAggregator, SpatialMeanPool, SpatialSoftmax
+from raymimic.models.vision.pools import POOLS, FeatureAggregator, SpatialMeanPool, SpatialSoftmax
 from raymimic.models.vision.resnets import ResNet18Conv, ResNet50Conv
 from raymimic.observations.shapes import ObsShapes
 
@@ -285,6 +287,65 @@ def test_two_keys_share_an_encoder() -> None:
                 }
             },
         )
+
+
+@pytest.mark.parametrize(
+    ("sharing", "message"),
+    [
+        ({"wrst": "front"}, r"share_net_from' names 'wrst', .*; did you mean 'wrist'"),
+        ({"joints": "front"}, "'joints', which is no observation of modality 'rgb'"),
+        ({"wrist": ["front"]}, r"share_net_from.wrist' is \['front'\]: it must be the name"),
+        ({"wrist": "front", "far": "front"}, None),
+    ],
+)
+def test_keys_that_share_an_encoder_are_listed_in_some_group(
+    sharing: dict[str, Any], message: str | None
+) -> None:
+    config = config_factory("bc")
+    with config.unlocked():
+        config.train.data = "demos.hdf5"
+        config.train.goal_mode = "last"
+        config.observation.modalities.obs.low_dim = ["joints"]
+        config.observation.modalities.obs.rgb = ["front", "wrist"]
+        config.observation.modalities.goal.rgb = ["front", "far"]
+        config.observation.encoder.rgb.share_net_from = sharing
+    if message is None:
+        check_config(config)
+    else:
+        with pytest.raises(ConfigError, match=message) as caught:
+            check_config(config)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_key_shares_with_one_key() -> None:
+    with pytest.raises(ConfigError, match=r"share_net_from.left is \['right'\]"):
+        encoder({"share_net_from": {"left": ["right"]}}, "left", "right")
+
+
+def test_the_default_encoder_takes_arguments() -> None:
+    shapes = ObsShapes({"camera": IMAGE}, {"camera": "rgb"})
+    net = ObservationEncoder(shapes, {"rgb": {"core_kwargs": SMALL}})
+    assert net.output_dim == 5
+    assert ObservationEncoder(shapes, {"rgb": {"core_class": None}}).output_dim == 3 * 20 * 24
+
+
+def test_a_chain_of_randomizers_is_short() -> None:
+    names = ["GaussianNoiseRandomizer"]
+    for number in (10, 11):
+        rgb = {
+            "obs_randomizer_class": names * number,
+            "obs_randomizer_kwargs": [{}] * number,
+        }
+        if number == 10:
+            assert len(encoder(rgb).obs_randomizers["camera"]) == 10  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ConfigError, match="lists 11 randomizers: list at most 10"):
+                encoder(rgb)
+
+
+def test_classes_of_ones_own_are_registered_by_the_package() -> None:
+    assert vision.register_backbone == BACKBONES.register
+    assert vision.register_pool == POOLS.register
 
 
 def test_sequences_are_encoded_step_by_step() -> None:

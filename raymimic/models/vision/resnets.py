@@ -119,7 +119,15 @@ def resnet_parts(
 
     Returns:
         Convolution, BatchNorm, ReLU, max pooling, and the four layers.
+
+    Raises:
+        ConfigError: a file is named but not asked for, or it cannot be read or does not fit.
     """
+    if pretrained_path is not None and not pretrained and weights.are_needed():
+        raise ConfigError(
+            f"backbone_kwargs.pretrained_path is '{pretrained_path}', but "
+            "backbone_kwargs.pretrained is false: set the one to null or the other to true"
+        )
     block, numbers = ARCHITECTURES[name]
     parts: list[nn.Module] = [
         nn.Conv2d(3, 64, 7, 2, padding=3, bias=False),
