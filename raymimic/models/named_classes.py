@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from raymimic.errors import ConfigError, did_you_mean
+from raymimic.errors import ConfigError, RaymimicError, did_you_mean, printable, reason
 from raymimic.user_modules import same_definition
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class NamedClasses(Generic[T]):
                 f"{key} '{name}' is not available{did_you_mean(str(name), self._classes)}"
             )
         cls, section = self._classes[name], key.replace("_class", "_kwargs")
+        if kwargs is not None and not isinstance(kwargs, Mapping):
+            raise ConfigError(f"{section} is {shown(kwargs)}: it must be a section, such as {{}}")
         takes = _arguments(cls)
         arguments = {}
         for word, value in (kwargs or {}).items():
@@ -78,8 +80,12 @@ class NamedClasses(Generic[T]):
         arguments |= {w: value for w, value in given.items() if takes is None or w in takes}
         try:
             return cls(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{section}: {name} cannot be made of it: {error}") from error
+        except RaymimicError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{section}: {name} cannot be made of {shown(dict(kwargs or {}))}: {reason(error)}"
+            ) from error
 
     def _tell(self, message: str) -> None:
         """Logs a warning, once in a process: networks are made again and again."""
@@ -94,3 +100,9 @@ def _arguments(cls: type) -> list[str] | None:
     if any(p.kind == p.VAR_KEYWORD for p in parameters):
         return None
     return [p.name for p in parameters]
+
+
+def shown(value: Any) -> str:
+    """Writes arguments for an error message; shortens long ones."""
+    text = printable(repr(value))
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-20:]}"

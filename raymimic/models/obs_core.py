@@ -60,8 +60,13 @@ def _finish(
     """Adds the last layers, and sets `output_dim`.
 
     Raises:
-        ConfigError: a linear layer follows features that are not flat.
+        ConfigError: there are no features, or a linear layer follows some that are not flat.
     """
+    if min(shape) < 1:
+        raise ConfigError(
+            f"core_kwargs leave no features of the shape {list(core.input_shape)}, but "
+            f"{list(shape)}: raise the sizes in them"
+        )
     core.output_dim = Size(shape).numel()
     if flatten:
         layers.append(nn.Flatten())
@@ -70,6 +75,11 @@ def _finish(
             raise ConfigError(
                 f"core_kwargs.feature_dimension is {feature_dimension}, which needs flat features: "
                 "set core_kwargs.flatten to true"
+            )
+        if feature_dimension < 1:
+            raise ConfigError(
+                f"core_kwargs.feature_dimension is {feature_dimension}: it must be at least 1, or "
+                "null"
             )
         layers.append(Linear(core.output_dim, feature_dimension))
         core.output_dim = feature_dimension
@@ -109,9 +119,18 @@ class VisualCore(EncoderCore):
                 f"{type(self).__name__} encodes images, but the observation has the shape "
                 f"{list(self.input_shape)}: list it under another modality"
             )
+        if min(self.input_shape) < 1:
+            raise ConfigError(
+                f"an image of the shape {list(self.input_shape)} has no pixels: list another key"
+            )
         self.backbone = BACKBONES.make(
             backbone_class, "backbone_class", backbone_kwargs, input_channel=self.input_shape[0]
         )
+        if type(self) is VisualCore and hasattr(self.backbone, "lang_emb_dim"):
+            raise ConfigError(
+                f"backbone_class '{backbone_class}' takes language: choose 'ResNet18Conv', or "
+                "core_class 'VisualCoreLanguageConditioned'"
+            )
         shape = self.backbone.output_shape(self.input_shape)
         layers: list[nn.Module] = [self.backbone]
         self.pool: Pool | None = None

@@ -7,14 +7,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raymimic.errors import ConfigError, did_you_mean
+from raymimic.errors import ConfigError, RaymimicError, did_you_mean, reason
 from raymimic.models.base_nets import MLP, Linear, RNN_Base, RNNState
+from raymimic.models.named_classes import shown
 from raymimic.models.obs_core import (
     ENCODER_CORES,
     EncoderCore,
     VisualCoreLanguageConditioned,
     register_encoder_core,
 )
+from raymimic.models.trial import first_pass
 from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
 from raymimic.observations.shapes import LANG_EMB_KEY, ObsShapes
@@ -50,11 +52,28 @@ def _encoder_core(
     name = kwargs.get("core_class")
     if name is None:
         return None
+    arguments = kwargs.get("core_kwargs")
     with _explained(key, modality):
-        core = ENCODER_CORES.make(
-            name, "core_class", kwargs.get("core_kwargs"), input_shape=tuple(shape)
-        )
+        core = ENCODER_CORES.make(name, "core_class", arguments, input_shape=tuple(shape))
+        with _works(name, "core_kwargs", arguments, shape):
+            _try_core(core, shape)
     return core
+
+
+def _try_core(core: EncoderCore, shape: Sequence[int]) -> None:
+    """Makes sure that an encoder takes observations, and gives as many features as it says."""
+
+    def inputs() -> tuple[Tensor, ...]:
+        x = torch.zeros(2, *shape)
+        if isinstance(core, VisualCoreLanguageConditioned):
+            return x, torch.zeros(2, core.lang_emb_dim)
+        return (x,)
+
+    y = first_pass(core, inputs)
+    if y is not None and (len(y) != 2 or y[0].numel() != core.output_dim):
+        raise ValueError(
+            f"it makes {list(y.shape)} of 2 observations, but its output_dim is {core.output_dim}"
+        )
 
 
 def _randomizers(
@@ -81,9 +100,47 @@ def _randomizers(
                 randomizer = RANDOMIZERS.make(
                     name, "obs_randomizer_class", own, input_shape=tuple(shape)
                 )
-            shape = randomizer.output_shape_in(shape)
+                with _works(name, "obs_randomizer_kwargs", own, shape):
+                    shape = _try_randomizer(randomizer, shape)
             chain.append(randomizer)
     return chain
+
+
+class _Augmented(nn.Module):
+    """Observations after a randomizer."""
+
+    def __init__(self, randomizer: Randomizer) -> None:
+        super().__init__()
+        self.randomizer = randomizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `[B, *shape]` to `[B, *shape]`, perhaps another one."""
+        return self.randomizer.forward_in(x)
+
+
+def _try_randomizer(randomizer: Randomizer, shape: Sequence[int]) -> Sequence[int]:
+    """Makes sure that a randomizer takes observations, and returns the shape that it gives them."""
+    given = randomizer.output_shape_in(shape)
+    y = first_pass(_Augmented(randomizer), lambda: (torch.zeros(2, *shape),))
+    if y is not None and list(y.shape) != [2, *given]:
+        raise ValueError(
+            f"it makes {list(y.shape)} of 2 observations, but its output_shape_in is {given}"
+        )
+    return given
+
+
+@contextmanager
+def _works(name: str, section: str, arguments: Any, shape: Sequence[int]) -> Iterator[None]:
+    """Turns the error of an encoder or a randomizer, of any type, into a sentence."""
+    try:
+        yield
+    except RaymimicError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"{section}: {name} with {shown(arguments or {})} fails on the shape {list(shape)}: "
+            f"{reason(error)}"
+        ) from error
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,8 +13,9 @@ from raymimic.config import config_factory
 from raymimic.config.checks import check_config
 from raymimic.errors import ConfigError
 from raymimic.models import vision
-from raymimic.models.obs_core import ScanCore, VisualCore
+from raymimic.models.obs_core import ENCODER_CORES, EncoderCore, ScanCore, VisualCore
 from raymimic.models.obs_nets import ObservationEncoder, ObservationGroupEncoder
+from raymimic.models.trial import first_pass
 from raymimic.models.vision.convolutions import (
     BACKBONES,
     Conv1dBase,
@@ -40,6 +41,14 @@ def encoder(rgb: dict[str, Any], *cameras: str, **shapes: Any) -> ObservationEnc
     modalities = dict.fromkeys(cameras or ("camera",), "rgb")
     rgb = {"core_class": "VisualCore", "core_kwargs": SMALL, **rgb}
     return ObservationEncoder(ObsShapes(keys, modalities), {"rgb": rgb, "low_dim": {}})
+
+
+def core(**kwargs: Any) -> dict[str, Any]:
+    return {"core_kwargs": {**SMALL, **kwargs}}
+
+
+def augmented(name: str, **kwargs: Any) -> dict[str, Any]:
+    return {"obs_randomizer_class": name, "obs_randomizer_kwargs": kwargs}
 
 
 def residual_keys(prefix: str, convolutions: int, downsample: bool) -> set[str]:
@@ -240,12 +249,142 @@ def test_a_scan_core_convolves_over_the_length() -> None:
             "obs_randomizer_kwargs.crop: CropRandomizer has no such argument",
         ),
         ({"core_class": "ScanCore", "core_kwargs": {}}, "ScanCore encodes scans"),
+        (core(pool_kwargs={"noise_std": None}), "pool_kwargs.noise_std is None: it must be"),
+        (core(pool_kwargs={"num_kp": -1}), "pool_kwargs.num_kp is -1: it must be at least 1"),
+        (core(pool_kwargs={"num_kp": 0}), "pool_kwargs.num_kp is 0: it must be at least 1"),
+        (core(pool_kwargs={"num_kp": "a"}), "pool_kwargs: SpatialSoftmax cannot be made of {'num"),
+        (core(pool_kwargs={"temperature": []}), "pool_kwargs: SpatialSoftmax cannot be made of"),
+        (core(pool_kwargs=["a"]), r"pool_kwargs is \['a'\]: it must be a section"),
+        (core(backbone_kwargs=3), "backbone_kwargs is 3: it must be a section"),
+        ({"core_kwargs": [3]}, r"core_kwargs is \[3\]: it must be a section"),
+        (core(backbone_class="ResNet18ConvFiLM"), "'ResNet18ConvFiLM' takes language"),
+        (core(feature_dimension=-5), "core_kwargs.feature_dimension is -5: it must be at least 1"),
+        (core(feature_dimension=0), "core_kwargs.feature_dimension is 0: it must be at least 1"),
+        (core(backbone_kwargs={"output_channel": -1}), "backbone_kwargs.output_channel is -1"),
+        (core(backbone_kwargs={"output_channel": "a"}), "backbone_kwargs: ShallowConv cannot be"),
+        (core(backbone_class="ImpalaConv", backbone_kwargs={"stack_sizes": []}), "stack_sizes is"),
+        (core(backbone_class="ImpalaConv", backbone_kwargs={"stack_sizes": [0]}), "stack_sizes is"),
+        (
+            core(backbone_class="ImpalaConv", backbone_kwargs={"stack_sizes": 3}),
+            "backbone_kwargs: ImpalaConv cannot be made of {'stack_sizes': 3}: TypeError",
+        ),
+        (
+            core(
+                backbone_class="ResNet18Conv",
+                backbone_kwargs={"pretrained": True, "pretrained_path": "~nobody-at-all/x"},
+            ),
+            "backbone_kwargs: ResNet18Conv cannot be made of .*~nobody-at-all/x.*home",
+        ),
+        (augmented("CropRandomizer", crop_height=9, crop_width=9, pos_enc=None), "pos_enc is None"),
+        (augmented("CropRandomizer", crop_height=9.5, crop_width=9), "CropRandomizer with .*9.5"),
+        (augmented("CropRandomizer", crop_height=None), "CropRandomizer cannot be made of"),
+        (augmented("GaussianNoiseRandomizer", noise_std=None), "noise_std is None: it must be a"),
+        (augmented("GaussianNoiseRandomizer", limits=3), "GaussianNoiseRandomizer cannot be made"),
     ],
 )
 def test_settings_that_do_not_exist(rgb: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         encoder(rgb)
     assert "observation key 'camera' is rgb" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"stride": [4, 0, 1]}, r"conv_kwargs.stride is \[4, 0, 1\]: each must be at least 1"),
+        ({"out_channels": [-1, 2, 3]}, "conv_kwargs.out_channels is"),
+        ({"padding": ["same"] * 3}, "core_kwargs: ScanCore cannot be made of"),
+        ({"padding": [-9, 0, 0]}, "conv_kwargs.padding is .*: each must be at least 0"),
+        ({"padding": "same"}, "conv_kwargs.padding is same: list one for each"),
+        ({"groups": [2, 1, 1]}, "core_kwargs: ScanCore cannot be made of"),
+        ([3], "core_kwargs: ScanCore cannot be made of"),
+    ],
+)
+def test_scans_that_cannot_be_encoded(kwargs: Any, message: str) -> None:
+    shapes = ObsShapes({"laser": (1, 60)}, {"laser": "scan"})
+    with pytest.raises(ConfigError, match=message) as caught:
+        ObservationEncoder(
+            shapes, {"scan": {"core_class": "ScanCore", "core_kwargs": {"conv_kwargs": kwargs}}}
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scans_length_stays_where_the_padding_is_the_same() -> None:
+    for padding, length in (("same", 60), ("valid", 56)):
+        net = Conv1dBase(1, None, [4], [5], [1], padding=[padding])
+        assert net.output_shape([1, 60]) == [4, length]
+        assert net(torch.zeros(2, 1, 60)).shape == (2, 4, length)
+
+
+def test_an_image_without_pixels() -> None:
+    with pytest.raises(ConfigError, match=r"an image of the shape \[3, 0, 24\] has no pixels"):
+        encoder({}, camera=(3, 0, 24))
+
+
+class Moody(EncoderCore):
+    """A core that does all that a first pass must undo, and fails as it is told."""
+
+    output_dim = 3
+    count: Tensor
+
+    def __init__(self, input_shape: Any, mood: str = "good") -> None:
+        super().__init__(input_shape)
+        self.mood = mood
+        self.norm = nn.BatchNorm2d(3)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        if self.mood != "shapes" and x.sum().item() != 0.0:  # "meta" has no values
+            raise AssertionError
+        if self.mood == "bad":
+            raise IndexError("a reason\nin two lines")
+        features = self.norm(x + 0 * torch.rand(x.shape)).mean(dim=(2, 3))
+        return features[:, :2] if self.mood == "short" else features
+
+
+@pytest.mark.parametrize("mood", ["good", "shapes"])
+def test_a_first_pass_leaves_no_trace(mood: str, monkeypatch: Any) -> None:
+    monkeypatch.setitem(ENCODER_CORES._classes, "Moody", Moody)
+    before = torch.get_rng_state()
+    net = encoder({"core_class": "Moody", "core_kwargs": {"mood": mood}})
+    assert torch.equal(torch.get_rng_state(), before)
+    core = net.obs_nets["camera"]
+    assert all(module.training for module in net.modules())
+    assert core.count == 0
+    norm = cast("nn.BatchNorm2d", core.norm)
+    assert norm.num_batches_tracked == 0
+    assert norm.running_mean is not None
+    assert norm.running_mean.device.type == "cpu"
+    assert all(p.device.type == "cpu" for p in net.parameters())
+
+
+def test_a_first_pass_gives_a_network_its_tensors_back() -> None:
+    net = VisualCore(IMAGE, **SMALL)  # has its backbone and its pool twice
+    net.double()  # inputs are float32
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    numbers = {name: x.detach().clone() for name, x in tensors.items()}
+    y = first_pass(net, lambda: (torch.zeros(2, *IMAGE),))
+    assert y is not None
+    assert y.shape == (2, 5)
+    assert y.device.type == "meta"
+    after = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    assert list(after) == list(tensors)
+    assert all(after[name] is x and torch.equal(x, numbers[name]) for name, x in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("mood", "message"),
+    [
+        ("bad", r"core_kwargs: Moody with {'mood': 'bad'} fails on the shape .*: IndexError: a re"),
+        ("short", r"it makes \[2, 2\] of 2 observations, but its output_dim is 3"),
+    ],
+)
+def test_an_encoder_that_fails_does_so_at_once(mood: str, message: str, monkeypatch: Any) -> None:
+    monkeypatch.setitem(ENCODER_CORES._classes, "Moody", Moody)
+    with pytest.raises(ConfigError, match=message) as caught:
+        encoder({"core_class": "Moody", "core_kwargs": {"mood": mood}})
     assert "\n" not in str(caught.value)
 
 

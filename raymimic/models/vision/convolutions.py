@@ -107,10 +107,17 @@ class ShallowConv(ConvBase):
     Args:
         input_channel: channels of the image.
         output_channel: channels of the features; robomimic accepts 32 only.
+
+    Raises:
+        ConfigError: there are no such channels.
     """
 
     def __init__(self, input_channel: int = 3, output_channel: int = 32) -> None:
         super().__init__()
+        if output_channel < 1:
+            raise ConfigError(
+                f"backbone_kwargs.output_channel is {output_channel}: it must be at least 1"
+            )
         self.output_channel = output_channel
         self.nets = nn.Sequential(
             nn.Conv2d(input_channel, 64, 7, stride=2, padding=3),
@@ -156,6 +163,9 @@ class ImpalaConv(ConvBase):
         input_channel: channels of the image.
         stack_sizes: channels of each stack, which halves the resolution.
         num_blocks: residual blocks in each stack.
+
+    Raises:
+        ConfigError: there is no stack, or one without channels.
     """
 
     def __init__(
@@ -165,6 +175,11 @@ class ImpalaConv(ConvBase):
         num_blocks: int = 1,
     ) -> None:
         super().__init__()
+        if min(stack_sizes, default=0) < 1:
+            raise ConfigError(
+                f"backbone_kwargs.stack_sizes is {stack_sizes}: list the channels of one stack or "
+                "more, each at least 1"
+            )
         layers: list[nn.Module] = []
         channels = input_channel
         for size in stack_sizes:
@@ -197,7 +212,8 @@ class Conv1dBase(nn.Module):
         **conv_kwargs: further arguments of `nn.Conv1d`, lists with one element for each layer.
 
     Raises:
-        ConfigError: the lists are not of one length, or an activation or argument is unknown.
+        ConfigError: the lists are not of one length, a size in them is too small, or an
+            activation or an argument is unknown.
     """
 
     def __init__(
@@ -231,6 +247,12 @@ class Conv1dBase(nn.Module):
                     f"conv_kwargs.{key} is {values}: list one for each of the {len(out_channels)} "
                     "layers (conv_kwargs.out_channels)"
                 )
+        least = {"out_channels": 1, "kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+        for key, number in least.items():
+            if any(isinstance(x, int) and x < number for x in lists.get(key, ())):
+                raise ConfigError(
+                    f"conv_kwargs.{key} is {lists[key]}: each must be at least {number}"
+                )
         self.nets = nn.Sequential()
         channels = input_channel
         for i in range(len(out_channels)):
@@ -246,13 +268,11 @@ class Conv1dBase(nn.Module):
         for layer in self.nets:
             if isinstance(layer, nn.Conv1d):
                 channels = layer.out_channels
-                assert not isinstance(layer.padding, str)
+                if layer.padding == "same":  # torch takes it with a stride of 1 only
+                    continue
+                padding = 0 if isinstance(layer.padding, str) else layer.padding[0]
                 length = conv_length(
-                    length,
-                    layer.kernel_size[0],
-                    layer.stride[0],
-                    layer.padding[0],
-                    layer.dilation[0],
+                    length, layer.kernel_size[0], layer.stride[0], padding, layer.dilation[0]
                 )
         return [channels, length]
 

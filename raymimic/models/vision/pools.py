@@ -43,6 +43,9 @@ class SpatialSoftmax(Pool, DrawingModule):
         learnable_temperature: learn it.
         output_variance: give each keypoint's covariance too.
         noise_std: standard deviation of noise on the places, in training.
+
+    Raises:
+        ConfigError: there are no keypoints, or the noise is no number of at least 0.
     """
 
     pos_x: Tensor
@@ -59,6 +62,10 @@ class SpatialSoftmax(Pool, DrawingModule):
         noise_std: float = 0.0,
     ) -> None:
         super().__init__()
+        if num_kp is not None and num_kp < 1:
+            raise ConfigError(f"pool_kwargs.num_kp is {num_kp}: it must be at least 1, or null")
+        if not isinstance(noise_std, int | float) or not noise_std >= 0:
+            raise ConfigError(f"pool_kwargs.noise_std is {noise_std}: it must be at least 0")
         channels, height, width = input_shape
         self.nets = None if num_kp is None else nn.Conv2d(channels, num_kp, kernel_size=1)
         self.num_kp = channels if num_kp is None else num_kp

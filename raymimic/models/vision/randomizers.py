@@ -152,7 +152,9 @@ class CropRandomizer(Randomizer):
             )
         self.crop_height, self.crop_width = crop_height, crop_width
         self.num_samples = _check_number(num_crops, "num_crops")
-        self.pos_enc = pos_enc
+        if not isinstance(pos_enc, bool | int):
+            raise ConfigError(f"obs_randomizer_kwargs.pos_enc is {pos_enc}: it must be a boolean")
+        self.pos_enc = bool(pos_enc)
         self._channels = channels
 
     def output_shape_in(self, input_shape: Sequence[int]) -> list[int]:
@@ -363,7 +365,7 @@ class GaussianNoiseRandomizer(Randomizer):
         num_samples: variants of each observation.
 
     Raises:
-        ConfigError: `limits` are not two numbers in order.
+        ConfigError: `limits` are not two numbers in order, or another argument is no number.
     """
 
     def __init__(
@@ -379,6 +381,9 @@ class GaussianNoiseRandomizer(Randomizer):
             raise ConfigError(
                 f"obs_randomizer_kwargs.limits is {limits}: give [least, greatest] or null"
             )
+        for name, number in (("noise_mean", noise_mean), ("noise_std", noise_std)):
+            if not isinstance(number, int | float):
+                raise ConfigError(f"obs_randomizer_kwargs.{name} is {number}: it must be a number")
         self.noise_mean, self.noise_std = noise_mean, noise_std
         self.limits = limits
         self.num_samples = _check_number(num_samples, "num_samples")

@@ -1,0 +1,66 @@
+"""A first pass of a network that a config asks for: what fails in it fails before a training."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+def first_pass(net: nn.Module, inputs: Callable[[], tuple[Tensor, ...]]) -> Tensor | None:
+    """Passes zeros through a network in evaluation mode, at first without computing anything.
+
+    The pass is one on the `meta` device, which knows shapes alone. A network that asks for values,
+    as one of the user's own may do, computes them on its own device. Neither draws from torch's
+    generator on the CPU, nor changes a parameter, a buffer, or a mode.
+
+    Args:
+        net: any network.
+        inputs: makes the inputs on torch's default device.
+
+    Returns:
+        the output; None if the network cannot be tried: its parameters have no shapes or no values
+        yet, or it is compiled.
+
+    Raises:
+        Exception: the one of the network, of any type.
+    """
+    modules = list(net.modules())
+    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    compiled = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
+    if compiled or any(is_lazy(x) for x in state.values()):
+        return None
+    device = next((x.device for x in state.values()), torch.device("cpu"))
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            try:
+                return _pass(net, state, inputs, torch.device("meta"))
+            except Exception:
+                if device.type == "meta":
+                    return None
+                return _pass(net, state, inputs, device)
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _pass(
+    net: nn.Module,
+    state: dict[str, Tensor],
+    inputs: Callable[[], tuple[Tensor, ...]],
+    device: torch.device,
+) -> Tensor:
+    """Computes on copies of parameters and buffers, whose numbers are of torch's default type."""
+    dtype = torch.get_default_dtype()
+    copies = {
+        name: x.detach().to(device, dtype if x.is_floating_point() else x.dtype, copy=True)
+        for name, x in state.items()
+    }
+    with device:
+        # A module may be registered twice. With tie_weights torch would swap its tensors twice,
+        # and leave the copies in it.
+        y: Tensor = torch.func.functional_call(net, copies, inputs(), tie_weights=False)
+    return y
