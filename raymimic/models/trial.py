@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from raymimic.models.vision import weights
+
 
 def first_pass(net: nn.Module, inputs: Callable[[], tuple[Tensor, ...]]) -> Tensor | None:
     """Passes zeros through a network in evaluation mode, at first without computing anything.
@@ -14,17 +16,22 @@ def first_pass(net: nn.Module, inputs: Callable[[], tuple[Tensor, ...]]) -> Tens
     as one of the user's own may do, computes them on its own device. Neither draws from torch's
     generator on the CPU, nor changes a parameter, a buffer, or a mode.
 
+    Networks of a checkpoint were tried before their training. They are not tried again: the first
+    pass on `meta` in a process takes a second, and memory.
+
     Args:
         net: any network.
         inputs: makes the inputs on torch's default device.
 
     Returns:
-        the output; None if the network cannot be tried: its parameters have no shapes or no values
-        yet, or it is compiled.
+        the output; None if the network is not tried: it is a checkpoint's, or compiled, or its
+        parameters have no shapes or no values yet.
 
     Raises:
         Exception: the one of the network, of any type.
     """
+    if not weights.are_needed():
+        return None
     modules = list(net.modules())
     state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     compiled = any(isinstance(module, torch.jit.ScriptModule) for module in modules)

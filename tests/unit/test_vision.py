@@ -26,6 +26,7 @@ from raymimic.models.vision.convolutions import (
 from raymimic.models.vision.norms import replace_bn_with_gn
 from raymimic.models.vision.pools import POOLS, FeatureAggregator, SpatialMeanPool, SpatialSoftmax
 from raymimic.models.vision.resnets import ResNet18Conv, ResNet50Conv
+from raymimic.models.vision.weights import weights_follow
 from raymimic.observations.shapes import ObsShapes
 
 IMAGE = (3, 20, 24)
@@ -386,6 +387,8 @@ def test_an_encoder_that_fails_does_so_at_once(mood: str, message: str, monkeypa
     with pytest.raises(ConfigError, match=message) as caught:
         encoder({"core_class": "Moody", "core_kwargs": {"mood": mood}})
     assert "\n" not in str(caught.value)
+    with weights_follow():  # a checkpoint's network was tried before its training
+        encoder({"core_class": "Moody", "core_kwargs": {"mood": mood}})
 
 
 def test_a_keyword_of_another_class_is_left_out_with_a_warning(caplog: Any) -> None:
