@@ -18,6 +18,9 @@ from raymimic.observations.modality import RGB, Modality, modality_named
 from raymimic.observations.shapes import ObsShapes
 
 Stats = Mapping[str, Mapping[str, Any]]
+# Prepared colours may leave 0 to 1 by so much, in any floating-point type down to float16.
+_COLOUR_ROUNDING = 1e-3
+
 Actor = PolicyAlgo | HierarchicalAlgo
 
 
@@ -181,6 +184,7 @@ class RolloutPolicy:
             x = self._tensor(_lookup(ob, key, kind), key, kind)
             raw = _is_raw(x, modality, shape)
             self._check_shape(x, key, modality, shape, raw, batched, kind)
+            _check_values(x, modality, raw, f"{kind} '{key}'")
             x = x.to(self.policy.dtype)
             x = modality.process(x) if raw else x
             prepared[key] = x if batched else x[None]
@@ -298,6 +302,31 @@ def _is_raw(x: Tensor, modality: Modality, shape: list[int]) -> bool:
     if not x.is_floating_point() or not _ends_with(x.shape, shape):
         return True
     return not (raw != shape or modality.keeps_bytes(raw, np.uint8))
+
+
+def _check_values(x: Tensor, modality: Modality, raw: bool, name: str) -> None:
+    """Makes sure that an observation has the type of its modality, and colours their range.
+
+    Args:
+        x: the observation.
+        modality: its modality.
+        raw: see `_is_raw`.
+        name: of the observation, for messages.
+
+    Raises:
+        EnvError: it has not.
+    """
+    fault = modality.type_fault(str(x.dtype).removeprefix("torch.")) if raw else None
+    if fault is not None:
+        raise EnvError(f"{name} holds {fault}")
+    if type(modality) is RGB and x.dtype != torch.uint8 and x.numel():
+        low, high = (bound.item() for bound in torch.aminmax(x))
+        greatest = 255 if raw else 1
+        if not -_COLOUR_ROUNDING <= low <= high <= greatest + _COLOUR_ROUNDING:
+            raise EnvError(
+                f"{name} holds colours of {low:.4g} to {high:.4g}: pass bytes with the channels "
+                "last, 0 to 255, or floating-point numbers with the channels first, 0 to 1"
+            )
 
 
 def _ends_with(given: Sequence[int], shape: Sequence[int]) -> bool:

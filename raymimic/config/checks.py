@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from raymimic.config.base_config import BaseConfig, sections_named
@@ -272,6 +272,8 @@ def _observation_problems(config: BaseConfig) -> Iterator[str]:
     for path, groups in sections_named(config.observation, "modalities"):
         encoder = path.removesuffix("modalities") + "encoder"
         encoders = config.observation.get_path(encoder)
+        seen = {m for group in groups.values() for m, keys in group.items() if keys}
+        yield from _randomizer_problems(config, encoder, sorted(seen & {*encoders}))
         for name, group in groups.items():
             for modality, keys in group.items():
                 known = {*encoders, *registered_modalities()}
@@ -319,6 +321,28 @@ def _sharing_problems(config: BaseConfig) -> Iterator[str]:
                         f"'{name}' names '{key}', which is no observation of modality "
                         f"'{modality}'{did_you_mean(key, known)}"
                     )
+
+
+def _randomizer_problems(
+    config: BaseConfig, encoder: str, modalities: Iterable[str]
+) -> Iterator[str]:
+    """Looks for randomizers of images of 0 to 1 where images are normalised to other values.
+
+    Args:
+        config: the whole config.
+        encoder: path of the encoders below `observation`.
+        modalities: those that are seen.
+    """
+    for modality in modalities:
+        section = config.observation.get_path(encoder)[modality]
+        names = section.get("obs_randomizer_class")
+        names = names if isinstance(names, list | tuple) else [names]
+        if config.train.hdf5_normalize_obs and "ColorRandomizer" in names:
+            yield (
+                f"'observation.{encoder}.{modality}.obs_randomizer_class' names ColorRandomizer, "
+                "which takes images of 0 to 1, and 'train.hdf5_normalize_obs' is true, which gives "
+                "them other values: remove the one or set the other to false"
+            )
 
 
 def _goal_group(config: BaseConfig) -> str:

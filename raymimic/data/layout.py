@@ -256,12 +256,31 @@ def _inspect(
                     )
                 if not item.written:
                     unwritten.setdefault(name, str(demo))
-            found[key] = _column(demo, key, names, items, request, needed=group not in spare)
+            column = _column(demo, key, names, items, request, needed=group not in spare)
+            if group == NEXT_OBS:
+                _check_next(demo, key, column, found)
+            found[key] = column
         except DatasetError as error:
             if group not in spare:
                 raise
             spoiled[group] = str(error)
     return {k: column for k, column in found.items() if column_group(k) not in absent}, length
+
+
+def _check_next(demo: DemoReader, key: str, column: Column, found: Mapping[str, Column]) -> None:
+    """Makes sure that a next observation is like the observation of its key.
+
+    Raises:
+        DatasetError: its rows have another shape or type.
+    """
+    obs_key = f"obs/{key.partition('/')[2]}"
+    known = found[obs_key]
+    if (known.shape, known.image) != (column.shape, column.image):
+        raise DatasetError(
+            f"{demo}: rows of '{key}' {_difference(column, known)} in '{obs_key}'; convert one to "
+            "the form of the other, or remove next_obs from all demos: it is then taken from the "
+            "next row of obs"
+        )
 
 
 def _row_shape(item: NumberArray) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Everything that a training takes from its data: loaders, statistics, shapes, environments."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,6 +45,8 @@ Array = NDArray[np.float64]
 
 _MAX_GPU_SHARE = 0.5
 _MOST_NAMES = 10
+# Of statistics in a checkpoint; readers refuse files of more than ten million (`torch_file`).
+_MOST_OBJECTS = 9_000_000
 # How far beyond 1 an action may be that was meant to be 1.
 ROUNDING = 1e-4
 
@@ -139,6 +142,8 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
     entries = dataset_entries(config)
     request = _request(config, reads)
     train = _scanned(config, _sources(config, entries, "filter_key"), request)
+    if config.train.hdf5_normalize_obs:
+        _check_statistics(train.shape_metadata(_modalities(config))["all_shapes"])
     valid, split = None, ""
     if config.experiment.validate and config.train.validation_fraction is not None:
         train, valid = hold_out(train, config.train.validation_fraction, config.train.seed)
@@ -164,6 +169,27 @@ def _scanned(config: BaseConfig, sources: Sequence[DemoSource], request: ColumnR
         raise DatasetError(f"{error}{explanation(config, error.known)}") from error
     except MislistedObservationError as error:
         raise DatasetError(f"{error}{relisting(config, error.key, error.fits)}") from error
+
+
+def _check_statistics(shapes: Mapping[str, Sequence[int]]) -> None:
+    """Makes sure that checkpoints can hold the statistics of observations, number by number.
+
+    Args:
+        shapes: of each observation, as networks see it.
+
+    Raises:
+        ConfigError: there are so many that no reader would take the checkpoint.
+    """
+    numbers = {key: 2 * math.prod(shape) for key, shape in shapes.items()}
+    # Each of the innermost lists is a few objects besides its numbers.
+    objects = sum(n + 6 * (n // max(1, shapes[key][-1])) + n // 100 for key, n in numbers.items())
+    if objects > _MOST_OBJECTS:
+        largest = max(numbers, key=lambda key: numbers[key])
+        raise ConfigError(
+            "'train.hdf5_normalize_obs' is true, and the statistics of these observations are "
+            f"{sum(numbers.values()):,} numbers ('{largest}' alone has {numbers[largest]:,}), more "
+            "than a checkpoint can hold: set it to false, or make the images smaller"
+        )
 
 
 def _split_line(train: Layout, valid: Layout, seed: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import EnvError, did_you_mean, reason
-from raymimic.observations.modality import modality_named
+from raymimic.observations.modality import modality_named, type_fault
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -38,12 +38,14 @@ class PolicyInterface:
         goals: shape of each goal that it reads; empty without goals.
         action_dim: number of action components.
         frame_stack: number of observations that an environment may stack itself.
+        modalities: of each observation and goal; one that is left out may be of any type.
     """
 
     obs: Mapping[str, list[int]]
     goals: Mapping[str, list[int]]
     action_dim: int
     frame_stack: int = 1
+    modalities: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: BaseConfig, shape_meta: Mapping[str, Any]) -> PolicyInterface:
@@ -67,6 +69,7 @@ class PolicyInterface:
             raw(config.goals_from_env),
             int(shape_meta["ac_dim"]),
             int(config.train.frame_stack),
+            {**config.obs_from_env, **config.goals_from_env},
         )
 
 
@@ -164,13 +167,20 @@ def _compare(env: EnvBase, source: str, obs: Observation, policy: PolicyInterfac
     for kind, shapes, given in groups:
         for key, shape in shapes.items():
             try:
-                actual = list(read(given, key, kind).shape)
+                value = read(given, key, kind)
             except EnvError as error:
                 raise EnvError(f"environment '{env.name}', after {source}: {error}") from error
+            actual = list(value.shape)
             if actual not in (shape, [policy.frame_stack, *shape]):
                 raise EnvError(
                     f"environment '{env.name}' gives {kind} '{key}' of shape {actual}, and the "
                     f"policy reads {shape}"
+                )
+            modality = policy.modalities.get(key, "low_dim")
+            if fault := type_fault(value.dtype.name, modality):
+                raise EnvError(
+                    f"environment '{env.name}' gives {kind} '{key}', which is listed as {modality} "
+                    f"and holds {fault}"
                 )
 
 

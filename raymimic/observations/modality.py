@@ -62,6 +62,17 @@ class Modality:
         """Undoes `processed_shape`."""
         return list(shape)
 
+    def type_fault(self, dtype: str) -> str | None:
+        """Says why raw observations of an environment cannot be of a type.
+
+        Args:
+            dtype: its name, such as `uint8`.
+
+        Returns:
+            The fault and its remedy, to follow a name and "holds"; None where there is none.
+        """
+        return None
+
     def process(self, x: Tensor) -> Tensor:
         """Prepares raw observations `[..., *shape]`, on the device that they are on."""
         return x
@@ -151,6 +162,15 @@ class Depth(_Image):
 
     channels = 1
 
+    def type_fault(self, dtype: str) -> str | None:
+        """Refuses whole numbers, which would be cut off at 1."""
+        if "float" in dtype:
+            return None
+        return (
+            f"{dtype}, and distances are floating-point numbers: convert it to float32, in the "
+            "unit of the training's data"
+        )
+
     def process(self, x: Tensor) -> Tensor:
         """Puts the channels first, and the values into 0 to 1."""
         return super().process(x).clamp(0.0, 1.0)
@@ -161,6 +181,12 @@ class RGB(_Image):
     """Colour images of 0 to 255, which networks see as 0 to 1."""
 
     channels = 3
+
+    def type_fault(self, dtype: str) -> str | None:
+        """Takes bytes, and the wide types of whole numbers that arithmetic makes of them."""
+        if dtype in ("uint8", "int32", "int64"):
+            return None
+        return f"{dtype}, and colours are uint8, 0 to 255: convert it to that type and range"
 
     def process(self, x: Tensor) -> Tensor:
         """Puts the channels first, and the values into 0 to 1."""
@@ -213,6 +239,14 @@ def processed_shape(shape: Sequence[int], modality: str) -> list[int]:
     A modality that is not registered leaves it as it is.
     """
     return _MODALITIES.get(modality, Modality()).processed_shape(shape)
+
+
+def type_fault(dtype: str, modality: str) -> str | None:
+    """Says why a raw observation cannot be of a type, see `Modality.type_fault`.
+
+    A modality that is not registered takes all types.
+    """
+    return _MODALITIES.get(modality, Modality()).type_fault(dtype)
 
 
 def process_obs(obs: Tensor, obs_modality: str) -> Tensor:

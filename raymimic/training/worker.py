@@ -32,6 +32,7 @@ from raymimic.errors import (
     full_disk,
 )
 from raymimic.lease import Lease
+from raymimic.models.vision.weights import weights_follow
 from raymimic.tracking.system_metrics import Sampling
 from raymimic.training.epoch import EpochRunner
 from raymimic.training.grad_sync import GradientSync
@@ -164,20 +165,23 @@ class _Worker:
         self._check_data()
         fill_in_schedule_lengths(config, self.data.train.num_steps)
         config.lock()
-        _seed(config.train.seed, 0, 0)  # initial parameters do not depend on the rank
-        self.algo = algo_factory(
-            config.algo_name,
-            config,
-            obs_key_shapes=self.data.shape_meta["all_shapes"],
-            ac_dim=self.data.shape_meta["ac_dim"],
-            device=device,
-        )
         lease = None if spec.lease is None else Lease(spec.run_dir, spec.lease)
         self.store = CheckpointStore(spec.run_dir, config.experiment.save, lease)
+        begin = self.store.load_last()
+        _seed(config.train.seed, 0, 0)  # initial parameters do not depend on the rank
+        has_weights = begin is not None or spec.initial_weights is not None
+        with weights_follow() if has_weights else contextlib.nullcontext():
+            self.algo = algo_factory(
+                config.algo_name,
+                config,
+                obs_key_shapes=self.data.shape_meta["all_shapes"],
+                ac_dim=self.data.shape_meta["ac_dim"],
+                device=device,
+            )
         self.epoch = self.step = 0
         self.last_time_save = time.time()
         self.warnings = list(self.data.out_of_reach) if self.algo.bounded_actions else []
-        self._restore()
+        self._restore(begin)
         self.sync.check_same_start(self.epoch, spec.run_dir)
         if rank == 0:
             self.store.tidy(spec.evaluates)
@@ -195,9 +199,9 @@ class _Worker:
         self.report_s = 0.0
         self.last_commit = self.last_progress = time.monotonic()
 
-    def _restore(self) -> None:
-        """Loads the run's last checkpoint, or the weights to begin with."""
-        content, last = self.store.load_last(), self.store.last
+    def _restore(self, content: CheckpointContent | None) -> None:
+        """Takes up the run's last checkpoint, or else the weights to begin with."""
+        last = self.store.last
         if content is None or last is None:
             path = self.spec.initial_weights
             if path is not None:

@@ -152,6 +152,11 @@ VALIDATE = "experiment.validate=true"
 DP, VAE = "diffusion_policy", "algo.vae"
 LR = "algo.optim_params.actor.learning_rate"
 ACTORS_GOAL = "observation.actor.modalities.goal.low_dim"
+COLOURED = (
+    'observation.modalities.obs.rgb=["camera"] '
+    "observation.encoder.rgb.obs_randomizer_class=ColorRandomizer"
+)
+NORMALIZED = "train.hdf5_normalize_obs=true"
 AT_ODDS = [
     ("bc", ["algo.rnn.enabled=true"], "'algo.rnn.horizon' is 10 but 'train.seq_length' is 1"),
     ("bc", ["algo.rnn.enabled=true", "train.seq_length=10"], None),
@@ -471,6 +476,24 @@ AT_ODDS = [
         "iris",
         ['observation.value_planner.value.modalities.obs.rgb=["object"]'],
         "'object' is both low_dim and rgb",
+    ),
+    (
+        "bc",
+        [*COLOURED.split(), NORMALIZED],
+        "'observation.encoder.rgb.obs_randomizer_class' names ColorRandomizer, which takes images "
+        "of 0 to 1, and 'train.hdf5_normalize_obs' is true",
+    ),
+    ("bc", [*COLOURED.split()], None),
+    ("bc", [COLOURED.split()[1], NORMALIZED], None),  # of images that nobody sees
+    (
+        "hbc",
+        [
+            'observation.actor.modalities.obs.rgb=["camera"]',
+            'observation.actor.encoder.rgb.obs_randomizer_class=["RandomShift","ColorRandomizer"]',
+            "observation.actor.encoder.rgb.obs_randomizer_kwargs=[{},{}]",
+            NORMALIZED,
+        ],
+        "'observation.actor.encoder.rgb.obs_randomizer_class' names ColorRandomizer",
     ),
 ]
 

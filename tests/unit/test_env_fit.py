@@ -158,6 +158,57 @@ def test_a_stack_made_by_the_environment_fits_a_policy_of_stacks() -> None:
         gymnasium.registry.pop("Stacked-v0")
 
 
+class CameraEnv(gymnasium.Env):
+    """Gives an image [4, 5, 3] of a type, and of another one from the first step on."""
+
+    observation_space = gymnasium.spaces.Dict(camera=gymnasium.spaces.Box(-np.inf, np.inf))
+    action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+    def __init__(self, first: str, later: str, render_mode: str | None = None) -> None:
+        self.first, self.later, self.render_mode = first, later, render_mode
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return {"camera": np.zeros((4, 5, 3), self.first)}, {}
+
+    def step(self, action: Any) -> Any:
+        return {"camera": np.zeros((4, 5, 3), self.later)}, 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("modality", "first", "later", "fault"),
+    [
+        ("rgb", "uint8", "uint8", None),
+        ("rgb", "uint8", "int64", None),
+        ("rgb", "float32", "uint8", "float32, and colours are uint8, 0 to 255: convert it to"),
+        ("rgb", "uint8", "float64", "float64, and colours are uint8"),
+        ("rgb", "uint16", "uint8", "uint16, and colours are uint8"),
+        ("depth", "float64", "float32", None),
+        ("depth", "uint16", "uint16", "uint16, and distances are floating-point numbers: convert"),
+        ("low_dim", "float32", "uint8", None),
+    ],
+)
+def test_images_have_the_type_of_their_modality(
+    modality: str, first: str, later: str, fault: str | None
+) -> None:
+    config = config_factory("bc")
+    config.observation.modalities.obs.low_dim = []
+    config.observation.modalities.obs[modality] = ["camera"]
+    shape = [4, 5, 3] if modality == "low_dim" else [3, 4, 5]
+    policy = PolicyInterface.of(config, {"all_shapes": {"camera": shape}, "ac_dim": 2})
+    gymnasium.register("Camera-v0", CameraEnv)
+    try:
+        env = {"env_name": "Camera-v0", "env_kwargs": {"first": first, "later": later}}
+        if fault is None:
+            check_fit(env, policy)
+            return
+        with pytest.raises(EnvError) as refused:
+            check_fit(env, policy)
+    finally:
+        gymnasium.registry.pop("Camera-v0")
+    message = f"'Camera-v0' gives observation 'camera', which is listed as {modality} and holds "
+    assert message + fault in str(refused.value)
+
+
 def test_a_goal_that_is_missing_is_called_a_goal() -> None:
     reach = {"env_name": reach_env.NAME}
     obs = {"observation": [2]}

@@ -18,7 +18,8 @@ from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.reads import Reads, Window, one_window
 from raymimic.data.sequence import SequenceDataset
 from raymimic.data.store import DemoStore
-from raymimic.data.training_data import TrainData, make_loaders
+from raymimic.data.training_data import TrainData, inspect_data, make_loaders
+from raymimic.errors import ConfigError
 from raymimic.observations.modality import process_obs
 
 CPU = torch.device("cpu")
@@ -186,6 +187,18 @@ def test_an_algorithm_that_reads_no_next_images_does_not_load_them(path: Path) -
     now = Window(0, 1)
     store = loaders(config, Reads(obs=now, actions=now)).train.dataset.store
     assert {key for key in store.columns if "camera" in key} == {"obs/camera_0", "obs/camera_1"}
+
+
+def test_statistics_beyond_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    """Two numbers for each of 3 x 1300 x 1200 values."""
+    path = write_cameras(tmp_path / "large.hdf5", [1], [(1300, 1200), (8, 8)])
+    now = Window(0, 1)
+    reads = Reads(obs=now, actions=now)
+    inspect_data(config_for(path), reads)
+    with pytest.raises(ConfigError, match=r"hdf5_normalize_obs.* \('camera_0' alone has 9,360,000"):
+        inspect_data(config_for(path, **{"train.hdf5_normalize_obs": True}), reads)
+    path = write_cameras(tmp_path / "smaller.hdf5", [1], [(1100, 1200), (8, 8)])
+    inspect_data(config_for(path, **{"train.hdf5_normalize_obs": True}), reads)
 
 
 def test_statistics_of_images_are_those_of_robomimic(path: Path) -> None:

@@ -644,6 +644,24 @@ def test_what_an_algorithm_does_not_need_may_be_spoiled(path, caplog, key, spoil
         assert "demo_1" in complaint(path, request)
 
 
+@pytest.mark.parametrize(
+    ("rows", "difference"),
+    [
+        (np.zeros((4, 6, 3), np.uint8), "have shape [4, 6, 3], but [8, 8, 3]"),
+        (np.zeros((8, 8, 3)), "are of another type than uint8, but of uint8"),
+    ],
+)
+def test_next_obs_are_like_obs(path, caplog, rows, difference):
+    """Also where all demos agree; without a modality, whose own check would come first."""
+    change(path, "obs/camera", lambda n: np.zeros((n, 8, 8, 3), np.uint8))
+    change(path, "next_obs/camera", lambda n: np.broadcast_to(rows, (n, *rows.shape)))
+    keys = ("flat", "camera")
+    message = complaint(path, ColumnRequest(obs_keys=keys, needs=frozenset({"next_obs"})))
+    assert f"demo 'demo_0': rows of 'next_obs/camera' {difference} in 'obs/camera'" in message
+    assert not any(key.startswith("next_obs") for key in load(path, ColumnRequest(keys)).columns)
+    assert "'next_obs/camera'" in caplog.text
+
+
 def test_what_a_user_asks_for_by_name_may_not_be_spoiled(path):
     change(path, "labels", lambda n: np.full(n, np.nan))
     request = ColumnRequest(obs_keys=("flat",), dataset_keys=("actions", "labels"))

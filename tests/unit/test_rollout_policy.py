@@ -314,3 +314,32 @@ def test_wrong_images_are_named(kind, image, message):
     given = {"observation": raw, "goal": raw} | {kind: image}
     with pytest.raises(EnvError, match=rf"^{kind} '.*{message}"):
         policy({"camera": given["observation"]}, {"camera": given["goal"]})
+
+
+@pytest.mark.parametrize(
+    ("modality", "image", "message"),
+    [
+        ("rgb", np.zeros((4, 6, 3), np.uint16), "holds uint16, and colours are uint8, 0 to 255: "),
+        ("rgb", np.zeros((4, 6, 3), np.int8), "holds int8, and colours are uint8"),
+        ("rgb", np.full((4, 6, 3), 256), r"holds colours of 256 to 256: pass bytes"),
+        ("rgb", np.full((3, 4, 6), 255.0), r"holds colours of 255 to 255: pass bytes"),
+        ("rgb", np.full((3, 4, 6), 1.01), r"holds colours of 1.01 to 1.01: pass bytes"),
+        ("rgb", np.full((3, 4, 6), -0.5), r"holds colours of -0.5 to -0.5: pass bytes"),
+        ("rgb", np.full((3, 4, 6), np.nan), r"holds colours of nan to nan: pass bytes"),
+        ("depth", np.zeros((4, 6, 3), np.uint16), "holds uint16, and distances are floating-"),
+        ("depth", np.zeros((4, 6, 3), np.int64), "holds int64, and distances are floating-"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["observation", "goal"])
+def test_images_of_another_type_or_range_are_named(kind, modality, image, message):
+    policy, right = image_policy(modality), np.zeros((3, 4, 6), np.float32)
+    given = {"observation": right, "goal": right} | {kind: image}
+    with pytest.raises(EnvError, match=rf"^{kind} 'camera' {message}"):
+        policy({"camera": given["observation"]}, {"camera": given["goal"]})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_colours_may_leave_their_range_by_rounding(dtype):
+    policy, image = image_policy(), np.full((3, 4, 6), 1 + 1e-7, dtype)
+    image[0, 0, 0] = -1e-7
+    assert policy({"camera": image}, {"camera": image}).shape == (ACTION_DIM,)

@@ -10,13 +10,16 @@ from typing import Any
 import h5py
 import pytest
 import torch
+from image_files import write_cameras
 from recording import RecordingLink
 from reference import DATA, centred_rng, fill, golden_batch, make, state, variant_config
 from tiny import small_config
 
 from raymimic.checkpoints.store import CheckpointStore
 from raymimic.config import BaseConfig, config_factory
-from raymimic.errors import DatasetError, TrainingError
+from raymimic.errors import ConfigError, DatasetError, TrainingError
+from raymimic.models.vision.convolutions import ShallowConv, register_backbone
+from raymimic.models.vision.weights import are_needed, read_weights, weights_follow
 from raymimic.tracking.system_metrics import Sampling
 from raymimic.training.link import Committed, MachineLoad, Progress, Started
 from raymimic.training.machines import sampled
@@ -173,6 +176,49 @@ def test_a_restarted_worker_goes_on_bit_by_bit(spec: WorkerSpec, specs: Any) -> 
     assert whole["nets"].keys() == resumed["nets"].keys()
     for key, value in whole["nets"].items():
         assert torch.equal(value, resumed["nets"][key]), key
+    other.release()
+
+
+@register_backbone
+class FromFileConv(ShallowConv):
+    """A small backbone that starts from the weights of a file, as ResNets do."""
+
+    def __init__(self, input_channel: int = 3, pretrained_path: str = "") -> None:
+        super().__init__(input_channel)
+        if are_needed():
+            self.load_state_dict(read_weights(Path(pretrained_path)))
+
+
+def test_a_checkpoints_weights_need_no_pretrained_ones(specs: Any, tmp_path: Path) -> None:
+    """Neither to go on, nor for a new run that begins with them."""
+    weights = tmp_path / "pretrained.pth"
+    with weights_follow():
+        torch.save(FromFileConv(pretrained_path="").state_dict(), weights)
+    settings = {
+        "train.data": str(write_cameras(tmp_path / "cameras.hdf5", lengths=[2], sizes=[(16, 16)])),
+        "train.num_epochs": 2,
+        "train.batch_size": 2,
+        "observation.modalities.obs.rgb": ["camera_0"],
+        "observation.encoder.rgb.core_kwargs": {
+            "backbone_class": "FromFileConv",
+            "backbone_kwargs": {"pretrained_path": str(weights)},
+            "pool_class": None,
+        },
+    }
+    spec = specs(small_config("bc", **settings))
+    config = json.loads(spec.config)
+    config["train"]["num_epochs"] = 1
+    checkpoint = trained(replace(spec, config=json.dumps(config)))
+    weights.unlink()
+    started, *commits = train(spec)
+    assert (started.epoch, commits[-1].epoch) == (1, 2)
+    other = RunFolder(f"{spec.run_dir}_2", Path(f"{spec.run_dir}_2"))
+    other.prepare(new=True)
+    new = replace(spec, run_dir=other.uri)
+    with pytest.raises(ConfigError, match="cannot read the weights"):
+        train(new)
+    started, *_ = train(replace(new, initial_weights=checkpoint))
+    assert started.epoch == 0
     other.release()
 
 
