@@ -9,12 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from raymimic.observations.modality import registered_modalities, takes
+from raymimic.observations.modality import RGB, Depth, registered_modalities, takes
 
-CHANNELS = {"rgb": 3, "depth": 1}
+CHANNELS = {"rgb": RGB.channels, "depth": Depth.channels}
 """Channels of an image, by modality."""
-CUT_OFF = {"depth": (0.0, 1.0)}
-"""Least and greatest values that networks see, by modality."""
 
 _SMALLEST_SIDE = 16  # of distances under `low_dim`: fewer are a table, not a picture
 

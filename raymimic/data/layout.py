@@ -36,7 +36,7 @@ from raymimic.data.hdf5 import (
     NumberArray,
     open_dataset,
 )
-from raymimic.data.images import CUT_OFF, better_modality, objection
+from raymimic.data.images import better_modality, objection
 from raymimic.data.metadata import demo_names, filter_key_members
 from raymimic.data.reads import NEXT_OBS
 from raymimic.errors import DatasetError, did_you_mean
@@ -321,9 +321,9 @@ def _column(
     if key.startswith(("obs/", f"{NEXT_OBS}/")):
         shape = _row_shape(items[0])
         _check_modality(demo, key, items[0], request)
-    listed = request.modalities.get(key.partition("/")[2], "low_dim")
-    image = modality_named(listed).keeps_bytes(shape, items[0].dtype)
-    return Column(names, (), shape, image, needed, CUT_OFF.get(listed))
+    modality = modality_named(request.modalities.get(key.partition("/")[2], "low_dim"))
+    image = modality.keeps_bytes(shape, items[0].dtype)
+    return Column(names, (), shape, image, needed, modality.cut_off)
 
 
 def _check_modality(demo: DemoReader, name: str, item: NumberArray, request: ColumnRequest) -> None:

@@ -29,9 +29,11 @@ class Modality:
     Attributes:
         default_core: registered name of the encoder of keys whose config has no
             `observation.encoder.<modality>`; None: they are flattened.
+        cut_off: least and greatest value that networks see; None: all.
     """
 
     default_core: ClassVar[str | None] = None
+    cut_off: ClassVar[tuple[float, float] | None] = None
 
     def keeps_bytes(self, shape: Sequence[int], dtype: npt.DTypeLike) -> bool:
         """Whether a dataset's rows stay uint8 in memory, instead of floating-point numbers.
@@ -161,6 +163,7 @@ class Depth(_Image):
     """Distances of 0 to 1, in the dataset's unit; others are cut off, as in robomimic."""
 
     channels = 1
+    cut_off = (0.0, 1.0)
 
     def type_fault(self, dtype: str) -> str | None:
         """Refuses whole numbers, which would be cut off at 1."""
@@ -173,7 +176,7 @@ class Depth(_Image):
 
     def process(self, x: Tensor) -> Tensor:
         """Puts the channels first, and the values into 0 to 1."""
-        return super().process(x).clamp(0.0, 1.0)
+        return super().process(x).clamp(*self.cut_off)
 
 
 @register_modality("rgb")
