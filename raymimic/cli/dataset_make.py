@@ -57,9 +57,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("--depth", "record distances too"),
         ("--shadows", "draw shadows (slow)"),
         ("--reflections", "draw reflections (slow)"),
-        ("--multisampling", "draw smooth edges (slow)"),
     ):
         experts.add_argument(flag, action="store_true", help=help_text)
+    experts.add_argument(
+        "--multisampling",
+        type=natural,
+        metavar="N",
+        help="samples of a pixel, for smooth edges (slow; default 0: none)",
+    )
     experts.add_argument(
         "--noise", type=_noise, help="of the actions, in the expert's unit (default: the expert's)"
     )
@@ -150,7 +155,7 @@ def _render(args: argparse.Namespace) -> dict[str, Any] | None:
         "depth": args.depth,
         "shadows": args.shadows,
         "reflections": args.reflections,
-        "multisampling": args.multisampling,
+        "multisampling": args.multisampling or 0,
     }
 
 
@@ -188,7 +193,8 @@ def _lines(made: RecordedDataset) -> list[str]:
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], where: str = "") -> None:
     """Refuses arguments that this dataset does not take."""
     for name in names:
-        if getattr(args, name) not in (None, False, []):
+        value = getattr(args, name)
+        if value is not None and value is not False and value != []:
             option = "--import" if name == "imports" else f"--{name.replace('_', '-')}"
             raise ConfigError(f"'{args.name}' takes no {option}{where}: leave it out")
 

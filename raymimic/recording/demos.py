@@ -5,7 +5,7 @@ Per demo: `obs/<key>`, `actions` (float32, in [-1, 1], as they were executed, no
 and `dones`: 1 where the task terminated, and at the last step of a demo that solves it, as in
 robomimic's files, but never at a time limit. Floating-point observations are float32, images uint8
 `[T, H, W, 3]`. Attributes of a demo: `num_samples`, `seed`, `success`, and robosuite's
-`model_file`. Masks: `train` and `valid`, nine and one tenth of the demos.
+`model_file` and `ep_meta`. Masks: `train` and `valid`, nine and one tenth of the demos.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from raymimic.errors import ConfigError, EnvError
 from raymimic.recording.experts.expert import Expert, expert_of
 from raymimic.recording.players import Crash, playing
 from raymimic.recording.progress import Progress
-from raymimic.rollout.stats import wilson_interval
 
+IMAGE, DEPTH = "_image", "_depth"
 VALID_EVERY = 10
 MOST_IN_A_ROW = 20
 """Recording ends with an error when so many episodes in a row are of no use."""
 _MOST_DEMOS = EPISODES // 2
+_STATE_ATTRS = {"model": "model_file", "ep_meta": "ep_meta"}  # robomimic's names in a file
 _LARGEST_SEED = 2**24  # the seeds of its episodes are below 2**63
 
 
@@ -110,6 +111,8 @@ class RecordedDataset:
 
     def attrs(self) -> dict[str, Any]:
         """The outcome as attributes of the file: a rate with its 95 % interval (Wilson)."""
+        from raymimic.rollout.stats import wilson_interval  # imports torch, which no actor needs
+
         found: dict[str, Any] = {"num_crashed": len(self.crashes), "num_spoiled": self.spoiled}
         if self.judged:
             low, high = wilson_interval(self.solved, self.judged)
@@ -227,12 +230,12 @@ def _to_train_on(
     """The observations that a policy reads: those of cameras, by modality, and others."""
     images = {
         modality: [key for key in obs if key.endswith(ending)]
-        for modality, ending in (("rgb", "_image"), ("depth", "_depth"))
+        for modality, ending in (("rgb", IMAGE), ("depth", DEPTH))
     }
     images = {modality: keys for modality, keys in images.items() if keys}
     named = expert.proprioception if images else expert.low_dim
     others = [key for key in obs if not any(key in keys for keys in images.values())]
-    return (named if images or named else tuple(others)), images
+    return tuple(others) if named is None else named, images
 
 
 class ExpertPlayer:
@@ -289,7 +292,7 @@ def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True)
     rng = _generators(seed)
     obs = expert.start(env, seed, rng)
     keys = [key for key, value in obs.items() if np.asarray(value).dtype.kind in "fiub"]
-    model, has_states = _model_of(env)
+    extras, has_states = _described(env)
     has_task = expert.hold is not None
     observed, rows, solved, knows, spoiled, left = [obs], _Rows(), False, False, False, None
     for _ in range(expert.horizon):
@@ -312,7 +315,7 @@ def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True)
     dones = columns.pop("dones").astype(np.int64)
     rewards = columns.pop("rewards").astype(np.float64)
     dones[-1] |= solved
-    attrs = {} if model is None else {"model_file": model}
+    attrs = dict(extras)
     outcome = solved if has_task and (knows or solved) else None
     if outcome is not None:
         attrs["success"] = solved
@@ -350,12 +353,13 @@ def _generators(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def _model_of(env: EnvBase) -> tuple[Any, bool]:
-    """The simulator's model, if its states need one, and whether it has states at all."""
+def _described(env: EnvBase) -> tuple[dict[str, Any], bool]:
+    """The attributes that a demo's states need, and whether the simulator has states at all."""
     try:
-        return env.get_state().get("model"), True
+        state = env.get_state()
     except EnvError:
-        return None, False
+        return {}, False
+    return {_STATE_ATTRS[key]: value for key, value in state.items() if key in _STATE_ATTRS}, True
 
 
 def _stacked(observed: Sequence[Observation], keys: Sequence[str]) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from raymimic.recording.train_policies import choose
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    made = make_dataset("hopper_medium_expert", path, 11_000, 2_500, num_procs=2, progress=False)
+    made = make_dataset("hopper_medium_expert", path, 11_000, 2_500, num_actors=0, progress=False)
     with h5py.File(path) as file:
         yield made, file
 
@@ -108,7 +108,7 @@ def test_reference_returns_are_those_of_the_policies(made):
 def test_contents_do_not_depend_on_the_number_of_processes(made, tmp_path):
     _, file = made
     path = tmp_path / "one.hdf5"
-    make_dataset("hopper-medium-expert", path, 2_500, 0, num_procs=1, progress=False)
+    make_dataset("hopper-medium-expert", path, 2_500, 0, num_actors=1, progress=False)
     with h5py.File(path) as one:
         for name in ("demo_0", "demo_2"):
             for key in ("actions", "rewards", "states"):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from raymimic.envs.env_base import Array, EnvBase, Observation
-from raymimic.errors import ConfigError, did_you_mean
+from raymimic.errors import ConfigError, EnvError, did_you_mean, reason
 from raymimic.user_modules import same_definition
 
 ExpertClass = TypeVar("ExpertClass", bound=type["Expert"])
@@ -44,15 +44,15 @@ class Expert(ABC):
         horizon: steps after which an episode ends.
         hold: steps that follow the first step at which the task is solved; None: the data are play
             without a task, and episodes go on to the horizon.
-        low_dim: observations to train on, without cameras; empty: all.
-        proprioception: observations to train on beside those of cameras.
+        low_dim: observations to train on, without cameras; None: all.
+        proprioception: observations to train on beside those of cameras; None: all others.
     """
 
     default_noise: ClassVar[float] = 0.0
     horizon: int = 500
     hold: int | None = 10
-    low_dim: tuple[str, ...] = ()
-    proprioception: tuple[str, ...] = ()
+    low_dim: tuple[str, ...] | None = None
+    proprioception: tuple[str, ...] | None = None
 
     def __init__(self, task: str, noise: float | None = None) -> None:
         self.task = task
@@ -161,11 +161,18 @@ def expert_of(dataset: str, noise: float | None = None, horizon: int | None = No
             f"{did_you_mean(first, _EXPERTS)}"
         )
     entry = _EXPERTS[name]
+    task = dataset[len(name) + 1 :]
     if isinstance(entry, str):
         module, _, attribute = entry.partition(":")
-        entry = getattr(import_module(module), attribute)
-    assert not isinstance(entry, str)
-    expert = entry(dataset[len(name) + 1 :], noise)
+        try:
+            expert: Expert = getattr(import_module(module), attribute)(task, noise)
+        except ImportError as error:
+            raise EnvError(
+                f"'{dataset}' needs {name}, which cannot be imported ({reason(error)}): "
+                f"pip install 'raymimic[{name}]'"
+            ) from error
+    else:
+        expert = entry(task, noise)
     if horizon is not None:
         expert.horizon = horizon
     return expert

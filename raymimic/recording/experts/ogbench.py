@@ -61,6 +61,7 @@ def ogbench_expert(task: str, noise: float | None = None) -> Expert:
 class _OgbenchExpert(Expert):
     hold = None
     low_dim = ("flat",)
+    proprioception = ()
 
     def env_args(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """The environment with a goal and its own time limit."""
