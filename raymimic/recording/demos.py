@@ -26,7 +26,8 @@ from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError
 from raymimic.recording.experts.expert import Expert, expert_of
-from raymimic.recording.players import Crash, playing
+from raymimic.recording.players import Crash
+from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
 
 IMAGE, DEPTH = "_image", "_depth"

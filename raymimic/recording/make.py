@@ -23,7 +23,8 @@ from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError, did_you_mean
 from raymimic.recording.experts.expert import expert_names
-from raymimic.recording.players import Crash, Players, playing
+from raymimic.recording.players import Crash, Players
+from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
 from raymimic.recording.source_policy import FloatArray, SourcePolicy
 

@@ -1,21 +1,15 @@
-"""Plays many episodes, in Ray actors or in a process beside this one, and gives them in order."""
+"""The processes that play many episodes and give them in order: their contract."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raymimic.config import config_factory, import_modules
 from raymimic.errors import EnvError, RaymimicError, reason
-from raymimic.rollout.child import ChildProcess
 
 RETRIES = 1
 """How often an episode is played again after its process ended: a machine may have been lost."""
-
-_POLL_S = 0.01
 
 
 class Player(Protocol):
@@ -67,35 +61,6 @@ class Players(Protocol):
         """
 
 
-@contextmanager
-def playing(
-    player: Player, num_actors: int | None, imports: Sequence[str] = ()
-) -> Iterator[Players]:
-    """Scope in which processes play.
-
-    Args:
-        player: each process has a copy.
-        num_actors: Ray actors; 0: one process beside this one, without Ray; None: one actor for
-            each CPU of the cluster.
-        imports: modules that each process imports first.
-
-    Raises:
-        ClusterError: the cluster does not answer.
-    """
-    if num_actors == 0:
-        yield _Beside(player, tuple(imports))
-        return
-    from raymimic.cluster.session import ray_session
-    from raymimic.recording.actors import ActorPlayers
-
-    with ray_session(config_factory("bc")) as cluster:
-        players = ActorPlayers(player, num_actors, tuple(imports), cluster)
-        try:
-            yield players
-        finally:
-            players.close()
-
-
 def attempt(player: Player, job: Any) -> Any:
     """Plays a job; an exception of the simulator becomes a `Crash`."""
     try:
@@ -107,54 +72,3 @@ def attempt(player: Player, job: Any) -> Any:
         finally:
             player.close()  # its state is unknown
         return Crash(reason(error))
-
-
-class _Beside:
-    """One process beside this one."""
-
-    def __init__(self, player: Player, imports: tuple[str, ...]) -> None:
-        self._player, self._imports = player, imports
-
-    def prepare(self) -> Any:
-        child = ChildProcess()
-        try:
-            child.call(_prepared, self._player, self._imports)
-            child.finished(timeout=None)
-            if child.crashed:
-                raise EnvError(f"the environment ended its process ({child.story()}) at its start")
-            return child.records[0]
-        finally:
-            child.close()
-
-    def play(self, jobs: Sequence[Any]) -> Iterator[Any]:
-        done = retried = 0
-        while done < len(jobs):
-            child, begun = ChildProcess(), done
-            try:
-                child.call(_played, self._player, jobs[done:], self._imports)
-                while True:
-                    over = child.finished()
-                    while child.records:  # the pipe holds the other process back
-                        done += 1
-                        yield child.records.pop(0)
-                    if over:
-                        break
-                    time.sleep(_POLL_S)
-                retried = retried + 1 if begun == done else 1
-                if child.crashed and retried > RETRIES:
-                    done, retried = done + 1, 0
-                    yield Crash(f"its process ended with {child.story()}")
-            finally:
-                child.close()
-
-
-def _prepared(player: Player, imports: tuple[str, ...]) -> Iterator[Any]:
-    import_modules(imports)
-    yield player.prepare()
-    player.close()
-
-
-def _played(player: Player, jobs: Sequence[Any], imports: tuple[str, ...]) -> Iterator[Any]:
-    import_modules(imports)
-    for job in jobs:
-        yield attempt(player, job)
