@@ -100,6 +100,12 @@ class RolloutPolicy:
         """The goals that it reads."""
         return list(self.policy.goal_shapes)
 
+    @property
+    def modalities(self) -> dict[str, str]:
+        """The modality of each observation and goal that it reads."""
+        read = (self.policy.obs_shapes, self.policy.goal_shapes)
+        return {key: shapes.modality(key) for shapes in read for key in shapes}
+
     def start_episode(
         self, mask: NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
     ) -> None:

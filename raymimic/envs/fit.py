@@ -47,6 +47,11 @@ class PolicyInterface:
     frame_stack: int = 1
     modalities: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """The modality of each observation and goal that it reads."""
+        return {**dict.fromkeys([*self.obs, *self.goals], "low_dim"), **self.modalities}
+
     @classmethod
     def of(cls, config: BaseConfig, shape_meta: Mapping[str, Any]) -> PolicyInterface:
         """The interface of the policy that a config describes.
@@ -128,7 +133,7 @@ def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBou
     Raises:
         EnvError: the environment cannot be made, or does not fit the policy; one sentence.
     """
-    env = env_from_metadata(env_meta)
+    env = env_from_metadata(env_meta, reads=policy.reads)
     try:
         low, high = env.action_bounds
         if env.action_dimension != policy.action_dim:

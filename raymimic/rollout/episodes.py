@@ -51,6 +51,10 @@ class BatchedPolicy(Protocol):
     def goal_keys(self) -> Sequence[str]:
         """The goals that it reads."""
 
+    @property
+    def modalities(self) -> Mapping[str, str]:
+        """The modality of each of them; no other images are drawn."""
+
     def start_episode(
         self, mask: npt.NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
     ) -> None:
@@ -268,7 +272,8 @@ def run_episodes(
         raises an exception, fails its own episodes (`Episode.error`), and no others.
     """
     num_envs = max(1, min(num_envs, WIDTH, len(seeds)))
-    with VectorEnv(env_meta, num_envs, render=film is not None) as envs, _one_thread():
+    render, reads = film is not None, policy.modalities
+    with VectorEnv(env_meta, num_envs, render, reads) as envs, _one_thread():
         return _Play(policy, envs, rules, film).run(seeds)
 
 

@@ -29,6 +29,7 @@ class Reader:
 
     def __init__(self, *keys: str) -> None:
         self.obs_keys, self.goal_keys = keys or ("flat",), ()
+        self.modalities = dict.fromkeys(self.obs_keys, "low_dim")
         self.seen: list[np.ndarray] = []
 
     def start_episode(self, mask: Any = None, seeds: Any = None) -> None:

@@ -173,7 +173,7 @@ def test_states_of_another_model_are_refused():
         ({"env_name": "Waker2d-v5", "type": 2}, "did you mean 'Walker2d-v5'"),
         ({"env_name": "Hopper-v5", "type": 2, "env_kwargs": {"nonsense": 1}}, "cannot be made"),
         ({"env_name": "CartPole-v1", "type": 2}, "only vectors can be played"),
-        ({"env_name": "Lift", "type": 1}, "is of type 1"),
+        ({"env_name": "Lift", "type": 3}, "is of type 3"),
         ({"type": 2}, "lacks 'env_name'"),
         ({"env_name": "no_such_module_x:Foo-v0"}, "no_such_module_x"),
     ],

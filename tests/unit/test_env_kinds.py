@@ -57,9 +57,8 @@ def test_a_kind_may_be_registered_again_by_its_module_only(toy_kind: Any) -> Non
     ("kind", "said"),
     [
         ("toi", r"'toi' \(did you mean 'toy'\?\)"),
-        (1, r"1 \(robosuite\)"),
         (3, r"3 \(iGibson\)"),
-        ("metaworld", "'metaworld'"),
+        ("metawrld", r"'metawrld' \(did you mean 'metaworld'\?\)"),
         (9, "9"),
     ],
 )
