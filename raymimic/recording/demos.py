@@ -23,6 +23,7 @@ from raymimic.config import import_modules
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
+from raymimic.envs.render_settings import DEPTH, IMAGE
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError
 from raymimic.recording.experts.expert import Expert, expert_of
@@ -30,7 +31,6 @@ from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
 
-IMAGE, DEPTH = "_image", "_depth"
 VALID_EVERY = 10
 MOST_IN_A_ROW = 20
 """Recording ends with an error when so many episodes in a row are of no use."""
