@@ -6,11 +6,13 @@ own that `--import` names, put `@register_env_kind("my kind")` before it.
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.render_settings import DEPTH, IMAGE, RenderSettings
+from raymimic.envs.rendering import use_renderer
 from raymimic.errors import ConfigError, EnvError, perhaps, reason
 from raymimic.user_modules import check_imported, module_of
 
@@ -88,7 +90,7 @@ def env_from_metadata(
     Its class is given those of these arguments that its constructor names: `render` (False: no
     window), `render_offscreen` (whether pictures will be asked for), `use_image_obs` and
     `use_depth_obs` (whether images or depth are read), `render_settings` (`RenderSettings`; None
-    without the entry `render`) and `reads` (the keys that are read; None: any).
+    without the entry `render`), `reads` (the keys that are read; None: any) and `env_version`.
 
     Args:
         env_meta: `env_name`, `type` and, optionally, `env_kwargs` and `render`, as in `env_args`.
@@ -101,35 +103,12 @@ def env_from_metadata(
         EnvError: the description is incomplete or the environment cannot be made.
     """
     name, kwargs = read_env_meta(env_meta, env_name)
-    settings = _render_settings(env_meta)
-    try:
-        cls = _class_of(env_meta)
-        return cls(name, **_offered(cls, name, settings, render, reads), **kwargs)
-    except EnvError:
-        raise
-    except Exception as error:  # an import or a constructor may raise anything
-        raise EnvError(f"environment '{name}' {_failure(_kind(env_meta), error)}") from error
-
-
-def _render_settings(env_meta: Mapping[str, Any]) -> RenderSettings | None:
-    given = env_meta.get("render")
-    return None if given is None else RenderSettings.read(given)
-
-
-def _offered(
-    cls: Callable[..., EnvBase],
-    name: str,
-    settings: RenderSettings | None,
-    render: bool,
-    reads: Mapping[str, str] | None,
-) -> dict[str, Any]:
-    """The arguments that raymimic itself gives a class: those that its constructor names."""
-    if reads is None:
-        images = settings is not None and bool(settings.cameras)
-        depth = images and settings is not None and settings.depth
-    else:
-        images = "rgb" in reads.values() or any(key.endswith(IMAGE) for key in reads)
-        depth = "depth" in reads.values() or any(key.endswith(DEPTH) for key in reads)
+    settings = render_settings(env_meta)
+    version = env_meta.get("env_version")
+    images, depth = _drawn(settings, reads)
+    if images or depth or render:
+        with suppress(EnvError):  # not all need OpenGL; those that do say what is missing
+            use_renderer()  # before the simulator is imported
     offered = {
         "render": False,
         "render_offscreen": render,
@@ -137,14 +116,42 @@ def _offered(
         "use_depth_obs": depth,
         "render_settings": settings,
         "reads": reads,
+        "env_version": version if isinstance(version, str) else None,
     }
-    named = inspect.signature(cls).parameters
-    if settings is not None and "render_settings" not in named:
-        raise EnvError(
-            f"environment '{name}' has settings 'render' in its 'env_args', and its class takes "
-            "none: give its constructor the argument 'render_settings', or remove them"
-        )
-    return {key: value for key, value in offered.items() if key in named}
+    try:
+        cls = _class_of(env_meta)
+        named = inspect.signature(cls).parameters
+        if settings is not None and "render_settings" not in named:
+            raise EnvError(
+                f"environment '{name}' has settings 'render' in its 'env_args', and its class takes"
+                " none: give its constructor the argument 'render_settings', or remove them"
+            )
+        return cls(name, **{key: offered[key] for key in offered if key in named}, **kwargs)
+    except EnvError:
+        raise
+    except Exception as error:  # an import or a constructor may raise anything
+        raise EnvError(f"environment '{name}' {_failure(_kind(env_meta), error)}") from error
+
+
+def render_settings(env_meta: Mapping[str, Any]) -> RenderSettings | None:
+    """Reads the entry `render` of a description; None without one.
+
+    Raises:
+        EnvError: it is wrong.
+    """
+    given = env_meta.get("render")
+    return None if given is None else RenderSettings.read(given)
+
+
+def _drawn(settings: RenderSettings | None, reads: Mapping[str, str] | None) -> tuple[bool, bool]:
+    """Whether images, and whether depth, will be read."""
+    if reads is None:
+        images = settings is not None and bool(settings.cameras)
+        return images, images and settings is not None and settings.depth
+    return (
+        "rgb" in reads.values() or any(key.endswith(IMAGE) for key in reads),
+        "depth" in reads.values() or any(key.endswith(DEPTH) for key in reads),
+    )
 
 
 def _failure(kind: Kind, error: Exception) -> str:

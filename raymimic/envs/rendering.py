@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
-import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module, reload
+from typing import Any
 
 from raymimic.errors import EnvError
 
@@ -45,12 +46,22 @@ def use_renderer() -> None:
     unusable, or ends the process.
 
     Raises:
-        EnvError: none draws; the sentence names the missing parts.
+        EnvError: none draws; the sentence names the missing parts. Or a parent of this process has
+            rendered before it forked this one.
     """
+    _check_not_forked()
     try:
         adopt(choose(works))
     except EnvError as error:
         raise EnvError(f"images cannot be rendered here ({error})") from error
+
+
+def gl_context(width: int, height: int) -> Any:
+    """Makes an OpenGL context of the chosen backend.
+
+    MuJoCo's `GLContext` is that of the backend at the time of its import.
+    """
+    return import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(width, height)
 
 
 def choose(failure: Callable[[str], str | None]) -> str:
@@ -130,7 +141,7 @@ def adopt(backend: str) -> None:
     for name in _HOLDS_BACKEND:
         module = sys.modules.get(name)
         if module is not None and not _is_held(module, backend):
-            importlib.reload(module)
+            reload(module)
 
 
 def _is_held(module: object, backend: str) -> bool:
@@ -187,7 +198,7 @@ def _cuda_numbers() -> list[int | None]:
 _EGL_CUDA_DEVICE_NV = 0x323A
 
 
-def check_not_forked() -> None:
+def _check_not_forked() -> None:
     """Makes sure that no parent of this process has rendered before it forked this one.
 
     Its copy of the renderer would wait for threads that a fork does not copy, for ever.
