@@ -105,7 +105,8 @@ def test_reference_returns_are_those_of_the_policies(made):
     assert 5 < random < 40  # D4RL's reference for a random Hopper is -20 … 20 + healthy reward
 
 
-def test_contents_do_not_depend_on_the_number_of_processes(made, tmp_path):
+@pytest.mark.ray
+def test_contents_do_not_depend_on_the_number_of_actors(made, tmp_path):
     _, file = made
     path = tmp_path / "one.hdf5"
     make_dataset("hopper-medium-expert", path, 2_500, 0, num_actors=1, progress=False)
