@@ -190,6 +190,7 @@ _ENV_TYPES: dict[str, type | tuple[type, ...]] = {
     "env_name": (str, type(None)),
     "type": (int, str),
     "env_kwargs": (dict, type(None)),
+    "render": (dict, type(None)),
 }
 # Sizes of observations and actions; a picture has some ten million numbers at most.
 _MAX_SIZE = 2**28

@@ -14,6 +14,8 @@ from raymimic.checkpoints.content import CheckpointContent
 from raymimic.checkpoints.policy import algo_from_content, config_from_checkpoint
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.config.base_config import BaseConfig, sections_named
+from raymimic.envs.env_base import EnvType
+from raymimic.envs.render_settings import settings_of
 from raymimic.errors import CheckpointError, OutputError
 
 logger = logging.getLogger(__name__)
@@ -83,11 +85,35 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
         model=_as_float32(algo.serialize()),
         algo_name=name,
         config=json.dumps(_robomimic_config(config), indent=4),
+        env_metadata=_robomimic_env(content.env_metadata),
         variable_state={k: state.get(k, v) for k, v in {"epoch": 0, **no_scores}.items()},
         raymimic=None,
     ).to_dict()
     # robomimic writes statistics only where it normalises.
     return {k: v for k, v in exported.items() if v is not None or not k.endswith("_stats")}
+
+
+def _robomimic_env(env_meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Returns an environment without `render`, which robomimic does not know.
+
+    Cameras and size of robosuite go into its arguments.
+    """
+    if env_meta is None or "render" not in env_meta:
+        return env_meta if env_meta is None else dict(env_meta)
+    exported = {key: value for key, value in env_meta.items() if key != "render"}
+    settings = settings_of(env_meta)
+    if env_meta.get("type") == EnvType.ROBOSUITE_TYPE and settings.cameras:
+        exported["env_kwargs"] = {**(env_meta.get("env_kwargs") or {}), **settings.arguments}
+        lost = settings.quality
+    else:
+        lost = settings.serialize()
+    if lost:
+        logger.warning(
+            "robomimic has no render settings: %s of the environment are left out, and it may show "
+            "the policy other images",
+            ", ".join(f"{key} {json.dumps(value)}" for key, value in lost.items()),
+        )
+    return exported
 
 
 def _own_encoder(config: BaseConfig) -> str | None:

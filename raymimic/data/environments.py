@@ -10,6 +10,7 @@ from raymimic.config.base_config import BaseConfig
 from raymimic.data.columns import warn_once
 from raymimic.data.metadata import read_env_meta
 from raymimic.envs.kinds import DEFAULT_KIND
+from raymimic.envs.render_settings import difference
 from raymimic.errors import ConfigError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,10 @@ def environments(config: BaseConfig, entries: Sequence[dict[str, Any]]) -> list[
         first = {"type": DEFAULT_KIND, "env_kwargs": {}, **metas[0], "env_name": experiment.env}
         owners, metas = owners[:1], [first]
         entries = entries[:1]
+    recorded = metas
     metas = [_merged(meta, experiment.env_meta_update_dict) if meta else meta for meta in metas]
+    if played and {"rgb", "depth"} & {*config.obs_from_env.values()}:
+        _say_differences(entries, recorded, metas)
     envs: dict[tuple[str, str | None], EvalEnv] = {}
     keys = _env_keys(entries, metas)
     for own, entry, meta, key, made in zip(owners, entries, metas, keys, sources, strict=True):
@@ -111,6 +115,20 @@ def _env_meta(config: BaseConfig, path: str) -> dict[str, Any]:
             raise
         warn_once(f"{error} (no episodes are played, so that nothing needs it)")
         return {}
+
+
+def _say_differences(
+    entries: Sequence[Mapping[str, Any]],
+    recorded: Sequence[Mapping[str, Any]],
+    played: Sequence[Mapping[str, Any]],
+) -> None:
+    """Warns where a policy will see other images than those of its data."""
+    for entry, old, new in zip(entries, recorded, played, strict=True):
+        if old and (change := difference(old, new)):
+            warn_once(
+                f"evaluations draw other images than dataset '{entry['path']}' holds, by "
+                f"experiment.env_meta_update_dict: {change}"
+            )
 
 
 def _env_keys(entries: Sequence[dict[str, Any]], metas: Sequence[dict[str, Any]]) -> list[str]:

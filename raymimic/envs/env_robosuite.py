@@ -124,7 +124,7 @@ class EnvRobosuite(EnvBase):
         settings, asked = render_settings, True
         if settings is None or not settings.cameras:
             asked = bool(env_kwargs.get("use_camera_obs")) or reads is not None
-            settings = _cameras_of(env_kwargs, settings or RenderSettings())
+            settings = RenderSettings.of_arguments(env_kwargs, settings)
         self._cameras = Cameras(
             settings, reads if asked else (), _visible(env_kwargs), also="frontview"
         )
@@ -328,30 +328,6 @@ def _find(name: str) -> None:
             f"{did_you_mean(name, robosuite.ALL_ENVIRONMENTS)}; mimicgen's and robocasa's need "
             "their packages"
         )
-
-
-def _cameras_of(env_kwargs: Mapping[str, Any], quality: RenderSettings) -> RenderSettings:
-    """The cameras and the size in robosuite's own arguments, in a given quality."""
-    names = env_kwargs.get("camera_names") or "agentview"
-    settings = {
-        **quality.quality,
-        "cameras": [names] if isinstance(names, str) else list(names),
-        "height": _common(env_kwargs, "camera_heights", 256),
-        "width": _common(env_kwargs, "camera_widths", 256),
-        "depth": _common(env_kwargs, "camera_depths", False),
-    }
-    return RenderSettings.read(settings)
-
-
-def _common(env_kwargs: Mapping[str, Any], key: str, default: Any) -> Any:
-    given = env_kwargs.get(key, default)
-    values = given if isinstance(given, list | tuple) else [given]
-    if len(set(values)) > 1:
-        raise EnvError(
-            f"'{key}' of 'env_kwargs' are {given}: cameras of one size are played; "
-            "give it in \"render\" of 'env_args'"
-        )
-    return values[0] if values else default
 
 
 def _visible(env_kwargs: Mapping[str, Any]) -> Any:

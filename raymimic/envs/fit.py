@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
+from raymimic.envs.render_settings import DEPTH, IMAGE
 from raymimic.errors import EnvError, did_you_mean, reason
 from raymimic.observations.modality import modality_named, type_fault
 
@@ -189,6 +190,19 @@ def _compare(env: EnvBase, source: str, obs: Observation, policy: PolicyInterfac
                 )
 
 
+def _camera(key: str) -> str:
+    """The remedy for an image that is missing."""
+    for ending in (IMAGE, DEPTH):
+        if key.endswith(ending) and (camera := key.removesuffix(ending)):
+            depth = ', "depth": true' if ending == DEPTH else ""
+            return (
+                "; a simulator draws the cameras that 'render' of the data's 'env_args' names "
+                f'(experiment.env_meta_update_dict={{"render": {{"cameras": '
+                f'["{camera}"]{depth}}}}})'
+            )
+    return ""
+
+
 def read(obs: Mapping[str, Any], key: str, kind: str = OBSERVATION) -> Array:
     """Reads one key of an environment's observation.
 
@@ -206,7 +220,7 @@ def read(obs: Mapping[str, Any], key: str, kind: str = OBSERVATION) -> Array:
     if key not in obs:
         raise EnvError(
             f"the policy reads {kind} '{key}', which the environment does not give"
-            f"{did_you_mean(key, map(str, obs))}"
+            f"{did_you_mean(key, map(str, obs))}{_camera(key)}"
         )
     value = np.asarray(obs[key])
     if value.dtype.kind == "O" and all(isinstance(part, Real) for part in value.flat):

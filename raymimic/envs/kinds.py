@@ -201,7 +201,8 @@ def read_env_meta(
         among them (robosuite stores one there), how to render, and gymnasium's checker.
 
     Raises:
-        EnvError: the description is incomplete, or no environment that can be played.
+        EnvError: the description is incomplete, or no environment that can be played, or its
+            settings `render` are wrong.
         ModuleNotImportedError: its name asks for a module that is not imported.
     """
     name = env_meta.get("env_name") if env_name is None else env_name
@@ -231,4 +232,5 @@ def read_env_meta(
             f"'env_kwargs' of environment '{name}' are {kwargs!r:.100}: they must be an object "
             "of arguments by name; experiment.env_meta_update_dict corrects them"
         )
+    render_settings(env_meta)
     return name, {key: value for key, value in kwargs.items() if key not in _RECORDERS_OWN}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from raymimic.envs.env_base import EnvType
 from raymimic.errors import EnvError, did_you_mean
 
 IMAGE, DEPTH = "_image", "_depth"
@@ -64,6 +65,40 @@ class RenderSettings:
                 values[key] = _checked(key, value)
         return cls(**values)
 
+    @classmethod
+    def of_arguments(
+        cls, env_kwargs: Mapping[str, Any], quality: RenderSettings | None = None
+    ) -> RenderSettings:
+        """The cameras and the size in robosuite's arguments, in a given quality.
+
+        Args:
+            env_kwargs: `camera_names`, `camera_heights`, `camera_widths` and `camera_depths`, each
+                a value or a list, with robosuite's defaults.
+            quality: shadows, reflections and multisampling; None: the simulator's own.
+
+        Raises:
+            EnvError: the cameras are of several sizes.
+        """
+        names = env_kwargs.get("camera_names") or "agentview"
+        settings = {
+            **(quality.quality if quality else {}),
+            "cameras": [names] if isinstance(names, str) else list(names),
+            "height": _common(env_kwargs, "camera_heights", 256),
+            "width": _common(env_kwargs, "camera_widths", 256),
+            "depth": _common(env_kwargs, "camera_depths", False),
+        }
+        return cls.read(settings)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Cameras and size as robosuite's arguments, which robomimic plays with."""
+        return {
+            "camera_names": list(self.cameras),
+            "camera_heights": self.height,
+            "camera_widths": self.width,
+            "camera_depths": self.depth,
+        }
+
     @property
     def quality(self) -> dict[str, bool | int]:
         """The settings of shadows, reflections and edges that are not the simulator's own."""
@@ -84,6 +119,17 @@ class RenderSettings:
         """The settings as JSON values, without those that are the simulator's own."""
         values = {key: value for key, value in asdict(self).items() if value is not None}
         return {**values, "cameras": list(self.cameras)}
+
+
+def _common(env_kwargs: Mapping[str, Any], key: str, default: Any) -> Any:
+    given = env_kwargs.get(key, default)
+    values = given if isinstance(given, list | tuple) else [given]
+    if any(value != values[0] for value in values):
+        raise EnvError(
+            f"'{key}' of 'env_kwargs' is {given}: cameras of one size are played; "
+            "give it in 'render' of 'env_args'"
+        )
+    return values[0] if values else default
 
 
 def _checked(key: str, value: Any) -> Any:
@@ -107,6 +153,22 @@ def _checked(key: str, value: Any) -> Any:
     raise EnvError(f"'render.{key}' of 'env_args' is {value!r:.60}: it must be {expected}")
 
 
+def settings_of(env_meta: Mapping[str, Any]) -> RenderSettings:
+    """The settings that an environment draws with.
+
+    Args:
+        env_meta: `env_args`. Without `render`, or without cameras in it, those of robosuite are in
+            its `env_kwargs`.
+
+    Raises:
+        EnvError: they cannot be read.
+    """
+    settings = RenderSettings.read(env_meta.get("render") or {})
+    if settings.cameras or env_meta.get("type") != EnvType.ROBOSUITE_TYPE:
+        return settings
+    return RenderSettings.of_arguments(env_meta.get("env_kwargs") or {}, settings)
+
+
 def difference(data: Mapping[str, Any], played: Mapping[str, Any]) -> str | None:
     """Describes how images of an evaluation differ from those of the data.
 
@@ -120,7 +182,7 @@ def difference(data: Mapping[str, Any], played: Mapping[str, Any]) -> str | None
     Raises:
         EnvError: settings cannot be read.
     """
-    old, new = (RenderSettings.read(meta.get("render") or {}) for meta in (data, played))
+    old, new = settings_of(data), settings_of(played)
     if old == new:
         return None
     return ", ".join(
