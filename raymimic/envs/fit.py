@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import EnvError, did_you_mean, reason
 from raymimic.observations.modality import modality_named, type_fault
+from raymimic.observations.shapes import language_keys
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -136,6 +137,11 @@ def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBou
                 f"environment '{env.name}' takes actions of {env.action_dimension} components, "
                 f"and the policy gives {policy.action_dim}"
             )
+        if env_meta.get("lang"):
+            # The policy has the embedding of the instruction.
+            told = language_keys(policy.modalities)
+            seen = {key: shape for key, shape in policy.obs.items() if key not in told}
+            policy = replace(policy, obs=seen)
         _compare(env, "its reset", _calling(env, "reset", lambda: env.reset(seed=0)), policy)
         action = env.clip(np.zeros(policy.action_dim, np.float32))
         obs, *_ = _calling(env, "step", lambda: env.step(action))

@@ -19,7 +19,7 @@ from raymimic.models.obs_core import (
 from raymimic.models.trial import first_pass
 from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
-from raymimic.observations.shapes import LANG_EMB_KEY, ObsShapes
+from raymimic.observations.shapes import ObsShapes, language_keys
 
 __all__ = [
     "MIMO_MLP",
@@ -240,11 +240,7 @@ class ObservationEncoder(nn.Module):
         if not conditioned:
             return None
         first = next(iter(conditioned))
-        found = [
-            key
-            for key in self.obs_shapes
-            if self.obs_shapes.modality(key) == "lang" or key == LANG_EMB_KEY
-        ]
+        found = language_keys({key: self.obs_shapes.modality(key) for key in self.obs_shapes})
         if len(found) != 1:
             raise ConfigError(
                 f"the encoder of '{first}' takes one embedding of language, but the observations "

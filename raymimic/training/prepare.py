@@ -25,6 +25,7 @@ from raymimic.envs.kinds import read_env_meta
 from raymimic.errors import DatasetError
 from raymimic.rollout.tryout import Tryout, TryoutProcess
 from raymimic.tracking.model_files import is_model_uri
+from raymimic.training.language import embeddings_for, embeddings_of_run
 from raymimic.training.run_folder import RunFolder
 from raymimic.training.worker import WorkerSpec
 from raymimic.user_modules import ImportPath, module_of, modules_of
@@ -137,11 +138,16 @@ class Prepared:
             imports=self.imports,
             lease=None if folder.lease is None else folder.lease.owner,
             initial_weights=self._initial_weights(folder),
+            language=self.data.language,
         )
 
 
-def prepare(config: Configured) -> Prepared:
+def prepare(config: Configured, run: str | None = None) -> Prepared:
     """Finds every mistake that can be found before a training.
+
+    Args:
+        config: the training.
+        run: folder or URI of the run that goes on; it may have the embeddings of instructions.
 
     Raises:
         RaymimicError: the user can correct it; one sentence tells how.
@@ -151,7 +157,8 @@ def prepare(config: Configured) -> Prepared:
         logger.warning(warning)
     import_modules(modules_of(config))
     algo = algo_class(config.algo_name, config)
-    data = inspect_data(config, algo.reads(config))
+    known = {} if run is None else embeddings_of_run(run, config)
+    data = inspect_data(config, algo.reads(config), embeddings_for(config, known))
     envs: dict[str, dict[str, Any]] = {}
     if config.experiment.rollout.enabled:
         if can_act(algo):
@@ -166,14 +173,18 @@ def prepare(config: Configured) -> Prepared:
     return Prepared(config, data, envs)
 
 
-def prepare_resumed(config: Configured) -> Prepared:
+def prepare_resumed(config: Configured, run: str) -> Prepared:
     """Like `prepare`, for a run whose dataset may have been moved since.
+
+    Args:
+        config: the training.
+        run: folder or URI of the run.
 
     Raises:
         RaymimicError: as `prepare`; the sentence about a lost dataset names `--dataset`.
     """
     try:
-        return prepare(config)
+        return prepare(config, run)
     except DatasetError as error:
         if "does not exist" in str(error):
             raise DatasetError(f"{error}; one that was moved is named by --dataset") from error
@@ -196,6 +207,8 @@ def _own_config(config: Configured) -> BaseConfig:
         elif data is not None:
             own.train.data = [{**d, "path": storage.absolute(d["path"])} for d in data]
         own.train.allow_links = list(map(storage.absolute, own.train.allow_links))
+        if own.train.text_encoder is not None:
+            own.train.text_encoder = storage.absolute(own.train.text_encoder)
         if own.experiment.ckpt_path is not None:
             own.experiment.ckpt_path = absolute_source(own.experiment.ckpt_path)
         if isinstance(own.mlflow.tracking_uri, str):

@@ -57,7 +57,7 @@ def test_a_lost_dataset_of_a_resumed_run_names_the_option(tmp_path: Path) -> Non
     with pytest.raises(DatasetError) as new:
         prepare(config)
     with pytest.raises(DatasetError, match="one that was moved is named by --dataset"):
-        prepare_resumed(config)
+        prepare_resumed(config, str(tmp_path))
     assert "--dataset" not in str(new.value)
 
 
