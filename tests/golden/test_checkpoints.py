@@ -34,6 +34,7 @@ MADE = [
     *("bc_transformer_gmm", "bcq_as_gmm", "bcq_distributional", "cql_fixed_gaussian", "iql_gmm"),
     *("td3_bc_huber", "hbc_vae_gaussian_prior_obs_dependent", "iris"),
 ]
+CAMERAS = ("front", "wrist")
 ENV = {"env_name": "Hopper-v5", "type": 2, "env_kwargs": {}}
 STATS = {
     key: {"offset": [[0.1 * i for i in range(n)]], "scale": [[1.0 + 0.1 * i for i in range(n)]]}
@@ -362,3 +363,31 @@ def test_what_robomimic_lacks_is_not_exported(
     with pytest.raises(CheckpointError, match=rf"cannot export '.*ours.pth'.*has not got {reason}"):
         export_checkpoint(str(tmp_path / "ours.pth"), str(tmp_path / "theirs.pth"))
     assert not (tmp_path / "theirs.pth").exists()
+
+
+# -- images --
+
+
+@pytest.mark.parametrize("name", ["bc", "bc_rnn_gmm"])
+def test_checkpoints_on_images_act_as_in_robomimic(name: str) -> None:
+    """Two cameras of 22 x 20 pixels, cropped, and joints; robomimic's actions in one episode.
+
+    Each network was trained three steps by robomimic 0.5 (a shallow one of convolutions, with the
+    softmax over space), and its file holds all but the moments of the optimizers.
+    """
+    path = DATA / "checkpoints" / "images" / f"{name}.pth"
+    steps = dict(np.load(path.with_suffix(".npz")))
+    expected = steps.pop("action")
+    policy, _ = policy_from_checkpoint(ckpt_path=str(path))
+
+    def played(change: Callable[[Any], Any]) -> Any:
+        with centred_rng():
+            policy.start_episode()
+            rows = ({k: x[t] for k, x in steps.items()} for t in range(len(expected)))
+            return np.stack([policy(obs | {k: change(obs[k]) for k in CAMERAS}) for obs in rows])
+
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(played(lambda x: x), expected, **close)
+    prepared = played(lambda x: np.moveaxis(x, -1, 0).astype(np.float32) / 255)
+    np.testing.assert_allclose(prepared, expected, **close)
+    assert np.abs(played(lambda x: 255 - x) - expected).max() > 1e-3
