@@ -217,7 +217,9 @@ def _check_stats_fit(algo: "Algo", content: CheckpointContent) -> None:
     for key in language_keys({k: algo.obs_shapes.modality(k) for k in algo.obs_shapes}):
         size = math.prod(algo.obs_shapes[key])
         if any(len(embedding) != size for embedding in content.language.values()):
-            raise CheckpointError(f"its 'raymimic.language' is not of the {size} numbers of '{key}'")
+            raise CheckpointError(
+                f"its 'raymimic.language' is not of the {size} numbers of '{key}'"
+            )
     obs, actions = content.obs_normalization_stats, content.action_normalization_stats
     for key in (*algo.obs_shapes, *algo.goal_shapes):
         if obs is not None and key not in obs:

@@ -69,7 +69,11 @@ def embeddings_of(sentences: Sequence[str], folder: str) -> dict[str, list[float
     found = {}
     for sentence in sentences:
         tokens = tokenizer(
-            sentence, max_length=_PADDED, padding="max_length", truncation=False, return_tensors="pt"
+            sentence,
+            max_length=_PADDED,
+            padding="max_length",
+            truncation=False,
+            return_tensors="pt",
         )
         length, most = tokens["input_ids"].shape[1], model.config.max_position_embeddings
         if length > most:
@@ -80,7 +84,9 @@ def embeddings_of(sentences: Sequence[str], folder: str) -> dict[str, list[float
         with torch.no_grad():
             embedding = model(**tokens).text_embeds[0]
         if not torch.isfinite(embedding).all():
-            raise ConfigError(f"{name} makes no numbers of '{sentence[:60]}': its weights are damaged")
+            raise ConfigError(
+                f"{name} makes no numbers of '{sentence[:60]}': its weights are damaged"
+            )
         found[sentence] = embedding.tolist()
     return found
 

@@ -130,7 +130,9 @@ def test_a_policy_follows_the_instruction_without_the_text_encoder(
         batch = {"flat": np.stack([obs["flat"]] * 3)}
         np.testing.assert_allclose(policy(batch, batched_ob=True)[2], actions[lang], atol=1e-6)
     assert not np.allclose(actions[HOP], actions[STAND], atol=1e-3)
-    with pytest.raises(EnvError, match="no embedding of 'hop of'.*'hop on'.*observation 'lang_emb'"):
+    with pytest.raises(
+        EnvError, match="no embedding of 'hop of'.*'hop on'.*observation 'lang_emb'"
+    ):
         policy.start_episode(lang="hop of")
 
 

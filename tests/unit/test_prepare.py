@@ -85,7 +85,10 @@ def test_a_mistake_in_an_encoder_is_found_before_data_are_read(
     monkeypatch.setattr(store, "read_columns", lambda *args: pytest.fail("data are read"))
     for core, words in [
         ({"backbone_class": "ImpalaConf"}, "backbone_class 'ImpalaConf' .* mean 'ImpalaConv'"),
-        ({"backbone_class": "ImpalaConv", "pool_kwargs": {"num_kq": 4}}, "pool_kwargs.num_kq: .* mean 'num_kp'"),
+        (
+            {"backbone_class": "ImpalaConv", "pool_kwargs": {"num_kq": 4}},
+            "pool_kwargs.num_kq: .* mean 'num_kp'",
+        ),
         ({"backbone_class": "ImpalaConv", "backbone_kwargs": {"stack_sizes": [4]}}, None),
     ]:
         for _, groups in sections_named(config.observation, "modalities"):
