@@ -288,7 +288,7 @@ class RolloutPolicy:
             )
         if ends_right and least <= leading <= least + 1:
             length = self.policy.global_config.train.frame_stack
-            if leading == least or given[least] == length:
+            if leading == least or given[least] == length > 1:
                 return
         wanted = ", ".join(map(str, ["B", *shape] if batched else shape))
         hint = ""

@@ -177,7 +177,8 @@ def _compare(env: EnvBase, source: str, obs: Observation, policy: PolicyInterfac
             except EnvError as error:
                 raise EnvError(f"environment '{env.name}', after {source}: {error}") from error
             actual = list(value.shape)
-            if actual not in (shape, [policy.frame_stack, *shape]):
+            stacked = [policy.frame_stack, *shape] if policy.frame_stack > 1 else shape
+            if actual not in (shape, stacked):
                 raise EnvError(
                     f"environment '{env.name}' gives {kind} '{key}' of shape {actual}, and the "
                     f"policy reads {shape}"

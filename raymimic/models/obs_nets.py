@@ -277,6 +277,12 @@ class ObservationEncoder(nn.Module):
         setting = f"observation.encoder.{self.obs_shapes.modality(key)}.share_net_from.{key}"
         if not isinstance(source, str):
             raise ConfigError(f"{setting} is {source}: give the name of one key")
+        if source not in self.obs_shapes:
+            raise ConfigError(
+                f"{setting} names '{source}', which is not in the same group of observations (obs, "
+                f"goal, …) as '{key}': list it in each group that has '{key}', or remove the "
+                f"setting{did_you_mean(source, self.obs_nets.keys())}"
+            )
         if source not in self.obs_nets:
             hint = did_you_mean(source, self.obs_nets.keys())
             raise ConfigError(f"{setting} names '{source}', which has no encoder of its own{hint}")

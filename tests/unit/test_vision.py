@@ -418,6 +418,8 @@ def test_two_keys_share_an_encoder() -> None:
     for source, message in (("rihgt", "did you mean 'right'"), ("left", "no encoder of its own")):
         with pytest.raises(ConfigError, match=message):
             encoder({"share_net_from": {"left": source}}, "left", "right")
+    with pytest.raises(ConfigError, match="'right', which is not in the same group .* as 'left'"):
+        encoder({"share_net_from": {"left": "right"}}, "left")
     with pytest.raises(ConfigError, match=r"whose encoder takes the shape \[3, 20, 24\]"):
         ObservationEncoder(
             ObsShapes({"a": IMAGE, "b": (3, 24, 24)}, {"a": "rgb", "b": "rgb"}),
