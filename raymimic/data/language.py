@@ -1,4 +1,4 @@
-"""The instructions of datasets (`train.data[].lang`), and the observation that holds their embedding.
+"""The instructions of datasets (`train.data[].lang`), and the observation of their embedding.
 
 An embedding is of the whole dataset, as in robomimic: each of its rows has the same.
 """

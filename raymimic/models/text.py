@@ -1,8 +1,8 @@
 """The text encoder: an embedding of each instruction, by CLIP's text model, as in robomimic.
 
-Source: robomimic/utils/lang_utils.py, which downloads `openai/clip-vit-large-patch14`. Here the model
-is a local folder, in the layout of transformers; nothing is downloaded, weights are safetensors,
-and no code of the folder runs.
+Source: robomimic/utils/lang_utils.py, which downloads `openai/clip-vit-large-patch14`. Here the
+model is a local folder, in the layout of transformers; nothing is downloaded, weights are
+safetensors, and no code of the folder runs.
 """
 
 from collections.abc import Iterator, Sequence

@@ -131,7 +131,7 @@ def test_a_policy_follows_the_instruction_without_the_text_encoder(
         np.testing.assert_allclose(policy(batch, batched_ob=True)[2], actions[lang], atol=1e-6)
     assert not np.allclose(actions[HOP], actions[STAND], atol=1e-3)
     with pytest.raises(
-        EnvError, match="no embedding of 'hop of'.*'hop on'.*observation 'lang_emb'"
+        EnvError, match=r"no embedding of 'hop of'.*'hop on'.*observation 'lang_emb'"
     ):
         policy.start_episode(lang="hop of")
 
@@ -171,7 +171,7 @@ def test_a_file_with_embeddings_needs_no_text_encoder(paths: tuple[Path, Path]) 
     assert dict(prepared.data.language) == {HOP: [0.0, 1.0, 2.0]}
     assert [env["lang"] for env in prepared.envs.values()] == [HOP]
     write_embedding(path, np.ones(3), demo=2)
-    with pytest.raises(DatasetError, match="demo 'demo_2': .*more than one instruction: leave"):
+    with pytest.raises(DatasetError, match=r"demo 'demo_2': .*more than one instruction: leave"):
         prepare(config_for({"path": str(path), "lang": HOP}))
     prepare(config_for({"path": str(path)}))
 
@@ -218,7 +218,7 @@ def test_a_text_encoder_that_cannot_be_used(
     encoder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(ConfigError, match="is 43 tokens long, and .* takes 40: shorten it"):
+    with pytest.raises(ConfigError, match=r"is 43 tokens long, and .* takes 40: shorten it"):
         embeddings_of(["a " * 41], str(encoder))
     broken = tmp_path / "broken"
     shutil.copytree(encoder, broken)
@@ -227,7 +227,7 @@ def test_a_text_encoder_that_cannot_be_used(
     weights = load_file(broken / "model.safetensors")
     lost = weights.pop("text_projection.weight")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match="its weights lack text_projection.weight"):
+    with pytest.raises(ConfigError, match=r"its weights lack text_projection\.weight"):
         embeddings_of([HOP], str(broken))
     save_file({**weights, "text_projection.weight": lost * np.nan}, broken / "model.safetensors")
     with pytest.raises(ConfigError, match="makes no numbers of 'hop on'"):

@@ -144,8 +144,8 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_config_of_the_page_on_images_trains(cli: Callable[..., Ran], tmp_path: Path) -> None:
     """On the data of the page, with fewer and smaller steps."""
     exec(next(blocks("docs/images.md", "python")).text, {})
-    configs = [block.text for block in blocks("docs/images.md", "json") if "algo_name" in block.text]
-    (tmp_path / "cameras.json").write_text(*configs)
+    texts = [block.text for block in blocks("docs/images.md", "json")]
+    (tmp_path / "cameras.json").write_text(*(text for text in texts if "algo_name" in text))
     less = ["train.num_epochs=1", "train.batch_size=4", "experiment.epoch_every_n_steps=2"]
     quiet = ["mlflow.enabled=false", "experiment.logging.log_tb=false", "train.cuda=false"]
     few = ["experiment.validation_epoch_every_n_steps=1"]
