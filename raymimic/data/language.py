@@ -44,7 +44,8 @@ def given_by(config: BaseConfig, entry: Mapping[str, Any], language: Language) -
     """
     sentence = entry.get("lang")
     key = language_key(config) if sentence else None
-    return {} if key is None or sentence not in language else {key: language[sentence]}
+    embedding = language.get(sentence) if sentence else None
+    return {} if key is None or embedding is None else {key: embedding}
 
 
 def embedding_in_file(source: DemoSource, key: str) -> list[float] | None:

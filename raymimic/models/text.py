@@ -7,7 +7,9 @@ safetensors, and no code of the folder runs.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,16 +48,16 @@ def embeddings_of(sentences: Sequence[str], folder: str) -> dict[str, list[float
             "the model there by save_pretrained of transformers"
         )
     try:
-        from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+        transformers: Any = import_module("transformers")  # untyped for the most part
     except ImportError as error:
         raise ConfigError(
             "'train.text_encoder' needs transformers: pip install 'raymimic[lang]'"
         ) from error
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet():
-            tokenizer = CLIPTokenizer.from_pretrained(str(place), **local)
-            model, loaded = CLIPTextModelWithProjection.from_pretrained(
+        with _quiet(transformers.logging):
+            tokenizer = transformers.CLIPTokenizer.from_pretrained(str(place), **local)
+            model, loaded = transformers.CLIPTextModelWithProjection.from_pretrained(
                 str(place),
                 use_safetensors=True,
                 dtype=torch.float32,
@@ -92,10 +94,8 @@ def embeddings_of(sentences: Sequence[str], folder: str) -> dict[str, list[float
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(logging: Any) -> Iterator[None]:
     """Scope in which transformers prints no progress bars, and no remarks on unused weights."""
-    from transformers.utils import logging
-
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -74,7 +74,7 @@ def embeddings_for(config: BaseConfig, known: Mapping[str, list[float]] | None =
 
 def embeddings_of_run(uri: str, config: BaseConfig) -> dict[str, list[float]]:
     """The embeddings in the newest checkpoint of a run; empty where it has none."""
-    if not language_key(config) or not instruction_sources(config):
+    if not instruction_sources(config) or not language_key(config):
         return {}
     with contextlib.suppress(RaymimicError):  # they are complained of when the run is resumed
         content = CheckpointStore(uri, config.experiment.save).load_last()

@@ -16,13 +16,14 @@ from checks import assert_refused
 from tiny import LAYERS, SETTINGS, Ran, small_config, write_hopper
 
 from raymimic.algo import BC
+from raymimic.checkpoints.content import check_content
 from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.config import BaseConfig
 from raymimic.data.training_data import make_loaders
-from raymimic.errors import ConfigError, DatasetError, EnvError
+from raymimic.errors import CheckpointError, ConfigError, DatasetError, EnvError
 from raymimic.models.text import embeddings_of
-from raymimic.training.language import embeddings_for
+from raymimic.training.language import embeddings_for, embeddings_of_run
 from raymimic.training.prepare import prepare
 
 SIZE = 4
@@ -130,6 +131,12 @@ def test_a_policy_follows_the_instruction_without_the_text_encoder(
         batch = {"flat": np.stack([obs["flat"]] * 3)}
         np.testing.assert_allclose(policy(batch, batched_ob=True)[2], actions[lang], atol=1e-6)
     assert not np.allclose(actions[HOP], actions[STAND], atol=1e-3)
+    ckpt["raymimic"]["language"][HOP] = [[0.0] * SIZE]
+    with pytest.raises(CheckpointError, match=r"'raymimic.language' has no embedding of 'hop on'"):
+        check_content(ckpt)
+    ckpt["raymimic"]["language"][HOP] = [0.0]
+    with pytest.raises(CheckpointError, match=r"'raymimic.language' is not of the 4 numbers"):
+        policy_from_checkpoint(ckpt_dict=ckpt)
     with pytest.raises(
         EnvError, match=r"no embedding of 'hop of'.*'hop on'.*observation 'lang_emb'"
     ):
@@ -168,6 +175,7 @@ def test_a_file_with_embeddings_needs_no_text_encoder(paths: tuple[Path, Path]) 
     path = paths[0]
     write_embedding(path, np.arange(3))
     prepared = prepare(config_for({"path": str(path), "lang": HOP}))
+    assert embeddings_of_run(str(path.parent / "no_run"), prepared.config) == {}
     assert dict(prepared.data.language) == {HOP: [0.0, 1.0, 2.0]}
     assert [env["lang"] for env in prepared.envs.values()] == [HOP]
     write_embedding(path, np.ones(3), demo=2)
