@@ -684,8 +684,8 @@ class DemoReader:
         near = did_you_mean(key, known) if nearest(key, known) else ""
         if key == LANG_EMB_KEY and not near:
             near = (
-                ", the embedding of its instruction: write it into each demo, one row for each"
-                " step, as train.data[].lang is not read"
+                ", the embedding of its instruction: set train.data[].lang to the instruction and"
+                " train.text_encoder, or write the embedding into each demo, one row for each step"
             )
         return MissingObservationError(
             f"{self} has no observation '{key}'{near} (see observation.modalities)",
