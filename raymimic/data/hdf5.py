@@ -8,6 +8,7 @@ that is not there is an error: HDF5 would skip the one and fill the other with z
 """
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Item = Any  # h5py has no types: a group, a dataset or a named data type
 
 _METADATA_CACHE_BYTES = 1 << 18
 _MAX_TEXT_BYTES = 1 << 28
+_MAX_ROW_BYTES = 1 << 26  # that are read in order to have one row
 _MAX_LINKED_FILES = 64  # open at a time
 _MAX_STEPS = 200  # of one look-up, those through links included
 _MAX_NESTED_VIRTUAL = 4
@@ -513,6 +515,30 @@ class DatasetReader:
         return values
 
 
+    def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
+        """One row of a dataset that was checked (`check`), in its own type.
+
+        Args:
+            item: the dataset.
+            index: number of the row, from 0.
+            what: the same as a user knows it, for complaints.
+
+        Raises:
+            DatasetError: it cannot be read, or HDF5 would read more than 64 MiB for it: the whole
+                chunk that it lies in, or all values of a virtual dataset.
+        """
+        with _reading(what):
+            virtual = bool(item.is_virtual)
+            shape = item.shape if virtual else item.chunks or item.shape[1:]
+            size = math.prod(shape) * item.dtype.itemsize
+            if size <= _MAX_ROW_BYTES and not virtual:
+                return np.asarray(item[index])
+        if size > _MAX_ROW_BYTES:
+            raise DatasetError(f"{what}: to read one row is to read {size:,} bytes, too many")
+        row: np.ndarray = self.values(item, what)[index]
+        return row
+
+
 class MissingObservationError(DatasetError):
     """A demo lacks an observation.
 
@@ -668,6 +694,10 @@ class DemoReader:
     def read(self, name: str, out: np.ndarray) -> None:
         """Reads a dataset of numbers into an array of as many elements, in that array's type."""
         self.reader.fill(self.numbers(name).item, out, f"{self}: '{name}'")
+
+    def row(self, name: str, index: int) -> np.ndarray:
+        """One row of a dataset of numbers, in its own type, see `DatasetReader.row`."""
+        return self.reader.row(self.numbers(name).item, index, f"{self}: '{name}'")
 
     def _missing(self, name: str) -> DatasetError:
         group, _, key = name.partition("/")

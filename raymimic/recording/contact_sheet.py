@@ -1,0 +1,307 @@
+"""Contact sheets: frames of a dataset's cameras on one page, for a person to look at.
+
+A camera that is flipped, black, frozen or named for another one trains without a complaint. On a
+sheet it is seen at once; black, constant and equal frames are found and told besides.
+"""
+
+import hashlib
+import io
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymimic.config.base_config import BaseConfig
+from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
+from raymimic.data.images import objection
+from raymimic.errors import DatasetError, printable
+from raymimic.recording.augmented import Augmentations, Augmented
+from raymimic.recording.painting import Row, Section, Sheet, Tile, picture
+from raymimic.storage import file_names, write_bytes
+
+_DEMOS = 3
+_COLUMNS = ("first", "middle", "last")
+_MOST_CAMERAS = 32
+_MOST_PIXELS = 16_000_000  # of a sheet of several cameras
+_DARK = 5  # of 255: no camera that sees anything shows less everywhere
+_NO_PICTURES = ("low_dim", "lang")
+
+
+def is_drawn(shape: Sequence[int], modality: str | None) -> bool:
+    """Whether a contact sheet shows an observation.
+
+    Args:
+        shape: of a row, as files have it.
+        modality: its name; None: it has none.
+    """
+    if modality is None or modality in _NO_PICTURES:
+        return False
+    is_scan = modality == "scan" and len(shape) == 2
+    return is_scan or (len(shape) == 3 and shape[2] in (1, 3))
+
+
+@dataclass(frozen=True)
+class ContactSheets:
+    """The pages of a dataset: one, or one for each camera where that would be too large.
+
+    Attributes:
+        sheets: the pages by the camera; the name of a page of all cameras is empty.
+        warnings: what is wrong with cameras, a sentence each.
+        keys: the cameras of each page.
+    """
+
+    sheets: dict[str, Sheet]
+    warnings: list[str]
+    keys: dict[str, list[str]]
+
+    def write(self, path: str) -> list[str]:
+        """Writes the pages as PNG, each in one step.
+
+        Args:
+            path: path or URI of the only page, ending in `.png`; those of several have the names
+                of their cameras in addition.
+
+        Returns:
+            The files.
+
+        Raises:
+            OutputError: one cannot be written.
+        """
+        written = []
+        names = file_names(self.sheets)
+        for key, sheet in self.sheets.items():
+            content = io.BytesIO()
+            sheet.paint().save(content, format="png")
+            written.append(f"{path.removesuffix('.png')}_{names[key]}.png" if key else path)
+            write_bytes(written[-1], content.getvalue())
+        return written
+
+
+def contact_sheets(
+    file: DatasetFile,
+    demos: Sequence[str],
+    keys: Mapping[str, str],
+    config: BaseConfig | None = None,
+    patience_s: float = math.inf,
+) -> ContactSheets:
+    """Draws the first, middle and last frame of a few demos, for each camera.
+
+    Nothing but these frames is read. What cannot be read is named in its place.
+
+    Args:
+        file: the dataset.
+        demos: names of its demos, of which a few are chosen evenly.
+        keys: modality of each observation that is drawn (`is_drawn`).
+        config: shows the middle frames after each of its randomizers too.
+        patience_s: how long to read; frames that come later are left out [s].
+
+    Raises:
+        DatasetError: the file cannot be opened, or there is nothing to draw.
+    """
+    if not keys or not demos:
+        raise DatasetError(f"dataset '{file.path}' holds no images")
+    last = max(1, min(_DEMOS, len(demos)) - 1)
+    chosen = list(dict.fromkeys(demos[i * (len(demos) - 1) // last] for i in range(last + 1)))
+    deadline = time.monotonic() + patience_s
+    with open_dataset(file) as reader:
+        cameras = [
+            _Camera(reader, chosen, key, keys[key], config, deadline)
+            for key in list(keys)[:_MOST_CAMERAS]
+        ]
+    _note_equal(cameras)
+    warnings = [f"obs/{camera.key} {text}" for camera in cameras for text in camera.warnings()]
+    if len(keys) > _MOST_CAMERAS:
+        warnings.append(f"{len(keys)} observations are images; {_MOST_CAMERAS} are drawn")
+    title = Path(file.path).name
+    lines = [f"{len(chosen)} of {len(demos):,} demos, each with its first, middle and last frame"]
+    if config is not None:
+        lines.append(
+            f"the middle frame also after the randomizers of '{config.experiment.name}' "
+            f"({config.algo_name}, seed {config.train.seed}), one after the other"
+        )
+    whole = Sheet(title, lines, [camera.section for camera in cameras])
+    found = [printable(warning) for warning in warnings]
+    names = [camera.key for camera in cameras]
+    if len(cameras) == 1 or math.prod(whole.size) <= _MOST_PIXELS:
+        return ContactSheets({"": whole}, found, {"": names})
+    sheets = {c.key: Sheet(title, lines, [c.section]) for c in cameras}
+    return ContactSheets(sheets, found, {key: [key] for key in names})
+
+
+@dataclass
+class _Seen:
+    """A frame that was drawn: its tile, and a digest of its values."""
+
+    tile: Tile
+    digest: bytes
+    faults: list[str]
+
+
+@dataclass
+class _Camera:
+    """The frames of one observation.
+
+    Attributes:
+        section: of the sheet.
+        seen: the frames by demo and number.
+        lost: complaints about demos and frames that cannot be drawn.
+    """
+
+    reader: DatasetReader
+    demos: Sequence[str]
+    key: str
+    modality: str
+    config: BaseConfig | None
+    deadline: float
+    section: Section = field(init=False)
+    seen: dict[tuple[str, int], _Seen] = field(default_factory=dict, init=False)
+    lost: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._form = ""
+        self._augmentations: Augmentations | None = None
+        rows = [self._row(i, name) for i, name in enumerate(self.demos)]
+        titles = [] if self._augmentations is None else self._augmentations.titles
+        self.section = Section(f"obs/{self.key}", self._form, [*_COLUMNS, *titles], rows)
+        if self._augmentations is not None and self._augmentations.fault:
+            self.lost.append(self._augmentations.fault)
+            self.section.notes.append(self._augmentations.fault)
+
+    def _row(self, number: int, name: str) -> Row:
+        row = Row(name)
+        try:
+            demo = self.reader.demo(name)
+            if demo is None:
+                raise DatasetError(f"{self.reader}: demo '{name}' is gone")
+            found = demo.numbers(f"obs/{self.key}")
+            count, shape = found.shape[0], found.shape[1:]
+            row.detail = f"{count:,} frames"
+            if not count:
+                raise DatasetError(f"{demo}: 'obs/{self.key}' has no frames")
+            if fault := objection(shape, found.dtype, self.modality):
+                raise DatasetError(f"{demo}: 'obs/{self.key}' is no {self.modality}: {fault}")
+            if not is_drawn(shape, self.modality):
+                raise DatasetError(f"{demo}: 'obs/{self.key}' has rows {list(shape)}, no images")
+        except DatasetError as error:
+            self._lose(row, error)
+            return row
+        if self._augmentations is None and self.config is not None:
+            self._augmentations = Augmentations(self.config, self.key, shape)
+        self._form = self._form or f"{self.modality} {list(shape)} {found.dtype.name}"
+        middle: NDArray[Any] | None = None
+        for index in (0, count // 2, count - 1):
+            if (name, index) in self.seen:  # of a demo of one or two steps
+                row.tiles.append(Tile(None))
+                continue
+            values, tile = self._frame(name, demo, index)
+            if not found.written:
+                tile.notes.append("never written")
+            row.tiles.append(tile)
+            middle = values if index == count // 2 else middle
+        if middle is not None and self._augmentations is not None:
+            for result in self._augmentations.apply(middle, number):
+                row.tiles.append(_augmented_tile(result, middle.shape))
+        return row
+
+    def _lose(self, row: Row, error: DatasetError) -> None:
+        row.fault = str(error).removeprefix(f"{self.reader}: ")
+        self.lost.append(f"cannot be drawn: {row.fault}")
+
+    def _frame(
+        self, name: str, demo: DemoReader, index: int
+    ) -> tuple[NDArray[Any] | None, Tile]:
+        caption = f"frame {index:,}"
+        if time.monotonic() > self.deadline:
+            self.lost.append("is not drawn whole: reading takes too long")
+            return None, Tile(None, (caption,), ["left out: reading takes too long"])
+        try:
+            values = demo.row(f"obs/{self.key}", index)
+            values = values.astype(values.dtype.newbyteorder("="))
+        except DatasetError as error:
+            text = str(error).removeprefix(f"{self.reader}: ")
+            self.lost.append(f"cannot be drawn: {text}")
+            return None, Tile(None, (caption,), [text])
+        image, extent = picture(values)
+        captions = (caption,) if extent is None else (caption, _range(extent))
+        faults = _faults(values)
+        tile = Tile(image, captions, list(faults))
+        form = f"{values.shape}{values.dtype}".encode()
+        digest = hashlib.sha256(form + np.ascontiguousarray(values).tobytes()).digest()
+        self.seen[name, index] = _Seen(tile, digest, faults)
+        return values, tile
+
+    def warnings(self) -> list[str]:
+        """What is wrong with the camera."""
+        counts = Counter(fault for seen in self.seen.values() for fault in seen.faults)
+        told = [f"is {fault} in {n} of {len(self.seen)} frames" for fault, n in counts.items()]
+        if self._is_frozen():
+            told.append("is the same in all frames of each demo")
+        return [*told, *dict.fromkeys(self.lost)]
+
+    def _is_frozen(self) -> bool:
+        """Whether no demo has two frames that differ, though some have several."""
+        kinds: dict[str, set[bytes]] = {}
+        for (demo, _), seen in self.seen.items():
+            kinds.setdefault(demo, set()).add(seen.digest)
+        several = len(self.seen) > len(kinds)
+        spoiled = any(seen.faults for seen in self.seen.values())
+        return several and not spoiled and all(len(digests) == 1 for digests in kinds.values())
+
+
+def _faults(values: NDArray[Any]) -> list[str]:
+    """Why a frame is of no use."""
+    faults = []
+    numbers = values
+    if values.dtype.kind == "f":
+        numbers = values[np.isfinite(values)]
+        if numbers.size < values.size:
+            faults.append("not finite")
+    if not numbers.size:
+        return faults
+    if numbers.dtype == np.uint8 and numbers.max() <= _DARK:
+        faults.append("black")
+    elif values.ndim == 3 and bool((values == values[:1, :1]).all()):
+        faults.append("of one colour" if values.shape[2] == 3 else "constant")
+    elif numbers.min() == numbers.max():
+        faults.append("constant")
+    return faults
+
+
+def _note_equal(cameras: Sequence[_Camera]) -> None:
+    """Notes frames that are those of another camera."""
+    first: dict[tuple[str, int, bytes], str] = {}
+    for camera in cameras:
+        for where, seen in camera.seen.items():
+            other = first.setdefault((*where, seen.digest), camera.key)
+            if other != camera.key and not seen.faults:
+                fault = f"equal to obs/{other}"
+                seen.faults.append(fault)
+                seen.tile.notes.append(fault)
+
+
+def _augmented_tile(result: Augmented | str, before: Sequence[int]) -> Tile:
+    if isinstance(result, str):
+        return Tile(None, (), [result])
+    try:
+        image, extent = picture(result.values)
+    except Exception as error:  # the user's own randomizers may make anything of an image
+        return Tile(None, (), [f"no picture: {error}"])
+    captions = []
+    size = result.values.shape[:2]
+    if tuple(size) != tuple(before[:2]):
+        captions.append(f"{size[0]} × {size[1]}")
+    if extent is not None:
+        captions.append(_range(extent))
+    if result.variants > 1:
+        captions.append(f"1 of {result.variants} variants")
+    return Tile(image, tuple(captions))
+
+
+def _range(extent: tuple[float, float]) -> str:
+    return f"{extent[0]:.4g} to {extent[1]:.4g}"
