@@ -85,8 +85,9 @@ def _draw(args: argparse.Namespace, summary: "DatasetSummary") -> dict[str, list
     from raymimic.config.base_config import config_from_file
     from raymimic.data.fetch import is_remote
     from raymimic.data.hdf5 import DatasetFile
-    from raymimic.recording.augmented import listed_keys
-    from raymimic.recording.contact_sheet import contact_sheets, is_drawn
+    from raymimic.data.images import is_picture
+    from raymimic.data.training_data import listed_observations
+    from raymimic.recording.contact_sheet import contact_sheets
     from raymimic.storage import check_writable
 
     path = Path(args.path.rstrip("/"))
@@ -96,15 +97,17 @@ def _draw(args: argparse.Namespace, summary: "DatasetSummary") -> dict[str, list
     keys = {
         key: form.modality
         for key, form in summary.observations.items()
-        if form.modality is not None and is_drawn(form.shape, form.modality)
+        if form.modality is not None and is_picture(form.shape, form.modality)
     }
     config = None
     if args.config is not None:
         config = config_from_file(args.config)
-        listed = {k: m for k, m in listed_keys(config).items() if m not in ("low_dim", "lang")}
-        keys |= listed
+        listed = listed_observations(config).items()
+        keys |= {key: m for key, m in listed if m not in ("low_dim", "lang")}
     if not keys:
-        faults = [f"obs/{k} is {form.fault}" for k, form in summary.observations.items() if form.fault]
+        faults = [
+            f"obs/{k} is {form.fault}" for k, form in summary.observations.items() if form.fault
+        ]
         why = f"; {faults[0]}" if faults else "; leave --images out"
         raise DatasetError(f"dataset '{summary.meta.path}' holds no images{why}")
     file = DatasetFile.locate(args.path, args.allow_links)

@@ -514,7 +514,6 @@ class DatasetReader:
                 memory["values"].id.read(space, source_space, values)
         return values
 
-
     def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
         """One row of a dataset that was checked (`check`), in its own type.
 

@@ -143,7 +143,7 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
     request = _request(config, reads)
     train = _scanned(config, _sources(config, entries, "filter_key"), request)
     if config.train.hdf5_normalize_obs:
-        _check_statistics(train.shape_metadata(_modalities(config))["all_shapes"])
+        _check_statistics(train.shape_metadata(listed_observations(config))["all_shapes"])
     valid, split = None, ""
     if config.experiment.validate and config.train.validation_fraction is not None:
         train, valid = hold_out(train, config.train.validation_fraction, config.train.seed)
@@ -152,7 +152,7 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
         valid = _scanned(config, _sources(config, entries, "validation_filter_key"), request)
         _check_split(entries, train, valid)
     return DataInfo(
-        shape_meta=train.shape_metadata(_modalities(config)),
+        shape_meta=train.shape_metadata(listed_observations(config)),
         eval_envs=environments(config, entries),
         train=train,
         valid=valid,
@@ -437,7 +437,7 @@ def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> 
         raise ConfigError(out_of_reach[0])
     if not config.train.hdf5_normalize_obs:
         return _Statistics(None, action_stats, action_range, out_of_reach)
-    modalities = _modalities(config)
+    modalities = listed_observations(config)
     found = {key: of(f"obs/{key}", modalities.get(key, "low_dim")) for key in config.all_obs_keys}
     obs_stats = obs_normalization_stats(found)
     return _Statistics(obs_stats, action_stats, action_range, out_of_reach)
@@ -536,12 +536,12 @@ def _request(config: BaseConfig, reads: Reads) -> ColumnRequest:
         dataset_keys=tuple(name for name in reads.windows if name not in groups),
         load_next_obs=reads.next_obs is not None,
         needs=needs - {BOUNDED_ACTIONS, PAD_MASK, NEXT_ACTIONS},
-        modalities=_modalities(config),
+        modalities=listed_observations(config),
     )
 
 
-def _modalities(config: BaseConfig) -> dict[str, str]:
-    """The modality of each observation key of all parts."""
+def listed_observations(config: BaseConfig) -> dict[str, str]:
+    """The modality of each observation key that a config lists, of all parts and groups."""
     modalities: dict[str, str] = {}
     for _, groups in sections_named(config.observation, "modalities"):
         for group in groups.values():

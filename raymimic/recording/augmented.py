@@ -16,11 +16,6 @@ from raymimic.observations.modality import modality_named
 from raymimic.observations.shapes import ObsShapes, modalities_of
 
 
-def listed_keys(config: BaseConfig) -> dict[str, str]:
-    """The observation keys that a config lists, of all parts and groups, with their modality."""
-    return {key: modality for part in _parts(config) for key, modality in part[1].items()}
-
-
 def _parts(config: BaseConfig) -> Iterator[tuple[str, dict[str, str], Mapping[str, Any]]]:
     """Name of each part of an algorithm (empty: it is all of it), its keys, and its encoders."""
     for path, groups in sections_named(config.observation, "modalities"):

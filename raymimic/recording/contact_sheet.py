@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from raymimic.config.base_config import BaseConfig
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
-from raymimic.data.images import objection
+from raymimic.data.images import is_picture, objection
+from raymimic.data.training_data import listed_observations
 from raymimic.errors import DatasetError, printable
 from raymimic.recording.augmented import Augmentations, Augmented
 from raymimic.recording.painting import Row, Section, Sheet, Tile, picture
@@ -30,20 +31,6 @@ _COLUMNS = ("first", "middle", "last")
 _MOST_CAMERAS = 32
 _MOST_PIXELS = 16_000_000  # of a sheet of several cameras
 _DARK = 5  # of 255: no camera that sees anything shows less everywhere
-_NO_PICTURES = ("low_dim", "lang")
-
-
-def is_drawn(shape: Sequence[int], modality: str | None) -> bool:
-    """Whether a contact sheet shows an observation.
-
-    Args:
-        shape: of a row, as files have it.
-        modality: its name; None: it has none.
-    """
-    if modality is None or modality in _NO_PICTURES:
-        return False
-    is_scan = modality == "scan" and len(shape) == 2
-    return is_scan or (len(shape) == 3 and shape[2] in (1, 3))
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ def contact_sheets(
     Args:
         file: the dataset.
         demos: names of its demos, of which a few are chosen evenly.
-        keys: modality of each observation that is drawn (`is_drawn`).
+        keys: modality of each observation that is drawn (`is_picture`).
         config: shows the middle frames after each of its randomizers too.
         patience_s: how long to read; frames that come later are left out [s].
 
@@ -143,63 +130,70 @@ class _Seen:
     faults: list[str]
 
 
-@dataclass
 class _Camera:
     """The frames of one observation.
+
+    Args:
+        reader: the open dataset.
+        demos: names of the demos.
+        key: the observation.
+        modality: its modality.
+        config: names its randomizers; None: there are none.
+        deadline: when reading ends.
 
     Attributes:
         section: of the sheet.
         seen: the frames by demo and number.
-        lost: complaints about demos and frames that cannot be drawn.
     """
 
-    reader: DatasetReader
-    demos: Sequence[str]
-    key: str
-    modality: str
-    config: BaseConfig | None
-    deadline: float
-    section: Section = field(init=False)
-    seen: dict[tuple[str, int], _Seen] = field(default_factory=dict, init=False)
-    lost: list[str] = field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        self._form = ""
+    def __init__(
+        self,
+        reader: DatasetReader,
+        demos: Sequence[str],
+        key: str,
+        modality: str,
+        config: BaseConfig | None,
+        deadline: float,
+    ) -> None:
+        self.key, self._modality = key, modality
+        self.seen: dict[tuple[str, int], _Seen] = {}
+        self._reader, self._config, self._deadline = reader, config, deadline
         self._augmentations: Augmentations | None = None
-        rows = [self._row(i, name) for i, name in enumerate(self.demos)]
-        titles = [] if self._augmentations is None else self._augmentations.titles
-        self.section = Section(f"obs/{self.key}", self._form, [*_COLUMNS, *titles], rows)
-        if self._augmentations is not None and self._augmentations.fault:
-            self.lost.append(self._augmentations.fault)
-            self.section.notes.append(self._augmentations.fault)
+        self._lost: list[str] = []
+        self.section = Section(f"obs/{key}", "", list(_COLUMNS), [])
+        for number, name in enumerate(demos):
+            row = Row(name)
+            try:
+                self._fill(row, number)
+            except DatasetError as error:
+                row.fault = self._lose(error)
+            self.section.rows.append(row)
 
-    def _row(self, number: int, name: str) -> Row:
-        row = Row(name)
-        try:
-            demo = self.reader.demo(name)
-            if demo is None:
-                raise DatasetError(f"{self.reader}: demo '{name}' is gone")
-            found = demo.numbers(f"obs/{self.key}")
-            count, shape = found.shape[0], found.shape[1:]
-            row.detail = f"{count:,} frames"
-            if not count:
-                raise DatasetError(f"{demo}: 'obs/{self.key}' has no frames")
-            if fault := objection(shape, found.dtype, self.modality):
-                raise DatasetError(f"{demo}: 'obs/{self.key}' is no {self.modality}: {fault}")
-            if not is_drawn(shape, self.modality):
-                raise DatasetError(f"{demo}: 'obs/{self.key}' has rows {list(shape)}, no images")
-        except DatasetError as error:
-            self._lose(row, error)
-            return row
-        if self._augmentations is None and self.config is not None:
-            self._augmentations = Augmentations(self.config, self.key, shape)
-        self._form = self._form or f"{self.modality} {list(shape)} {found.dtype.name}"
+    def _fill(self, row: Row, number: int) -> None:
+        """Draws the frames of a demo.
+
+        Raises:
+            DatasetError: the demo has no such images.
+        """
+        demo = self._reader.demo(row.label)
+        if demo is None:
+            raise DatasetError(f"demo '{row.label}' is gone")
+        found = demo.numbers(f"obs/{self.key}")
+        count, shape = found.shape[0], found.shape[1:]
+        row.detail = f"{count:,} frames"
+        fault = objection(shape, found.dtype, self._modality)
+        if fault or not is_picture(shape, self._modality):
+            raise DatasetError(f"{demo}: no {self._modality}: {fault or f'rows {list(shape)}'}")
+        if not count:
+            raise DatasetError(f"{demo}: no frames")
+        if not self.section.detail:
+            self._describe(shape, found.dtype)
         middle: NDArray[Any] | None = None
         for index in (0, count // 2, count - 1):
-            if (name, index) in self.seen:  # of a demo of one or two steps
+            if (row.label, index) in self.seen:  # of a demo of one or two steps
                 row.tiles.append(Tile(None))
                 continue
-            values, tile = self._frame(name, demo, index)
+            values, tile = self._frame(demo, index)
             if not found.written:
                 tile.notes.append("never written")
             row.tiles.append(tile)
@@ -207,33 +201,43 @@ class _Camera:
         if middle is not None and self._augmentations is not None:
             for result in self._augmentations.apply(middle, number):
                 row.tiles.append(_augmented_tile(result, middle.shape))
-        return row
 
-    def _lose(self, row: Row, error: DatasetError) -> None:
-        row.fault = str(error).removeprefix(f"{self.reader}: ")
-        self.lost.append(f"cannot be drawn: {row.fault}")
+    def _describe(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+        """Says what the camera is, and gets its randomizers."""
+        self.section.detail = f"{self._modality} {list(shape)} {dtype.name}"
+        if self._config is None:
+            return
+        if self.key not in listed_observations(self._config):
+            self.section.detail += ", not listed in the config"
+        self._augmentations = Augmentations(self._config, self.key, shape)
+        self.section.columns += self._augmentations.titles
+        if self._augmentations.fault:
+            self._lost.append(self._augmentations.fault)
+            self.section.notes.append(self._augmentations.fault)
 
-    def _frame(
-        self, name: str, demo: DemoReader, index: int
-    ) -> tuple[NDArray[Any] | None, Tile]:
+    def _lose(self, error: DatasetError) -> str:
+        """Notes that a demo or a frame cannot be drawn."""
+        text = str(error).removeprefix(f"{self._reader}: ")
+        self._lost.append(f"cannot be drawn: {text}")
+        return text
+
+    def _frame(self, demo: DemoReader, index: int) -> tuple[NDArray[Any] | None, Tile]:
         caption = f"frame {index:,}"
-        if time.monotonic() > self.deadline:
-            self.lost.append("is not drawn whole: reading takes too long")
-            return None, Tile(None, (caption,), ["left out: reading takes too long"])
+        if time.monotonic() > self._deadline:
+            late = "reading takes too long"
+            self._lost.append(f"is not drawn whole: {late}")
+            return None, Tile(None, (caption,), [f"left out: {late}"])
         try:
             values = demo.row(f"obs/{self.key}", index)
-            values = values.astype(values.dtype.newbyteorder("="))
         except DatasetError as error:
-            text = str(error).removeprefix(f"{self.reader}: ")
-            self.lost.append(f"cannot be drawn: {text}")
-            return None, Tile(None, (caption,), [text])
+            return None, Tile(None, (caption,), [self._lose(error)])
+        values = values.astype(values.dtype.newbyteorder("="))
         image, extent = picture(values)
         captions = (caption,) if extent is None else (caption, _range(extent))
         faults = _faults(values)
         tile = Tile(image, captions, list(faults))
-        form = f"{values.shape}{values.dtype}".encode()
-        digest = hashlib.sha256(form + np.ascontiguousarray(values).tobytes()).digest()
-        self.seen[name, index] = _Seen(tile, digest, faults)
+        digest = hashlib.sha256(f"{values.shape}{values.dtype}".encode() + values.tobytes())
+        self.seen[demo.name, index] = _Seen(tile, digest.digest(), faults)
         return values, tile
 
     def warnings(self) -> list[str]:
@@ -242,7 +246,7 @@ class _Camera:
         told = [f"is {fault} in {n} of {len(self.seen)} frames" for fault, n in counts.items()]
         if self._is_frozen():
             told.append("is the same in all frames of each demo")
-        return [*told, *dict.fromkeys(self.lost)]
+        return [*told, *dict.fromkeys(self._lost)]
 
     def _is_frozen(self) -> bool:
         """Whether no demo has two frames that differ, though some have several."""
@@ -289,7 +293,7 @@ def _augmented_tile(result: Augmented | str, before: Sequence[int]) -> Tile:
     if isinstance(result, str):
         return Tile(None, (), [result])
     try:
-        image, extent = picture(result.values)
+        image, extent = picture(result.values, max(before[:2]))
     except Exception as error:  # the user's own randomizers may make anything of an image
         return Tile(None, (), [f"no picture: {error}"])
     captions = []

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -20,26 +19,32 @@ Box = tuple[int, int, int, int]
 _PAPER, _FAINT, _LINE, _ALARM = "white", "#777777", "#dddddd", COLOURS[1]
 _MARGIN, _GAP, _LABELS = 24, 14, 150  # pixels; `_LABELS` is the width of the names of rows
 _SMALLEST, _LARGEST = 192, 320  # the longer side of a picture, where whole factors allow it
-_LEAST_COLUMN = 120
+_LEAST_COLUMN, _LEAST_WIDTH = 120, 600
+_BETWEEN = 40  # of two sections
+_ASPECT = 1.4  # width by height of a page
 _LINE_HEIGHT = 1.35
 _LONGEST_TEXT = 400  # letters; names of strangers' keys may have thousands
 _SCAN_SIZE = (256, 160)
 _MOST_POINTS = 2000  # of a curve
 
 
-def picture(values: NDArray[np.generic]) -> tuple[Image.Image, tuple[float, float] | None]:
+def picture(
+    values: NDArray[np.generic], side: int | None = None
+) -> tuple[Image.Image, tuple[float, float] | None]:
     """Turns an image or a scan of a file into a picture.
 
     Args:
         values: `[H, W, 3]` or `[H, W, 1]`, shown as they are where they are bytes of colour, else
             from the least value, black, to the greatest, white; or `[L, C]`, drawn as C curves.
+        side: the longer side of an image with which this one is compared, so that pixels of both
+            become equally large; None: its own.
 
     Returns:
         The picture, enlarged or reduced by a whole factor, and the range of values between black
         and white, or between the lower and the upper end of the curves; None: 0 to 255.
     """
     if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
-        return _scaled(Image.fromarray(np.ascontiguousarray(values))), None
+        return _scaled(Image.fromarray(np.ascontiguousarray(values)), side), None
     numbers = values.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -48,12 +53,12 @@ def picture(values: NDArray[np.generic]) -> tuple[Image.Image, tuple[float, floa
         return _curves(share), (low, high)
     grey = np.round(255 * share).astype(np.uint8)
     grey = np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey
-    return _scaled(Image.fromarray(np.ascontiguousarray(grey))), (low, high)
+    return _scaled(Image.fromarray(np.ascontiguousarray(grey)), side), (low, high)
 
 
-def _scaled(image: Image.Image) -> Image.Image:
+def _scaled(image: Image.Image, side: int | None) -> Image.Image:
     """Repeats the pixels of a small picture, and takes means over those of a large one."""
-    side = max(image.size)
+    side = side or max(image.size)
     if side > _LARGEST:
         return image.reduce(math.ceil(side / _LARGEST))
     factor = max(1, _SMALLEST // side)
@@ -137,13 +142,97 @@ def _font(size: int, bold: bool = False) -> _Font:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
+class _Block:
+    """A part of a page: pictures and texts at places within it.
+
+    Args:
+        width: of the part, in pixels.
+
+    Attributes:
+        height: of all that was placed so far.
+        images: by section, row and column, with left, top, right and bottom.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width, self.height = width, 0
+        self.images: dict[tuple[int, int, int], tuple[Tile, Box]] = {}
+        self._texts: list[tuple[int, int, str, _Font, str]] = []
+
+    def text(self, x: int, y: int, text: str, font: _Font, colour: str = INK) -> int:
+        """Places a line of text, and returns where it ends below."""
+        self._texts.append((x, y, _fitting(text, font, self.width - x), font, colour))
+        self.height = max(self.height, y + math.ceil(_LINE_HEIGHT * font.size))
+        return y + math.ceil(_LINE_HEIGHT * font.size)
+
+    def fault(self, x: int, y: int, text: str, width: int) -> int:
+        """Places a fault on as many lines as it takes, and returns where they end below."""
+        for line in _lines(text, _font(12), width):
+            y = self.text(x, y, line, _font(12), _ALARM)
+        return y
+
+    def tile(self, where: tuple[int, int, int], tile: Tile, x: int, y: int, width: int) -> None:
+        """Places a picture and the words below it."""
+        if tile.image is not None:
+            box = (x, y, x + tile.image.width, y + tile.image.height)
+            self.images[where] = tile, box
+            y = box[3] + 4
+        for caption in tile.captions:
+            y = self.text(x, y, _fitting(caption, _font(12), width), _font(12))
+        for note in tile.notes:
+            y = self.fault(x, y, note, width)
+        self.height = max(self.height, y)
+
+    def paint(self, page: Image.Image, left: int, top: int) -> None:
+        """Paints everything onto a page."""
+        draw = ImageDraw.Draw(page)
+        for tile, box in self.images.values():
+            x, y, right, bottom = _moved(box, left, top)
+            thick = 2 if tile.notes else 1
+            outer = (x - thick, y - thick, right + thick - 1, bottom + thick - 1)
+            draw.rectangle(outer, outline=_ALARM if tile.notes else _LINE, width=thick)
+            assert tile.image is not None
+            page.paste(tile.image, (x, y))
+        for x, y, text, font, colour in self._texts:
+            draw.text((left + x, top + y), text, fill=colour, font=font)
+
+
+def _moved(box: Box, left: int, top: int) -> Box:
+    return box[0] + left, box[1] + top, box[2] + left, box[3] + top
+
+
+def _section_block(number: int, section: Section) -> _Block:
+    """Places the pictures of a camera, a row for each demo."""
+    widths = _column_widths(section)
+    block = _Block(max(_LABELS + sum(widths) + _GAP * (len(widths) - 1), _LEAST_WIDTH))
+    bold, title = _font(12, bold=True), _font(16, bold=True)
+    name = _fitting(section.title, title, block.width * 0.6)
+    block.text(math.ceil(title.getlength(name)) + _GAP, 3, section.detail, _font(13), _FAINT)
+    y = block.text(0, 0, name, title) + 6
+    for note in section.notes:
+        y = block.fault(0, y, note, block.width)
+    lefts = [_LABELS + sum(widths[:i]) + _GAP * i for i in range(len(widths))]
+    for x, width, column in zip(lefts, widths, section.columns, strict=True):
+        block.text(x, y, _fitting(column, bold, width), bold, _FAINT)
+    y += 20
+    for i, row in enumerate(section.rows):
+        below = block.text(0, y, _fitting(row.label, bold, _LABELS - _GAP), bold)
+        if row.detail:
+            block.text(0, below, row.detail, _font(12), _FAINT)
+        if row.fault:
+            block.fault(_LABELS, y, row.fault, block.width - _LABELS)
+        for j, tile in enumerate(row.tiles):
+            block.tile((number, i, j), tile, lefts[j], y, widths[j])
+        y = block.height + _GAP
+    return block
+
+
 class Sheet:
     """A page of pictures.
 
     Args:
         title: of the page.
         lines: below the title.
-        sections: from top to bottom.
+        sections: one below the other, in as many columns as make the page neither long nor wide.
 
     Attributes:
         size: width and height, in pixels.
@@ -151,98 +240,54 @@ class Sheet:
     """
 
     def __init__(self, title: str, lines: Sequence[str], sections: Sequence[Section]) -> None:
-        self.places: dict[tuple[int, int, int], Box] = {}
-        self._images: list[tuple[Image.Image, Box]] = []
-        self._texts: list[tuple[tuple[int, int], str, _Font, str]] = []
-        self._frames: list[tuple[Box, str, Literal["line", "box"]]] = []
-        self._widths = [_column_widths(section) for section in sections]
-        columns = max((sum(w) + _GAP * len(w) for w in self._widths), default=0)
-        self._width = 2 * _MARGIN + max(_LABELS + columns, 600)
-        y = _MARGIN + self._text(_MARGIN, _MARGIN, title, _font(20, bold=True))
+        blocks = [_section_block(i, section) for i, section in enumerate(sections)]
+        columns = _columns(blocks)
+        width = sum(max(block.width for block in column) for column in columns)
+        width += _BETWEEN * (len(columns) - 1)
+        head = _Block(width)
+        y = head.text(0, 0, title, _font(20, bold=True))
         for line in lines:
-            y += self._text(_MARGIN, y, line, _font(13), _FAINT)
-        for number, section in enumerate(sections):
-            y = self._section(number, section, y + _GAP)
-        self.size = (self._width, y + _MARGIN)
-
-    def _section(self, number: int, section: Section, y: int) -> int:
-        """Places a section below y, and returns where it ends."""
-        right = self._width - _MARGIN
-        self._frames.append(((_MARGIN, y, right, y), _LINE, "line"))
-        y += _GAP // 2
-        title = _fitting(section.title, _font(16, bold=True), (right - _MARGIN) // 2)
-        self._text(_MARGIN, y, title, _font(16, bold=True))
-        beside = _MARGIN + math.ceil(_font(16, bold=True).getlength(title)) + _GAP
-        y += self._text(beside, y + 3, section.detail, _font(13), _FAINT) + 6
-        for note in section.notes:
-            y += self._paragraph(_MARGIN, y, note, right - _MARGIN)
-        lefts, x = [], _MARGIN + _LABELS
-        for width, column in zip(self._widths[number], section.columns, strict=True):
-            lefts.append(x)
-            shown = _fitting(column, _font(12, bold=True), width)
-            self._text(x, y, shown, _font(12, bold=True), _FAINT)
-            x += width + _GAP
-        y += 20
-        for i, row in enumerate(section.rows):
-            y = self._row((number, i), row, lefts, y) + _GAP
-        return y
-
-    def _row(self, where: tuple[int, int], row: Row, lefts: Sequence[int], y: int) -> int:
-        name = _fitting(row.label, _font(13, bold=True), _LABELS - _GAP)
-        bottom = y + self._text(_MARGIN, y, name, _font(13, bold=True))
-        if row.detail:
-            bottom += self._text(_MARGIN, bottom, row.detail, _font(12), _FAINT)
-        if row.fault:
-            left = _MARGIN + _LABELS
-            room = self._width - _MARGIN - left
-            return max(bottom, y + self._paragraph(left, y, row.fault, room))
-        top = max((tile.image.height for tile in row.tiles if tile.image), default=0)
-        for column, (tile, x) in enumerate(zip(row.tiles, lefts, strict=False)):
-            width = self._widths[where[0]][column]
-            below = y + top + 4
-            if tile.image is not None:
-                box = (x, y, x + tile.image.width, y + tile.image.height)
-                self.places[(*where, column)] = box
-                self._images.append((tile.image, box))
-                self._frames.append((box, _ALARM if tile.notes else _LINE, "box"))
-                below = box[3] + 4
-            for caption in tile.captions:
-                below += self._text(x, below, _fitting(caption, _font(12), width), _font(12))
-            for note in tile.notes:
-                below += self._paragraph(x, below, note, width)
-            bottom = max(bottom, below)
-        return bottom
-
-    def _text(self, x: int, y: int, text: str, font: _Font, colour: str = INK) -> int:
-        """Places a line of text, and returns its height."""
-        shown = _fitting(text, font, self._width - _MARGIN - x)
-        self._texts.append(((x, y), shown, font, colour))
-        return math.ceil(_LINE_HEIGHT * font.size)
-
-    def _paragraph(self, x: int, y: int, text: str, width: int) -> int:
-        """Places a fault on as many lines as it takes, and returns their height."""
-        height = 0
-        for line in _lines(text, _font(12), width):
-            height += self._text(x, y + height, line, _font(12), _ALARM)
-        return height
+            y = head.text(0, y, line, _font(13), _FAINT)
+        self._blocks = [(head, _MARGIN, _MARGIN)]
+        self.places: dict[tuple[int, int, int], Box] = {}
+        left, bottom = _MARGIN, 0
+        for column in columns:
+            top = _MARGIN + head.height + _BETWEEN // 2
+            for block in column:
+                self._blocks.append((block, left, top))
+                for where, (_, box) in block.images.items():
+                    self.places[where] = _moved(box, left, top)
+                top += block.height + _BETWEEN
+            bottom = max(bottom, top - _BETWEEN)
+            left += max(block.width for block in column) + _BETWEEN
+        self.size = (width + 2 * _MARGIN, bottom + _MARGIN)
 
     def paint(self) -> Image.Image:
         """The page."""
         page = Image.new("RGB", self.size, _PAPER)
         draw = ImageDraw.Draw(page)
-        for box, colour, kind in self._frames:
-            if kind == "line":
-                draw.line(box, fill=colour)
-            else:
-                left, top, right, bottom = box
-                thick = 2 if colour == _ALARM else 1
-                outer = (left - thick, top - thick, right + thick - 1, bottom + thick - 1)
-                draw.rectangle(outer, outline=colour, width=thick)
-        for image, box in self._images:
-            page.paste(image, box[:2])
-        for place, text, font, colour in self._texts:
-            draw.text(place, text, fill=colour, font=font)
+        for i, (block, left, top) in enumerate(self._blocks):
+            if i:
+                y = top - _BETWEEN // 4
+                draw.line((left, y, left + block.width, y), fill=_LINE)
+            block.paint(page, left, top)
         return page
+
+
+def _columns(blocks: Sequence[_Block]) -> list[list[_Block]]:
+    """Deals blocks out to columns, in order, so that the page has about the shape of a screen."""
+    options = []
+    for count in range(1, len(blocks) + 1):
+        room = max(sum(b.height for b in blocks) / count, *(b.height for b in blocks), 0)
+        columns: list[list[_Block]] = [[]]
+        for block in blocks:
+            if columns[-1] and sum(b.height for b in columns[-1]) + block.height > room:
+                columns.append([])
+            columns[-1].append(block)
+        width = sum(max(b.width for b in column) for column in columns)
+        height = max(sum(b.height for b in column) for column in columns)
+        options.append((abs(math.log(width / height / _ASPECT)), columns))
+    return min(options, key=lambda option: option[0])[1]
 
 
 def _column_widths(section: Section) -> list[int]:
