@@ -28,7 +28,7 @@ Item = Any  # h5py has no types: a group, a dataset or a named data type
 
 _METADATA_CACHE_BYTES = 1 << 18
 _MAX_TEXT_BYTES = 1 << 28
-_MAX_ROW_BYTES = 1 << 26  # that are read in order to have one row
+_MAX_ROW_BYTES = 1 << 28  # that are read in order to have one row
 _MAX_LINKED_FILES = 64  # open at a time
 _MAX_STEPS = 200  # of one look-up, those through links included
 _MAX_NESTED_VIRTUAL = 4
@@ -523,17 +523,23 @@ class DatasetReader:
             what: the same as a user knows it, for complaints.
 
         Raises:
-            DatasetError: it cannot be read, or HDF5 would read more than 64 MiB for it: the whole
-                chunk that it lies in, or all values of a virtual dataset.
+            DatasetError: it cannot be read, or more than 256 MiB would be read for it. Chunks and
+                virtual datasets are read whole.
         """
         with _reading(what):
             virtual = bool(item.is_virtual)
-            shape = item.shape if virtual else item.chunks or item.shape[1:]
-            size = math.prod(shape) * item.dtype.itemsize
+            size = item.dtype.itemsize * math.prod(item.shape if virtual else item.shape[1:])
+            if item.chunks is not None and size:
+                # All chunks that the row lies in are read whole.
+                row, (rows, *cells) = item.shape[1:], item.chunks
+                covered = (n + -n % cell for n, cell in zip(row, cells, strict=True))
+                size = item.dtype.itemsize * rows * math.prod(covered)
             if size <= _MAX_ROW_BYTES and not virtual:
                 return np.asarray(item[index])
         if size > _MAX_ROW_BYTES:
-            raise DatasetError(f"{what}: to read one row is to read {size:,} bytes, too many")
+            raise DatasetError(
+                f"{what}: to read one row is to read {size:,} bytes, which is too many"
+            )
         row: np.ndarray = self.values(item, what)[index]
         return row
 

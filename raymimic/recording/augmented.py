@@ -121,7 +121,7 @@ def _applied(
                 yield Augmented(_channels_last(x[0], modality), len(made))
                 continue
             except Exception as error:  # modalities and randomizers may be the user's own
-                fault = f"fails: {reason(error)}"
+                fault = f"{type(randomizer).__name__} fails: {reason(error)}"
         yield fault
 
 

@@ -123,11 +123,24 @@ def contact_sheets(
 
 @dataclass
 class _Seen:
-    """A frame that was drawn: its tile, and a digest of its values."""
+    """A frame that was drawn.
+
+    Attributes:
+        tile: its picture.
+        digest: of its values.
+        faults: why it is of no use.
+        twin: the camera of which it is a copy.
+    """
 
     tile: Tile
     digest: bytes
     faults: list[str]
+    twin: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """All that is wrong with it."""
+        return self.faults if self.twin is None else [*self.faults, f"equal to obs/{self.twin}"]
 
 
 class _Camera:
@@ -201,6 +214,7 @@ class _Camera:
         if middle is not None and self._augmentations is not None:
             for result in self._augmentations.apply(middle, number):
                 row.tiles.append(_augmented_tile(result, middle.shape))
+                self._lost += row.tiles[-1].notes
 
     def _describe(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
         """Says what the camera is, and gets its randomizers."""
@@ -242,11 +256,14 @@ class _Camera:
 
     def warnings(self) -> list[str]:
         """What is wrong with the camera."""
-        counts = Counter(fault for seen in self.seen.values() for fault in seen.faults)
-        told = [f"is {fault} in {n} of {len(self.seen)} frames" for fault, n in counts.items()]
+        counts = Counter(note for seen in self.seen.values() for note in seen.notes)
+        told = [f"is {note} in {n} of {len(self.seen)} frames" for note, n in counts.items()]
         if self._is_frozen():
             told.append("is the same in all frames of each demo")
-        return [*told, *dict.fromkeys(self._lost)]
+        if lost := list(dict.fromkeys(self._lost)):
+            more = f" (the first of {len(lost)} faults)" if len(lost) > 1 else ""
+            told.append(f"{lost[0]}{more}")
+        return told
 
     def _is_frozen(self) -> bool:
         """Whether no demo has two frames that differ, though some have several."""
@@ -284,9 +301,8 @@ def _note_equal(cameras: Sequence[_Camera]) -> None:
         for where, seen in camera.seen.items():
             other = first.setdefault((*where, seen.digest), camera.key)
             if other != camera.key and not seen.faults:
-                fault = f"equal to obs/{other}"
-                seen.faults.append(fault)
-                seen.tile.notes.append(fault)
+                seen.twin = other
+                seen.tile.notes += seen.notes
 
 
 def _augmented_tile(result: Augmented | str, before: Sequence[int]) -> Tile:
