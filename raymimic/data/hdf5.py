@@ -531,11 +531,12 @@ class DatasetReader:
             size = item.dtype.itemsize * math.prod(item.shape if virtual else item.shape[1:])
             if item.chunks is not None and size:
                 # All chunks that the row lies in are read whole.
-                row, (rows, *cells) = item.shape[1:], item.chunks
-                covered = (n + -n % cell for n, cell in zip(row, cells, strict=True))
+                rows, *cells = item.chunks
+                covered = (n + -n % cell for n, cell in zip(item.shape[1:], cells, strict=True))
                 size = item.dtype.itemsize * rows * math.prod(covered)
             if size <= _MAX_ROW_BYTES and not virtual:
-                return np.asarray(item[index])
+                values: np.ndarray = np.asarray(item[index])
+                return values
         if size > _MAX_ROW_BYTES:
             raise DatasetError(
                 f"{what}: to read one row is to read {size:,} bytes, which is too many"

@@ -135,4 +135,5 @@ def _channels_last(x: torch.Tensor, modality: str) -> NDArray[Any]:
     colours = values[..., :3]  # without the places that a randomizer may add
     if modality != "rgb":
         return colours
-    return np.round(255 * np.nan_to_num(colours).clip(0, 1)).astype(np.uint8)
+    shown: NDArray[Any] = np.round(255 * np.nan_to_num(colours).clip(0, 1)).astype(np.uint8)
+    return shown
