@@ -14,6 +14,7 @@ from raymimic.errors import ConfigError, DatasetError, printable
 from raymimic.terminal import LiveLine, shown
 
 if TYPE_CHECKING:
+    from raymimic.config import BaseConfig
     from raymimic.data.summary import DatasetSummary
 
 _PATIENCE_S = 1.0
@@ -47,15 +48,19 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: the arguments contradict each other.
         OutputError: the picture cannot be written.
     """
-    _check_arguments(args)
-    from raymimic.config.base_config import import_modules
+    from raymimic.config.base_config import config_from_file, import_modules
     from raymimic.data.summary import summarize
+    from raymimic.storage import check_writable
     from raymimic.training.trainable import obstacles
 
+    _check_arguments(args)
     import_modules(args.imports)
+    config = None if args.config is None else config_from_file(args.config)
+    if args.images:
+        check_writable(_picture(args))
     summary = summarize(args.path, args.allow_links, _Progress())
     found = obstacles(summary)
-    images = _draw(args, summary) if args.images else None
+    images = _draw(args, config, summary) if args.images and summary.meta.demos else None
     if args.json:
         drawn = {} if images is None else {"images": images}
         print(json_text({**summary.to_dict(), "obstacles": found, **drawn}), flush=True)
@@ -76,32 +81,35 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out names '{args.out}', and the picture is a PNG: end it in .png")
 
 
-def _draw(args: argparse.Namespace, summary: "DatasetSummary") -> dict[str, list[str]]:
+def _picture(args: argparse.Namespace) -> str:
+    """Path of the picture of the images."""
+    from raymimic.data.fetch import is_remote
+
+    if args.out is not None:
+        return str(args.out)
+    path = Path(args.path)
+    return str((Path() if is_remote(args.path) else path.parent) / f"{path.stem}_images.png")
+
+
+def _draw(
+    args: argparse.Namespace, config: "BaseConfig | None", summary: "DatasetSummary"
+) -> dict[str, list[str]]:
     """Draws the images of a dataset.
 
     Returns:
         `files` and `warnings`.
     """
-    from raymimic.config.base_config import config_from_file
-    from raymimic.data.fetch import is_remote
     from raymimic.data.hdf5 import DatasetFile
     from raymimic.data.images import is_picture
     from raymimic.data.training_data import listed_observations
     from raymimic.recording.contact_sheet import contact_sheets
-    from raymimic.storage import check_writable
 
-    path = Path(args.path.rstrip("/"))
-    beside = Path(path.name) if is_remote(args.path) else path
-    out = args.out or str(beside.with_name(f"{beside.stem}_images.png"))
-    check_writable(out)
     keys = {
         key: form.modality
         for key, form in summary.observations.items()
         if form.modality is not None and is_picture(form.shape, form.modality)
     }
-    config = None
-    if args.config is not None:
-        config = config_from_file(args.config)
+    if config is not None:
         listed = listed_observations(config).items()
         keys |= {key: m for key, m in listed if m not in ("low_dim", "lang")}
     if not keys:
@@ -112,7 +120,7 @@ def _draw(args: argparse.Namespace, summary: "DatasetSummary") -> dict[str, list
         raise DatasetError(f"dataset '{summary.meta.path}' holds no images{why}")
     file = DatasetFile.locate(args.path, args.allow_links)
     sheets = contact_sheets(file, summary.meta.demos, keys, config)
-    return {"files": sheets.write(out), "warnings": sheets.warnings}
+    return {"files": sheets.write(_picture(args)), "warnings": sheets.warnings}
 
 
 def _image_lines(images: dict[str, list[str]] | None) -> Iterator[str]:
