@@ -69,7 +69,7 @@ class EnvMetaworld(EnvBase):
         self._env_kwargs = deepcopy(env_kwargs)
         self._settings = render_settings
         self._cameras = Cameras(render_settings or RenderSettings(), reads)
-        self.env = tasks[env_name](**env_kwargs)
+        self.env: Any = tasks[env_name](**env_kwargs)
         _draw_every_episode(self.env)
         self._flat = np.zeros(39)
         self._obs: Observation = {}
@@ -247,4 +247,5 @@ def _observation_after(env: Any, before: Array) -> Array:
     """The observation of the present state, which follows one with these components."""
     env._prev_obs = before.copy()
     space = env.sawyer_observation_space
-    return np.clip(env._get_obs(), space.low, space.high)
+    flat: Array = np.clip(env._get_obs(), space.low, space.high)
+    return flat
