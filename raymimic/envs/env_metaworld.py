@@ -240,6 +240,9 @@ def _reset_with(env: Any, drawn: Array) -> Array:
     """Starts an episode with known random numbers, and returns its observation."""
     env._last_rand_vec, env._freeze_rand_vec = drawn.copy(), True
     flat: Array = env.reset()[0]
+    # Meta-World moves the mark of the goal without computing its place, which the first image would
+    # show where an earlier episode left it.
+    mujoco.mj_forward(env.model, env.data)
     return flat
 
 

@@ -201,7 +201,7 @@ def test_config(cli):
 
 
 def test_dataset_make_and_info(cli, tmp_path):
-    args = ["--expert", "1", "--medium", "1", "--procs", "1"]
+    args = ["--expert", "1", "--medium", "1", "--actors", "0"]
     ran = cli("dataset", "make", "walker2d-medium-expert", *args)
     assert ran.status == 0, ran.err
     path, expert, medium = ran.out.splitlines()
