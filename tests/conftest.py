@@ -1,5 +1,6 @@
 """Fixtures of several test modules."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def renderer() -> None:
+    """Lets this process draw; its tests are skipped where OpenGL is missing.
+
+    They fail instead where `RAYMIMIC_REQUIRE_RENDERER=1`.
+    """
+    from raymimic.envs.rendering import use_renderer
+    from raymimic.errors import EnvError
+
+    try:
+        use_renderer()
+    except EnvError as error:
+        if os.environ.get("RAYMIMIC_REQUIRE_RENDERER") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture

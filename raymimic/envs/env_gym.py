@@ -87,7 +87,7 @@ def _present(base: Any) -> Any:
 
 def _simulated(env: gymnasium.Env[Any, Any]) -> tuple[Any, Any] | None:
     """The model and data of an environment that MuJoCo simulates."""
-    base = env.unwrapped
+    base: Any = env.unwrapped
     with suppress(Exception):  # properties of an environment may raise anything
         if isinstance(base.model, mujoco.MjModel) and isinstance(base.data, mujoco.MjData):
             return base.model, base.data
@@ -572,8 +572,10 @@ def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
 
 # Beginnings of ids, the package that has them, and its module that registers them. The packages of
 # raymimic's extras are imported where they are installed.
-_OGBENCH = ("antmaze", "antsoccer", "cube", "humanoidmaze", "pointmaze", "powderworld", "puzzle")
-_OGBENCH += ("scene", "visual")
+_OGBENCH = (
+    *("antmaze", "antsoccer", "humanoidmaze", "pointmaze", "powderworld"),
+    *("cube", "puzzle", "scene", "visual"),
+)
 _PACKAGES = {
     **{f"{start}-": ("ogbench", "ogbench") for start in _OGBENCH},
     "Isaac-": ("Isaac Lab", "isaaclab_tasks"),

@@ -30,6 +30,7 @@ from raymimic.recording.experts.expert import Expert, expert_of
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
+from raymimic.storage import check_writable
 
 VALID_EVERY = 10
 MOST_IN_A_ROW = 20
@@ -167,6 +168,7 @@ def record_demos(
             f"from 0 to {_LARGEST_SEED - 1:,}"
         )
     expert = expert_of(recipe.name, recipe.noise)
+    check_writable(str(out))
     made = RecordedDataset(Path(out))
     in_a_row: list[str] = []
     with playing(ExpertPlayer(recipe), num_actors, imports) as players:

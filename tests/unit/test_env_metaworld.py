@@ -5,8 +5,6 @@ import pytest
 
 from raymimic.envs.kinds import UnknownEnvError, env_from_metadata
 
-metaworld = pytest.importorskip("metaworld")  # TODO
-
 
 def task(name: str = "dial-turn-v3", **render: object) -> dict[str, object]:
     return {"env_name": name, "type": "metaworld", "env_kwargs": {}, **render}
@@ -56,3 +54,24 @@ def test_a_scripted_policy_solves_the_task_that_it_sees() -> None:
 def test_an_unknown_task_is_named_with_the_nearest() -> None:
     with pytest.raises(UnknownEnvError, match=r"no task 'push-v2'; did you mean 'push-v3'\?"):
         env_from_metadata(task("push-v2"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("renderer")
+def test_cameras_draw_what_meta_worlds_own_renderer_draws() -> None:
+    from metaworld.env_dict import ENV_CLS_MAP
+
+    render = {"cameras": ["corner", "gripperPOV"], "height": 24, "width": 24}
+    env = env_from_metadata(task("push-v3", render=render))
+    obs = env.reset(seed=2)
+    theirs = ENV_CLS_MAP["push-v3"](
+        render_mode="rgb_array", camera_name="corner", height=24, width=24
+    )
+    theirs.set_state(env.base_env.data.qpos, env.base_env.data.qvel)  # type: ignore[attr-defined]
+    theirs.model.site("goal").pos = env.base_env.model.site("goal").pos  # type: ignore[attr-defined]
+    theirs.set_state(env.base_env.data.qpos, env.base_env.data.qvel)  # type: ignore[attr-defined]
+    assert np.abs(obs["corner_image"].astype(int) - theirs.render()).mean() < 0.5
+    assert obs["gripperPOV_image"].shape == (24, 24, 3)
+    assert env.serialize()["render"] == {**render, "depth": False}
+    theirs.close()
+    env.close()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from raymimic.envs.env_base import Array, EnvBase, Observation
-from raymimic.errors import ConfigError, EnvError, did_you_mean, reason
+from raymimic.errors import ConfigError, EnvError, RaymimicError, did_you_mean, reason
 from raymimic.user_modules import same_definition
 
 ExpertClass = TypeVar("ExpertClass", bound=type["Expert"])
@@ -166,10 +166,17 @@ def expert_of(dataset: str, noise: float | None = None, horizon: int | None = No
         module, _, attribute = entry.partition(":")
         try:
             expert: Expert = getattr(import_module(module), attribute)(task, noise)
-        except ImportError as error:
+        except RaymimicError:
+            raise
+        except ModuleNotFoundError as error:
             raise EnvError(
-                f"'{dataset}' needs {name}, which cannot be imported ({reason(error)}): "
+                f"'{dataset}' needs {name}, and a part of it is not installed ({reason(error)}): "
                 f"pip install 'raymimic[{name}]'"
+            ) from error
+        except Exception as error:  # MuJoCo without a renderer that MUJOCO_GL names, for one
+            raise EnvError(
+                f"'{dataset}' needs {name}, whose import fails: {reason(error)}; if MUJOCO_GL is "
+                "set, try without it"
             ) from error
     else:
         expert = entry(task, noise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,10 @@ class MetaworldExpert(Expert):
 
     def __init__(self, task: str, noise: float | None = None) -> None:
         super().__init__(task, noise)
-        from metaworld.policies import ENV_POLICY_MAP
-
-        if task not in ENV_POLICY_MAP:
-            raise unknown_task("Meta-World", task, ENV_POLICY_MAP)
-        self._policy_class = ENV_POLICY_MAP[task]
+        policies: dict[str, Any] = import_module("metaworld.policies").ENV_POLICY_MAP
+        if task not in policies:
+            raise unknown_task("Meta-World", task, policies)
+        self._policy_class = policies[task]
 
     @property
     def env_meta(self) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Play data as OGBench makes it (Park et al. 2025, arXiv:2410.20092).
 
 Settings are those of OGBench's public `data_gen_scripts`. Episodes have no task of their own: the
-oracle draws one target after the other.
+oracle draws one target after the other. On purpose the oracles are made anew for each episode, as
+some draw a resting pose when they are made: so an episode follows from its seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,8 +89,7 @@ class ManipulationExpert(_OgbenchExpert):
 
     def __init__(self, task: str, env: str, kind: str, noise: float | None = None) -> None:
         super().__init__(task, noise)
-        import ogbench.manipspace  # noqa: F401 # registers the environments
-
+        import_module("ogbench.manipspace")  # registers the environments
         self._env, self._kind = env, kind
         self._random_actions = {"play": 0.0, "noisy": 0.2 if env in _PUZZLES else 0.1}[kind]
         self._oracles: dict[str, _Oracle] = {}
@@ -148,44 +149,22 @@ class ManipulationExpert(_OgbenchExpert):
 
     def _made(self, env: Any) -> dict[str, _Oracle]:
         """New oracles, by the target that they reach."""
-        from ogbench.manipspace.oracles.markov import (
-            button_markov,
-            cube_markov,
-            drawer_markov,
-            window_markov,
-        )
-        from ogbench.manipspace.oracles.plan import (
-            button_plan,
-            cube_plan,
-            drawer_plan,
-            window_plan,
-        )
-
-        classes: dict[str, Any]
         if self._kind == "play":
-            classes = {
-                "cube": cube_plan.CubePlanOracle,
-                "button": button_plan.ButtonPlanOracle,
-                "drawer": drawer_plan.DrawerPlanOracle,
-                "window": window_plan.WindowPlanOracle,
-            }
-            settings: dict[str, Any] = {"noise": self.noise, "noise_smoothing": 0.5}
+            oracle, settings = "Plan", {"noise": self.noise, "noise_smoothing": 0.5}
         else:
-            classes = {
-                "cube": cube_markov.CubeMarkovOracle,
-                "button": button_markov.ButtonMarkovOracle,
-                "drawer": drawer_markov.DrawerMarkovOracle,
-                "window": window_markov.WindowMarkovOracle,
-            }
-            settings = {"min_norm": 0.4}
+            oracle, settings = "Markov", {"min_norm": 0.4}
         more: dict[str, dict[str, Any]] = {}
         if self._env in _PUZZLES:
             more["button"] = {"gripper_always_closed": True}
         if self._env == "scene" and self._kind == "noisy":
             more["cube"] = {"max_step": 100}
-        return {
-            name: cls(env=env, **settings, **more.get(name, {})) for name, cls in classes.items()
-        }
+        made: dict[str, _Oracle] = {}
+        for name in ("cube", "button", "drawer", "window"):
+            folder = f"ogbench.manipspace.oracles.{oracle.lower()}"
+            module = import_module(f"{folder}.{name}_{oracle.lower()}")
+            cls = getattr(module, f"{name.capitalize()}{oracle}Oracle")
+            made[name] = cls(env=env, **settings, **more.get(name, {}))
+        return made
 
 
 class MazeExpert(_OgbenchExpert):
@@ -204,8 +183,7 @@ class MazeExpert(_OgbenchExpert):
 
     def __init__(self, task: str, maze: str, kind: str, noise: float | None = None) -> None:
         super().__init__(task, noise)
-        import ogbench.locomaze  # noqa: F401 # registers the environments
-
+        import_module("ogbench.locomaze")  # registers the environments
         self._maze, self._kind = maze, kind
         self.horizon = _STITCH_STEPS if kind == "stitch" else _MAZES[maze]
 
