@@ -13,7 +13,7 @@ episode that is played beside it:
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
@@ -192,10 +192,11 @@ class _Rows:
     Args:
         keys: observations or goals that the policy reads.
         kind: `OBSERVATION` or `GOAL`, see `raymimic.envs.fit.read`.
+        blank: keys whose values are replaced by zeros.
     """
 
-    def __init__(self, keys: Sequence[str], kind: str) -> None:
-        self.keys, self.kind = keys, kind
+    def __init__(self, keys: Sequence[str], kind: str, blank: Collection[str] = ()) -> None:
+        self.keys, self.kind, self.blank = keys, kind, blank
         self.arrays: Observation = {}
 
     def set(self, row: int, obs: Observation) -> None:
@@ -221,7 +222,7 @@ class _Rows:
                     old, array = array, self._zeros(value.shape, both)
                     array[...] = old
                     self.arrays[key] = array
-            array[row] = value
+            array[row] = 0 if key in self.blank else value
 
     def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         kind = dtype if dtype.name in _TORCH_KNOWS else np.dtype(np.float64)
@@ -247,11 +248,13 @@ class Rules:
         horizon: steps after which an episode ends.
         terminate_on_success: ends an episode as soon as its task is solved.
         use_goals: gives the policy the environment's goal.
+        blank: observations that the policy sees as zeros.
     """
 
     horizon: int
     terminate_on_success: bool = True
     use_goals: bool = False
+    blank: Sequence[str] = ()
 
 
 def run_episodes(
@@ -296,7 +299,7 @@ class _Play:
         self, policy: BatchedPolicy, envs: VectorEnv, rules: Rules, film: Film | None
     ) -> None:
         self.policy, self.envs, self.rules, self.film = policy, envs, rules, film
-        self.rows = _Rows(policy.obs_keys, OBSERVATION)
+        self.rows = _Rows(policy.obs_keys, OBSERVATION, rules.blank)
         self.goals = _Rows(policy.goal_keys, GOAL) if rules.use_goals else None
         self.idle = list(range(len(envs)))
         self.running: dict[int, _Running] = {}  # by row

@@ -119,6 +119,15 @@ def test_a_scalar_is_a_vector_of_one() -> None:
     assert [seen.tolist() for seen in reader.seen] == [[0.5], [1.5], [2.5]]
 
 
+def test_a_blank_observation_is_seen_as_zeros_alone() -> None:
+    reader = Reader("flat", "height")
+    run_episodes(reader, odd("scalar"), [0], Rules(3, blank=["height"]), 1)
+    assert [seen.tolist() for seen in reader.seen] == [[0.0], [0.0], [0.0]]
+    reader = Reader("height", "flat")
+    run_episodes(reader, odd("scalar"), [0], Rules(3, blank=["height"]), 1)
+    assert all(seen.any() for seen in reader.seen[1:])
+
+
 def test_fractions_survive_whole_numbers() -> None:
     reader = Reader()
     run_episodes(reader, odd("whole numbers first"), [0], Rules(3), 1)
