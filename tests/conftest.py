@@ -1,5 +1,6 @@
 """Fixtures of several test modules."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ USERS_VARIABLES = ("RAY_ADDRESS", *(f"MLFLOW_{name}" for name in ("EXPERIMENT_NA
 USERS_VARIABLES += tuple(
     f"MLFLOW_TRACKING_{name}" for name in ("URI", "USERNAME", "PASSWORD", "TOKEN")
 )
+
+# Two test processes share two cores: more threads would wait for each other. Read when torch is
+# imported, in the processes that tests start too.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
