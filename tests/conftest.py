@@ -18,6 +18,10 @@ USERS_VARIABLES += tuple(
     f"MLFLOW_TRACKING_{name}" for name in ("URI", "USERNAME", "PASSWORD", "TOKEN")
 )
 
+# Two test processes share two cores: more threads would wait for each other. Read when torch is
+# imported, in the processes that tests start too.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

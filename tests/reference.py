@@ -108,7 +108,13 @@ def variant_config(name: str, **settings: Any) -> BaseConfig:
 
 
 def small_config(name: str, goals: bool = False, **settings: Any) -> BaseConfig:
-    """A variant's config, the U-Net small too; with goals for every part that may have them."""
+    """A variant's config, the U-Net small too; with goals for every part that may have them.
+
+    IRIS chooses from fewer samples.
+    """
+    if name.startswith("iris"):
+        settings["algo.value_planner.num_samples"] = 10
+        settings["algo.value_planner.value.critic.num_action_samples_rollout"] = 10
     if name.startswith("diffusion"):
         settings["algo.unet.down_dims"] = [16, 32]
         settings["algo.unet.diffusion_step_embed_dim"] = 16

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -166,12 +165,12 @@ def train_here(folder: Path, *args: str) -> Path:
     """
     from raymimic.cli import main
 
-    before = set(folder.glob("*_trained_models/*/*"))
+    before = set(folder.glob("*/*/*/config.json"))
     with process_as_it_was(), contextlib.chdir(folder), pytest.raises(SystemExit) as ended:
         main(args)
     assert ended.value.code == 0
-    (run,) = set(folder.glob("*_trained_models/*/*")) - before
-    return run
+    (config,) = set(folder.glob("*/*/*/config.json")) - before
+    return config.parent
 
 
 def run_process(*args: str, cwd: Path) -> Ran:
@@ -179,7 +178,6 @@ def run_process(*args: str, cwd: Path) -> Ran:
     done = subprocess.run(
         [sys.executable, *args],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,

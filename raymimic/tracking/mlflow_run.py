@@ -14,6 +14,7 @@ import os
 import posixpath
 import re
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from mlflow.utils.validation import (
     MAX_PARAMS_TAGS_PER_BATCH,
     MAX_TAG_VAL_LENGTH,
 )
+from sqlalchemy import Engine, event
 
 from raymimic.credentials import full_uri, masked
 from raymimic.storage import write_json
@@ -593,12 +595,16 @@ def _create_whole(path: Path) -> None:
     """Makes a new SQLite store under another name, then renames it.
 
     MLflow builds its tables in many transactions over several seconds; a process killed
-    meanwhile would leave a file that no later one can open.
+    meanwhile would leave a file that no later one can open. So the disk need not have each of them,
+    which would take most of the time: it has the whole file before that gets its name.
     """
     # Each attempt has another name, as MLflow keeps the file of a failed one open.
     new = path.with_name(f"{path.name}.{os.getpid()}.{time.time_ns()}.new")
+    event.listen(Engine, "connect", _wait_for_no_disk)
     try:
         MlflowClient(sqlite_uri(new)).search_experiments(max_results=1)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
         os.link(new, path)
     except FileExistsError:  # another training was faster
         pass
@@ -606,5 +612,11 @@ def _create_whole(path: Path) -> None:
         if not path.exists():
             new.rename(path)
     finally:
+        event.remove(Engine, "connect", _wait_for_no_disk)
         for left in path.parent.glob(f"{glob.escape(new.name)}*"):  # and SQLite's own journal
             left.unlink(missing_ok=True)
+
+
+def _wait_for_no_disk(connection: sqlite3.Connection, record: object) -> None:
+    """Has SQLite leave it to the system when the disk gets what it writes."""
+    connection.execute("PRAGMA synchronous = OFF")

@@ -1,7 +1,6 @@
 """The promises of the command line when nothing goes wrong."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -116,7 +115,6 @@ def test_resume_after_a_kill_equals_an_uninterrupted_run(cli, hopper, tmp_path):
     killed = subprocess.Popen(
         [sys.executable, "-m", "raymimic", *args, "train.num_epochs=100000", "--name", "killed"],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
     )
     folder = tmp_path / "td3_bc_trained_models" / "killed"

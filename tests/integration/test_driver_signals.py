@@ -69,7 +69,6 @@ def test_a_closed_terminal_ends_a_training(hopper: Path, tmp_path: Path) -> None
     driver = subprocess.Popen(
         [sys.executable, "-c", shell, *command(hopper)],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
@@ -143,7 +142,7 @@ def training(
         driver = subprocess.Popen(
             [*before, *command(hopper, *more)],
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -98,7 +98,7 @@ def command(*args: str, cwd: Path, **variables: str) -> Ran:
     process = subprocess.Popen(
         [sys.executable, "-m", "raymimic", *args],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -54,7 +54,6 @@ def start(hopper: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Po
         process = subprocess.Popen(
             [sys.executable, *program, *train_args(hopper, *SETTINGS, *places)],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -134,15 +134,15 @@ def test_shipped_policies_are_what_they_are_called(task, expert_least):
     env_name = {"walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
     env = env_from_metadata({"env_name": env_name[task], "type": 2})
 
-    def mean_return(level, n):
+    def median_return(level):
         policy = SourcePolicy.shipped(task, level)
-        demos = [play_demo(env, policy, seed, noise=0.0) for seed in range(n)]
-        return np.mean([demo.rewards.sum() for demo in demos])
+        demos = [play_demo(env, policy, seed, noise=0.0) for seed in range(9)]
+        return np.median([demo.rewards.sum() for demo in demos])
 
-    expert = mean_return("expert", 20)
+    # Of few episodes, some of which end early: on another processor the same seeds go other ways.
+    expert = median_return("expert")
     assert expert >= expert_least
-    # Hopper's is 0.52 or 0.56, as the seeds are; on another processor the same seeds go other ways.
-    assert 0.25 <= mean_return("medium", 20) / expert <= 0.75
+    assert 0.25 <= median_return("medium") / expert <= 0.75
 
 
 def test_policy_file_round_trip(tmp_path):

@@ -53,6 +53,33 @@ def test_an_optimizer_steps_as_torchs_does_and_loads_its_state(kind):
     assert_same(ours.state_dict(), torchs.state_dict())
 
 
+@pytest.mark.parametrize("rates", [(0.1, 0.1), (0.1, 0.01)])
+def test_optimizers_that_step_together_step_as_each_alone(rates):
+    """To the bit; the second network's last layer is reached from the third step on."""
+    x = torch.linspace(-1, 1, 6).reshape(3, 2)
+
+    def trained(together: bool) -> list[Any]:
+        torch.manual_seed(0)
+        nets = [nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)) for _ in rates]
+        optims = [
+            TorchUtils.optimizer_from_optim_params(optim_params(initial=rate), net)
+            for rate, net in zip(rates, nets, strict=True)
+        ]
+        for step in range(4):
+            losses = [nets[0](x).square().mean(), nets[1][: 1 + step // 2](x).square().mean()]
+            if together:
+                TorchUtils.backprop_for_losses(optims, losses, [None, None])
+                continue
+            for optim, loss in zip(optims, losses, strict=True):
+                optim.zero_grad()
+                loss.backward()
+                optim.step()
+        return [state.state_dict() for state in (*nets, *optims)]
+
+    for ours, alone in zip(trained(True), trained(False), strict=True):
+        assert_same(ours, alone)
+
+
 def test_a_training_does_not_import_torchs_compiler(hopper, tmp_path):
     code = "import sys\nfrom raymimic.cli import main\n"
     code += "try: main(sys.argv[1:])\nfinally: print('torch._dynamo' in sys.modules)"

@@ -1,6 +1,7 @@
 """Modules of the user's own: the files that may name them, and their places."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from tiny import Ran, run_process, train_args, write_hopper
+from tiny import Ran, run_process, train_args, train_here, write_hopper
 
 from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.envs.kinds import env_from_metadata
@@ -166,18 +167,26 @@ def test_a_config_that_is_passed_is_the_users_word(
 # -- run folders and checkpoints --
 
 
+@pytest.fixture(scope="module")
+def trained(hopper: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training with the module, of which no process remembers anything."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "my_env.py").write_text(MODULE)
+    train_here(folder, *train_args(hopper, *ROLLOUTS), "--import", "my_env")
+    del sys.modules["my_env"]
+    return folder
+
+
 @pytest.fixture
-def run(cli: Callable[..., Ran], module: str, hopper: Path, tmp_path: Path) -> dict[str, Any]:
-    """A training with the module, of which no process remembers anything."""
-    ran = cli(*train_args(hopper, *ROLLOUTS), "--import", module, "--json")
-    assert ran.status == 0, ran.err
-    del sys.modules[module]
-    (tmp_path / "imported").unlink()
-    return ran.result
+def run(cli: Callable[..., Ran], module: str, trained: Path, tmp_path: Path) -> dict[str, str]:
+    """A copy of the training, in the current folder."""
+    shutil.copytree(trained / "out", tmp_path / "out")
+    (checkpoint,) = tmp_path.glob("out/*/*/last.pth")
+    return {"run_dir": str(checkpoint.parent), "last_checkpoint": str(checkpoint)}
 
 
 def test_a_checkpoint_imports_nothing(
-    cli: Callable[..., Ran], run: dict[str, Any], tmp_path: Path
+    cli: Callable[..., Ran], run: dict[str, str], tmp_path: Path
 ) -> None:
     checkpoint = run["last_checkpoint"]
     with pytest.raises(ModuleNotImportedError, match="'my_env'"):
@@ -193,7 +202,7 @@ def test_a_checkpoint_imports_nothing(
 
 
 def test_a_checkpoint_of_a_module_that_has_another_name_now(
-    cli: Callable[..., Ran], run: dict[str, Any], tmp_path: Path
+    cli: Callable[..., Ran], run: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "my_env.py").rename(tmp_path / "renamed.py")
     command = ["evaluate", run["last_checkpoint"], "--actors", "0", "--episodes", "1"]
@@ -201,7 +210,7 @@ def test_a_checkpoint_of_a_module_that_has_another_name_now(
 
 
 def test_a_run_imports_nothing(
-    cli: Callable[..., Ran], run: dict[str, Any], tmp_path: Path
+    cli: Callable[..., Ran], run: dict[str, str], tmp_path: Path
 ) -> None:
     command = ["train", "--resume", run["run_dir"], "--set", "train.num_epochs=3"]
     words = refused(cli(*command), tmp_path, command)
@@ -211,7 +220,7 @@ def test_a_run_imports_nothing(
 
 
 def test_a_run_does_not_choose_the_environments_module(
-    cli: Callable[..., Ran], run: dict[str, Any], tmp_path: Path
+    cli: Callable[..., Ran], run: dict[str, str], tmp_path: Path
 ) -> None:
     path = Path(run["run_dir"]) / "config.json"
     config = json.loads(path.read_text())
@@ -226,7 +235,7 @@ def test_a_run_does_not_choose_the_environments_module(
 
 
 def test_a_run_does_not_choose_the_cluster(
-    cli: Callable[..., Ran], run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Ran], run: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(run["run_dir"]) / "config.json"
     config = json.loads(path.read_text())
@@ -239,7 +248,7 @@ def test_a_run_does_not_choose_the_cluster(
 
 
 def test_a_checkpoint_does_not_choose_the_cluster(
-    cli: Callable[..., Ran], run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    cli: Callable[..., Ran], run: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever owns a cluster could send it objects that run code here."""
     import raymimic.cluster.session as cluster
