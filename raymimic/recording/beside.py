@@ -24,44 +24,45 @@ class ProcessPlayers:
 
     def __init__(self, player: Player, imports: tuple[str, ...]) -> None:
         self._player, self._imports = player, imports
+        self._child = ChildProcess()
 
     def prepare(self) -> Any:
-        """Returns the answer of `Player.prepare` in a process of its own.
+        """Returns the answer of `Player.prepare` in the process.
 
         Raises:
             RaymimicError: it raised one, or ended its process.
         """
-        child = ChildProcess()
-        try:
-            child.call(_prepared, self._player, self._imports)
-            child.finished(timeout=None)
-            if child.crashed:
-                raise EnvError(f"the environment ended its process ({child.story()}) at its start")
-            return child.records[0]
-        finally:
-            child.close()
+        self._child.call(_prepared, self._player, self._imports)
+        self._child.finished(timeout=None)
+        if self._child.crashed:
+            raise EnvError(f"the environment ended its process ({self._child.story()})")
+        return self._child.records[0]
 
     def play(self, jobs: Sequence[Any]) -> Iterator[Any]:
         """Yields the outcome of each job, or its `Crash`, in the order of the jobs."""
-        done = retried = 0
+        done = crashes = 0  # of the job that comes next
         while done < len(jobs):
-            child, begun = ChildProcess(), done
-            try:
-                child.call(_played, self._player, jobs[done:], self._imports)
-                while True:
-                    over = child.finished()
-                    while child.records:  # the pipe holds the other process back
-                        done += 1
-                        yield child.records.pop(0)
-                    if over:
-                        break
+            child = self._child
+            child.call(_played, self._player, jobs[done:], self._imports)
+            over = False
+            while not over:
+                over = child.finished()
+                while child.records:  # the pipe holds the other process back
+                    done, crashes = done + 1, 0
+                    yield child.records.pop(0)
+                if not over:
                     time.sleep(_POLL_S)
-                retried = retried + 1 if begun == done else 1
-                if child.crashed and retried > RETRIES:
-                    done, retried = done + 1, 0
+            if child.crashed:
+                crashes += 1
+                if crashes > RETRIES:
+                    done, crashes = done + 1, 0
                     yield Crash(f"its process ended with {child.story()}")
-            finally:
                 child.close()
+                self._child = ChildProcess()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._child.close()
 
 
 def _prepared(player: Player, imports: tuple[str, ...]) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from raymimic.config import config_factory
 from raymimic.recording.beside import ProcessPlayers
@@ -26,14 +26,14 @@ def playing(
         ClusterError: the cluster does not answer.
     """
     if num_actors == 0:
-        yield ProcessPlayers(player, tuple(imports))
+        with closing(ProcessPlayers(player, tuple(imports))) as beside:
+            yield beside
         return
     from raymimic.cluster.session import ray_session
     from raymimic.recording.actors import ActorPlayers
 
-    with ray_session(config_factory("bc")) as cluster:
-        players = ActorPlayers(player, num_actors, tuple(imports), cluster)
-        try:
-            yield players
-        finally:
-            players.close()
+    with (
+        ray_session(config_factory("bc")) as cluster,
+        closing(ActorPlayers(player, num_actors, tuple(imports), cluster)) as actors,
+    ):
+        yield actors
