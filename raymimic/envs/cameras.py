@@ -46,7 +46,6 @@ class Cameras:
         settings: cameras and quality.
         reads: keys of the observations that are read; the other images are not drawn. None: all.
         options: the groups of geometries to draw; None: MuJoCo's own.
-        also: the camera of pictures for people where the settings name none.
     """
 
     def __init__(
@@ -54,12 +53,10 @@ class Cameras:
         settings: RenderSettings,
         reads: Collection[str] | None = None,
         options: mujoco.MjvOption | None = None,
-        also: str = DEFAULT,
     ) -> None:
         self._settings = settings
         self._reads = reads
         self._options = options or mujoco.MjvOption()
-        self._also = also
         self._canvases: dict[tuple[int, int], _Canvas] = {}
         self._free = functools.partial(_free, self._canvases)
         self._model: Any = None
@@ -107,7 +104,7 @@ class Cameras:
         settings = self._settings
         height = height or settings.height * max(1, -(-FILM_HEIGHT // settings.height))
         width = width or max(1, round(settings.width * height / settings.height))
-        views = settings.cameras or (self._also,)
+        views = settings.cameras or (DEFAULT,)
         drawn = [self._draw(model, data, name, height, width)[0] for name in views]
         return np.concatenate(drawn, axis=1)
 

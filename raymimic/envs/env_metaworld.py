@@ -69,7 +69,7 @@ class EnvMetaworld(EnvBase):
         self._env_kwargs = deepcopy(env_kwargs)
         self._settings = render_settings
         self._cameras = Cameras(render_settings or RenderSettings(), reads)
-        self.env = tasks[env_name](**env_kwargs)
+        self.env: Any = tasks[env_name](**env_kwargs)
         _draw_every_episode(self.env)
         self._flat = np.zeros(39)
         self._obs: Observation = {}
@@ -240,6 +240,9 @@ def _reset_with(env: Any, drawn: Array) -> Array:
     """Starts an episode with known random numbers, and returns its observation."""
     env._last_rand_vec, env._freeze_rand_vec = drawn.copy(), True
     flat: Array = env.reset()[0]
+    # Meta-World moves the mark of the goal without computing its place, which the first image would
+    # show where an earlier episode left it.
+    mujoco.mj_forward(env.model, env.data)
     return flat
 
 
@@ -247,4 +250,5 @@ def _observation_after(env: Any, before: Array) -> Array:
     """The observation of the present state, which follows one with these components."""
     env._prev_obs = before.copy()
     space = env.sawyer_observation_space
-    return np.clip(env._get_obs(), space.low, space.high)
+    flat: Array = np.clip(env._get_obs(), space.low, space.high)
+    return flat

@@ -125,9 +125,7 @@ class EnvRobosuite(EnvBase):
         if settings is None or not settings.cameras:
             asked = bool(env_kwargs.get("use_camera_obs")) or reads is not None
             settings = RenderSettings.of_arguments(env_kwargs, settings)
-        self._cameras = Cameras(
-            settings, reads if asked else (), _visible(env_kwargs), also="frontview"
-        )
+        self._cameras = Cameras(settings, reads if asked else (), _visible(env_kwargs))
         self._random = np.random.RandomState().get_state()
         with self._own_random_numbers():
             self.env = robosuite.make(env_name, **_arguments(env_kwargs, self._version))
@@ -227,7 +225,7 @@ class EnvRobosuite(EnvBase):
     def render(
         self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Draws the cameras of the observations side by side, or the front view."""
+        """Draws the cameras of the observations side by side."""
         return self._cameras.picture(*_simulation(self.env), height, width)
 
     def serialize(self) -> dict[str, Any]:

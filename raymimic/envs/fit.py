@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.render_settings import DEPTH, IMAGE
 from raymimic.errors import EnvError, did_you_mean, reason
 from raymimic.observations.modality import modality_named, type_fault
+from raymimic.observations.shapes import language_keys
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -142,6 +143,11 @@ def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBou
                 f"environment '{env.name}' takes actions of {env.action_dimension} components, "
                 f"and the policy gives {policy.action_dim}"
             )
+        if env_meta.get("lang"):
+            # The policy has the embedding of the instruction.
+            told = language_keys(policy.modalities)
+            seen = {key: shape for key, shape in policy.obs.items() if key not in told}
+            policy = replace(policy, obs=seen)
         _compare(env, "its reset", _calling(env, "reset", lambda: env.reset(seed=0)), policy)
         action = env.clip(np.zeros(policy.action_dim, np.float32))
         obs, *_ = _calling(env, "step", lambda: env.step(action))
@@ -177,7 +183,8 @@ def _compare(env: EnvBase, source: str, obs: Observation, policy: PolicyInterfac
             except EnvError as error:
                 raise EnvError(f"environment '{env.name}', after {source}: {error}") from error
             actual = list(value.shape)
-            if actual not in (shape, [policy.frame_stack, *shape]):
+            stacked = [policy.frame_stack, *shape] if policy.frame_stack > 1 else shape
+            if actual not in (shape, stacked):
                 raise EnvError(
                     f"environment '{env.name}' gives {kind} '{key}' of shape {actual}, and the "
                     f"policy reads {shape}"

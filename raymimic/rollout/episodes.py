@@ -56,9 +56,15 @@ class BatchedPolicy(Protocol):
         """The modality of each of them; no other images are drawn."""
 
     def start_episode(
-        self, mask: npt.NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
+        self,
+        mask: npt.NDArray[np.bool_] | None = None,
+        seeds: Sequence[int] | None = None,
+        lang: str | None = None,
     ) -> None:
-        """Clears the state of the masked rows (`[width]`) and seeds their random numbers."""
+        """Clears the state of the masked rows (`[width]`) and seeds their random numbers.
+
+        An instruction is that of all rows from then on.
+        """
 
     def __call__(
         self, ob: Observation, goal: Observation | None = None, batched_ob: bool = False
@@ -263,7 +269,8 @@ def run_episodes(
 
     Args:
         policy: one forward pass serves all environments.
-        env_meta: environment to make, see `raymimic.envs.kinds.env_from_metadata`.
+        env_meta: environment to make, see `raymimic.envs.kinds.env_from_metadata`; its `lang` is
+            the policy's instruction.
         seeds: distinct; best consecutive, since two episodes whose seeds are equal modulo
             `WIDTH` are never played at the same time.
         rules: the end of an episode, and the policy's goals.
@@ -273,7 +280,12 @@ def run_episodes(
     Returns:
         one episode per seed, in the order of `seeds`. An environment that cannot be made, or
         raises an exception, fails its own episodes (`Episode.error`), and no others.
+
+    Raises:
+        EnvError: the policy does not know the instruction.
     """
+    if lang := env_meta.get("lang"):
+        policy.start_episode(lang=lang)
     num_envs = max(1, min(num_envs, WIDTH, len(seeds)))
     render, reads = film is not None, policy.modalities
     with VectorEnv(env_meta, num_envs, render, reads) as envs, _one_thread():

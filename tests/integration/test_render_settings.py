@@ -13,6 +13,7 @@ from raymimic.config import config_factory
 from raymimic.data.environments import environments
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.envs.kinds import env_from_metadata
+from raymimic.rollout.evaluation import EvalJob, evaluate
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("renderer")]
 
@@ -51,10 +52,10 @@ def test_render_settings_go_from_data_to_checkpoint_to_actor_and_not_to_robomimi
     checkpoint = trained.result["best_checkpoint"]
     assert torch.load(checkpoint, weights_only=True)["env_metadata"] == META
 
-    ends = ("--episodes", "2", "--horizon", "4", "--actors", "0", "--video", "film.mp4")
-    ran = cli("evaluate", checkpoint, *ends)
-    assert ran.status == 0, ran.err
-    assert Path("film.mp4").read_bytes()[4:8] == b"ftyp"
+    job = EvalJob(checkpoint, {"Hopper": META}, seeds=[1], horizon=4, film=1)
+    played = evaluate(job, num_envs=1)
+    assert [episode.length for episode in played.episodes["Hopper"]] == [4]
+    assert played.videos[0].mp4[4:8] == b"ftyp"
 
     assert cli("export", checkpoint, "robomimic.pth").status == 0
     assert 'robomimic has no render settings: cameras ["track"], height 16' in caplog.text

@@ -75,3 +75,13 @@ def test_cameras_draw_what_meta_worlds_own_renderer_draws() -> None:
     assert env.serialize()["render"] == {**render, "depth": False}
     theirs.close()
     env.close()
+
+
+@pytest.mark.usefixtures("renderer")
+def test_the_first_image_shows_the_goal_where_it_is() -> None:
+    plain = {"shadows": False, "reflections": False, "multisampling": 0}
+    render = {"cameras": ["corner"], "height": 64, "width": 64, **plain}
+    env = env_from_metadata(task("faucet-open-v3", render=render))
+    first = env.reset(seed=2)["corner_image"]
+    np.testing.assert_array_equal(env.reset_to(env.get_state())["corner_image"], first)
+    env.close()

@@ -37,10 +37,7 @@ class MetaworldExpert(Expert):
     def start(self, env: EnvBase, seed: int, rng: np.random.Generator) -> Observation:
         """Begins an episode, with a new policy: some remember steps."""
         self._policy = self._policy_class()
-        env.reset(seed=seed)
-        # Meta-World moves the mark of the goal without computing its place, which the first image
-        # would show where an earlier episode left it.
-        return env.reset_to(env.get_state())
+        return super().start(env, seed, rng)
 
     def act(self, env: EnvBase, obs: Observation, rng: np.random.Generator) -> Array:
         """The action of the scripted policy, which reads the whole state, with noise."""
