@@ -49,7 +49,8 @@ ORDER: list[dict[str, tuple[str, int]]] = [
     {"algo": ("losses and steps", 480)},
     {"checkpoints": ("policies on disk", 480)},
     {"rollout": ("evaluation on actors", 480)},
-    {"recording": ("writes datasets", 840), "training": ("one training", 300)},
+    {"recording": ("writes and shows datasets", 840)},
+    {"training": ("one training", 300)},
     {"sweep": ("many trainings", 300)},
     {"cli": ("commands", 480)},
     {

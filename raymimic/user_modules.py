@@ -5,11 +5,9 @@ or sweep file that the user passes. Checkpoints, datasets and run folders, which
 stranger's, name modules too; such a module must be imported already.
 """
 
-import os
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,17 +117,3 @@ def join_current_folder() -> None:
     """Adds the current folder to the import path, after all that is installed."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-
-
-@contextmanager
-def safe_child_processes() -> Iterator[None]:
-    """Scope in which Python processes start without the current folder on their import path."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before

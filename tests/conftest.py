@@ -61,6 +61,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def renderer() -> None:
+    """Lets this process draw; its tests are skipped where OpenGL is missing.
+
+    They fail instead where `RAYMIMIC_REQUIRE_RENDERER=1`.
+    """
+    from raymimic.envs.rendering import use_renderer
+    from raymimic.errors import EnvError
+
+    try:
+        use_renderer()
+    except EnvError as error:
+        if os.environ.get("RAYMIMIC_REQUIRE_RENDERER") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
 @pytest.fixture
 def tune(tmp_path: Path) -> "Iterator[Callable[..., Tune]]":
     """Starts `raymimic tune` in `tmp_path`: see `Tune`. It does not outlive the test."""

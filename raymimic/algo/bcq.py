@@ -20,7 +20,7 @@ from raymimic.algo.losses import categorical_loss, project_onto_atoms, td_target
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError
 from raymimic.models.distributions import DiscreteValueDistribution
-from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.obs_nets import obs_encoder_args_from_config, states_for
 from raymimic.models.policy_nets import (
     GMMActorNetwork,
     PerturbationActorNetwork,
@@ -28,7 +28,6 @@ from raymimic.models.policy_nets import (
 )
 from raymimic.models.vae_nets import VAEActor, gumbel_temperature, vae_args_from_config
 from raymimic.models.value_nets import DistributionalActionValueNetwork
-from raymimic.tensors import repeat_rows
 
 
 @register_algo_factory_func("bcq")
@@ -62,7 +61,7 @@ class Candidates(NamedTuple):
     """Actions to choose from, n for each of B states, one state's side by side.
 
     Attributes:
-        obs: the states `{key: [B * n, *shape]}`, each repeated.
+        obs: the states `{key: [B, *shape]}`, or repeated, `[B * n, *shape]` (`states_for`).
         actions: `[B * n, A]`.
         goal: the goals, likewise, if there are any.
     """
@@ -190,8 +189,9 @@ class BCQ(CriticAlgo):
             n: number of candidates.
             actor: `actor` or `actor_target`.
         """
-        obs, goal = repeat_rows((dict(obs_dict), goal_dict), n)
         actions = self._sample(obs_dict, goal_dict, n)
+        nets = [*self._critics(), *([self.nets[actor]] if actor in self.nets else [])]
+        obs, goal = states_for(nets, obs_dict, goal_dict, n)
         return Candidates(obs, self._perturb(actor, obs, actions, goal), goal)
 
     def _sample(self, obs_dict: ObsDict, goal_dict: ObsDict | None, n: int) -> Tensor:

@@ -23,9 +23,8 @@ from raymimic.algo.optimization import Adam
 from raymimic.config.config import Config
 from raymimic.models.base_nets import Parameter
 from raymimic.models.distributions import rsample_with_log_prob
-from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.obs_nets import obs_encoder_args_from_config, states_for
 from raymimic.models.policy_nets import GaussianActorNetwork, stochastic_actor_from_config
-from raymimic.tensors import repeat_rows
 
 
 @register_algo_factory_func("cql")
@@ -220,6 +219,6 @@ class CQL(CriticAlgo):
     ) -> Tensor:
         """Returns Q(s, a) `[n, B, M]` of M actions `[B, M, A]` in each state."""
         num = actions.shape[1]
-        obs, goal = repeat_rows((obs_dict, goal_dict), num)
+        obs, goal = states_for(self._critics(name), obs_dict, goal_dict, num)
         values = self.ensemble_values(name, obs, actions.flatten(0, 1), goal)
         return values.view(len(values), -1, num)

@@ -15,7 +15,7 @@ from raymimic.algo.noise import EpisodeNoise
 from raymimic.errors import ConfigError, EnvError, did_you_mean
 from raymimic.observations import normalization
 from raymimic.observations.modality import RGB, Modality, modality_named
-from raymimic.observations.shapes import ObsShapes
+from raymimic.observations.shapes import ObsShapes, language_keys
 
 Stats = Mapping[str, Mapping[str, Any]]
 # Prepared colours may leave 0 to 1 by so much, in any floating-point type down to float16.
@@ -46,11 +46,15 @@ class RolloutPolicy:
     just begun; stacks that the environment has made (robomimic's `FrameStackWrapper`) are taken
     as they are.
 
+    A policy that sees an instruction is told it by `start_episode`, needs no telling if it was
+    trained on a single one, or is given its embedding as an observation.
+
     Args:
         policy: the algorithm.
         obs_normalization_stats: `offset` and `scale` `[1, *shape]` of each observation key;
             None: observations were not normalised.
         action_normalization_stats: likewise for each action key; None: actions were not.
+        language: the embedding `[E]` of each instruction that it was trained on.
 
     Raises:
         ConfigError: for an algorithm that cannot act, and for actions that would have to be
@@ -62,12 +66,17 @@ class RolloutPolicy:
         policy: Algo,
         obs_normalization_stats: Stats | None = None,
         action_normalization_stats: Stats | None = None,
+        language: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         if not isinstance(policy, Actor):
             raise ConfigError(f"{type(policy).__name__} is no policy: it has no get_action")
         self.policy = policy
         self.obs_normalization_stats = obs_normalization_stats
         self.action_normalization_stats = action_normalization_stats
+        self.language = dict(language or {})
+        keys = language_keys({k: policy.obs_shapes.modality(k) for k in policy.obs_shapes})
+        self._language_key = keys[0] if len(keys) == 1 else None
+        self._told: str | None = None
         self._stack: dict[str, Tensor] = {}  # the last observations, [B, T, *shape]
         self._begins: Tensor | None = None  # [B], rows whose episode begins; None: all
         policy.set_eval()
@@ -92,16 +101,26 @@ class RolloutPolicy:
 
     @property
     def obs_keys(self) -> list[str]:
-        """The observations that the policy reads."""
-        return list(self.policy.obs_shapes)
+        """The observations that the policy reads; without its instruction, once told by name."""
+        told = None if self._told is None else self._language_key
+        return [key for key in self.policy.obs_shapes if key != told]
 
     @property
     def goal_keys(self) -> list[str]:
         """The goals that it reads."""
         return list(self.policy.goal_shapes)
 
+    @property
+    def modalities(self) -> dict[str, str]:
+        """The modality of each observation and goal that it reads."""
+        read = (self.policy.obs_shapes, self.policy.goal_shapes)
+        return {key: shapes.modality(key) for shapes in read for key in shapes}
+
     def start_episode(
-        self, mask: NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
+        self,
+        mask: NDArray[np.bool_] | None = None,
+        seeds: Sequence[int] | None = None,
+        lang: str | None = None,
     ) -> None:
         """Prepares for a new episode.
 
@@ -110,7 +129,13 @@ class RolloutPolicy:
             seeds: `[B]`, from which an episode's random numbers follow, see
                 `EpisodeNoise` (those of rows outside the mask are
                 not looked at); None: torch's own random numbers.
+            lang: the instruction of all rows from now on; None: as before.
+
+        Raises:
+            EnvError: the policy was not trained on that instruction, or sees none.
         """
+        if lang is not None:
+            self._tell(lang)
         self.policy.set_eval()
         if mask is None or mask.all():
             mask = None
@@ -128,6 +153,31 @@ class RolloutPolicy:
         if noise is None or noise.rows != len(seeds):
             noise = self.policy.episode_noise = EpisodeNoise(len(seeds))
         noise.seed(seeds, mask)
+
+    def _tell(self, lang: str) -> None:
+        """Chooses the instruction whose embedding the networks see.
+
+        Raises:
+            EnvError: its embedding is not known.
+        """
+        if self._language_key is None:
+            raise EnvError(f"the policy sees no instruction, and is told '{lang}': leave it out")
+        if lang not in self.language:
+            raise EnvError(
+                f"the policy has no embedding of '{lang}'{did_you_mean(lang, self.language)}; any "
+                f"other is given as observation '{self._language_key}'"
+                + ("" if self.language else " (its checkpoint holds none)")
+            )
+        self._told = lang
+
+    def _embedding(self, ob: Mapping[str, Any], key: str) -> Tensor | None:
+        """The embedding `[E]` of the instruction, if the observation lacks it."""
+        told = self._told
+        if told is None and len(self.language) == 1:
+            (told,) = self.language
+        if key != self._language_key or key in ob or told is None:
+            return None
+        return torch.tensor(self.language[told], dtype=self.policy.dtype, device=self.policy.device)
 
     @torch.no_grad()
     def __call__(
@@ -179,7 +229,11 @@ class RolloutPolicy:
                 f"given {type(ob).__name__}"
             )
         prepared = {}
+        embedding = None
         for key in shapes:
+            if kind == "observation" and (x := self._embedding(ob, key)) is not None:
+                embedding = x
+                continue
             modality, shape = modality_named(shapes.modality(key)), list(shapes[key])
             x = self._tensor(_lookup(ob, key, kind), key, kind)
             raw = _is_raw(x, modality, shape)
@@ -189,8 +243,13 @@ class RolloutPolicy:
             x = modality.process(x) if raw else x
             prepared[key] = x if batched else x[None]
         if batched and len({len(x) for x in prepared.values()}) > 1:
-            rows = ", ".join(f"'{key}' {len(x)}" for key, x in prepared.items())
-            raise EnvError(f"the {kind}s of a batch differ in their rows: {rows}")
+            sizes = ", ".join(f"'{key}' {len(x)}" for key, x in prepared.items())
+            raise EnvError(f"the {kind}s of a batch differ in their rows: {sizes}")
+        if embedding is not None and self._language_key is not None:
+            # One row for each of the other observations, each step of a stack included.
+            leading = [x.shape[: x.dim() - len(shapes[key])] for key, x in prepared.items()]
+            rows = max(leading, key=len, default=torch.Size([1]))
+            prepared[self._language_key] = embedding.expand(*rows, -1)
         if self._obs_stats is not None:
             prepared = normalization.normalize_dict(prepared, self._obs_stats)
         return prepared
@@ -235,7 +294,7 @@ class RolloutPolicy:
             )
         if ends_right and least <= leading <= least + 1:
             length = self.policy.global_config.train.frame_stack
-            if leading == least or given[least] == length:
+            if leading == least or given[least] == length > 1:
                 return
         wanted = ", ".join(map(str, ["B", *shape] if batched else shape))
         hint = ""

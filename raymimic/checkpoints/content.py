@@ -35,6 +35,7 @@ class TrainingSection:
         epochs: how much of `epochs.jsonl` belongs to the checkpoint, a `LogPrefix` as a dictionary.
         history: all epochs as JSON, in the layout of 0.1.0, which has no `epochs.jsonl`.
         checkpoints: the manifest as JSON, as it was at the commit; 0.1.0 has none.
+        language: embeddings of instructions; None without any.
     """
 
     version: str = ""
@@ -47,6 +48,7 @@ class TrainingSection:
     epochs: dict[str, Any] | None = None
     history: str | None = None
     checkpoints: str | None = None
+    language: dict[str, list[float]] | None = None
 
     @property
     def log_prefix(self) -> LogPrefix | None:
@@ -141,6 +143,11 @@ class CheckpointContent:
         return [] if self.raymimic is None else self.raymimic.imports
 
     @property
+    def language(self) -> Mapping[str, list[float]]:
+        """The embedding of each instruction that the policy was trained on."""
+        return (self.raymimic.language if self.raymimic else None) or {}
+
+    @property
     def is_resumable(self) -> bool:
         """Whether a training can go on from it."""
         state, section = self.variable_state or {}, self.raymimic
@@ -185,11 +192,14 @@ _SECTION_TYPES: dict[str, type | tuple[type, ...]] = {
     "epochs": dict,
     "history": str,
     "checkpoints": str,
+    "language": dict,
 }
 _ENV_TYPES: dict[str, type | tuple[type, ...]] = {
     "env_name": (str, type(None)),
     "type": (int, str),
     "env_kwargs": (dict, type(None)),
+    "render": (dict, type(None)),
+    "lang": (str, type(None)),
 }
 # Sizes of observations and actions; a picture has some ten million numbers at most.
 _MAX_SIZE = 2**28
@@ -225,6 +235,7 @@ def check_content(ckpt: Any) -> None:
     _check_types(section, _SECTION_TYPES, "raymimic.")
     if not all(isinstance(name, str) for name in section.get("imports", ())):
         raise CheckpointError("its 'raymimic.imports' is not a list of modules' names")
+    _check_language(section.get("language", {}))
     if "epochs" in section:
         try:
             from_json(LogPrefix, section["epochs"])
@@ -299,6 +310,19 @@ def as_numbers(values: Any) -> "np.ndarray[Any, np.dtype[np.float32]] | None":
         return None
     with np.errstate(over="ignore"):  # becomes infinite
         return numbers.astype(np.float32) if numbers.dtype.kind in "fiu" else None
+
+
+def _check_language(language: Mapping[str, Any]) -> None:
+    for sentence, embedding in language.items():
+        numbers = as_numbers(embedding)
+        if not isinstance(sentence, str) or numbers is None or numbers.ndim != 1:
+            raise CheckpointError(
+                f"its 'raymimic.language' has no embedding of '{str(sentence)[:80]}'"
+            )
+        if not np.all(np.isfinite(numbers)):
+            raise CheckpointError(
+                f"its 'raymimic.language' of '{sentence[:80]}' is not made of numbers"
+            )
 
 
 def _check_env(metadata: Mapping[str, Any]) -> None:

@@ -14,12 +14,25 @@ from raymimic.checkpoints.content import CheckpointContent
 from raymimic.checkpoints.policy import algo_from_content, config_from_checkpoint
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.config.base_config import BaseConfig, sections_named
+from raymimic.envs.env_base import EnvType
+from raymimic.envs.render_settings import settings_of
 from raymimic.errors import CheckpointError, OutputError
 
 logger = logging.getLogger(__name__)
 
-# Parts of encoders that are not in robomimic.
-_OWN_CLASSES = ("ImpalaConv", "RandomShift")
+# All parts of encoders that robomimic 0.5 has (`models/obs_core.py`, `models/base_nets.py`). It
+# ignores arguments that it lacks: `pretrained_path`, for one, whose weights a checkpoint holds.
+_ITS_CLASSES = {
+    "core_class": ("VisualCore", "VisualCoreLanguageConditioned", "ScanCore"),
+    "backbone_class": (
+        *("ResNet18Conv", "ResNet50Conv", "ResNet18ConvFiLM", "R3MConv", "MVPConv", "ShallowConv"),
+    ),
+    "pool_class": ("SpatialSoftmax", "SpatialMeanPool"),
+    "obs_randomizer_class": ("CropRandomizer", "ColorRandomizer", "GaussianNoiseRandomizer"),
+}
+_ITS_MODALITIES = ("low_dim", "rgb", "depth", "scan")
+# Numbers of an embedding by its text encoder, which it takes for every instruction.
+_ITS_EMBEDDING = 768
 
 
 def export_checkpoint(
@@ -66,13 +79,13 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
     """
     from raymimic.algo import algo_class
 
-    name = config.algo_name
+    name, content = config.algo_name, CheckpointContent.from_dict(ckpt)
     lacks: str | None = f"the algorithm '{name}'"
     if config.IN_ROBOMIMIC:
-        lacks = algo_class(name, config).why_not_exportable(config) or _own_encoder(config)
+        lacks = algo_class(name, config).why_not_exportable(config)
+        lacks = lacks or _own_encoder(config, content)
     if lacks is not None:
         raise CheckpointError(f"robomimic has not got {lacks}")
-    content = CheckpointContent.from_dict(ckpt)
     algo = algo_from_content(content, config, torch.device("cpu"))
     trainable = _holds_optimizers(content.model)
     algo.deserialize(content.model, load_optimizers=trainable)
@@ -83,6 +96,7 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
         model=_as_float32(algo.serialize()),
         algo_name=name,
         config=json.dumps(_robomimic_config(config), indent=4),
+        env_metadata=_robomimic_env(content.env_metadata),
         variable_state={k: state.get(k, v) for k, v in {"epoch": 0, **no_scores}.items()},
         raymimic=None,
     ).to_dict()
@@ -90,22 +104,92 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
     return {k: v for k, v in exported.items() if v is not None or not k.endswith("_stats")}
 
 
-def _own_encoder(config: BaseConfig) -> str | None:
-    """Names the part of a config's encoders that robomimic lacks; None: it lacks nothing."""
+def _robomimic_env(env_meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Returns an environment without `render`, which robomimic does not know.
+
+    Cameras and size of robosuite go into its arguments.
+    """
+    if env_meta is None or "render" not in env_meta:
+        return env_meta if env_meta is None else dict(env_meta)
+    exported = {key: value for key, value in env_meta.items() if key != "render"}
+    settings = settings_of(env_meta)
+    if env_meta.get("type") == EnvType.ROBOSUITE_TYPE and settings.cameras:
+        exported["env_kwargs"] = {**(env_meta.get("env_kwargs") or {}), **settings.arguments}
+        lost = settings.quality
+    else:
+        lost = settings.serialize()
+    if lost:
+        logger.warning(
+            "robomimic has no render settings: %s of the environment are left out, and it may show "
+            "the policy other images",
+            ", ".join(f"{key} {json.dumps(value)}" for key, value in lost.items()),
+        )
+    return exported
+
+
+def _own_encoder(config: BaseConfig, content: CheckpointContent) -> str | None:
+    """Names the part of a policy's encoders that robomimic lacks; None: it lacks nothing."""
+    sizes = {len(embedding) for embedding in content.language.values()} - {_ITS_EMBEDDING}
+    if sizes:
+        return f"embeddings of {sizes.pop()} numbers (train.data[].lang)"
+    shapes = content.shape_metadata.get("all_shapes", {})
     for path, groups in sections_named(config.observation, "modalities"):
-        if any(keys.get("lang") for keys in groups.values()):
-            return f"the modality 'lang' (observation.{path})"
-    for path, encoders in sections_named(config.observation, "encoder"):
+        encoders = config.observation.get_path(f"{path.removesuffix('modalities')}encoder")
+        used: dict[str, list[str]] = {}
+        for group in groups.values():
+            for modality, keys in group.items():
+                used.setdefault(modality, []).extend(keys)
+        for modality, keys in used.items():
+            if keys and modality not in _ITS_MODALITIES:
+                return f"the modality '{modality}' (observation.{path})"
         for modality, encoder in encoders.items():
-            place = f"observation.{path}.{modality}"
-            if encoder.get("share_net_from"):
-                return f"encoders in common ({place}.share_net_from)"
-            classes = encoder.get("obs_randomizer_class")
-            classes = [*classes] if isinstance(classes, list | tuple) else [classes]
-            classes.append((encoder.get("core_kwargs") or {}).get("backbone_class"))
-            if own := next((name for name in classes if name in _OWN_CLASSES), None):
-                return f"the class '{own}' ({place})"
+            place = f"observation.{path.removesuffix('modalities')}encoder.{modality}"
+            images = [shapes[key] for key in used.get(modality, ()) if key in shapes]
+            if lacks := _own_part(encoder, images, place):
+                return lacks
     return None
+
+
+def _own_part(
+    encoder: Mapping[str, Any], images: Sequence[Sequence[int]], place: str
+) -> str | None:
+    """As `_own_encoder`, for the encoder of one modality.
+
+    Args:
+        encoder: its section.
+        images: shapes `[C, H, W]` of the keys that it encodes.
+        place: of the section.
+    """
+    if encoder.get("share_net_from"):
+        return f"encoders in common ({place}.share_net_from)"
+    core = encoder.get("core_kwargs") or {}
+    chain = _as_list(encoder.get("obs_randomizer_class"))
+    named = [("core_class", encoder.get("core_class"))]
+    named += [(key, core.get(key)) for key in ("backbone_class", "pool_class")]
+    named += [("obs_randomizer_class", name) for name in chain]
+    for key, name in named:
+        if name is not None and name not in _ITS_CLASSES[key]:
+            return f"the class '{name}' ({place}.{key})"
+    if (core.get("pool_kwargs") or {}).get("output_variance"):
+        return f"variances of keypoints ({place}.core_kwargs.pool_kwargs.output_variance)"
+    conditioned = encoder.get("core_class") == "VisualCoreLanguageConditioned"
+    for name, given in zip(chain, _as_list(encoder.get("obs_randomizer_kwargs")), strict=False):
+        own = given or {}
+        if conditioned and max(own.get("num_crops", 1), own.get("num_samples", 1)) > 1:
+            return f"several crops or samples of images that language changes ({place})"
+        if name != "CropRandomizer":
+            continue
+        if own.get("pos_enc"):
+            return f"places of pixels in evaluation ({place}.obs_randomizer_kwargs.pos_enc)"
+        height, width = own.get("crop_height", 76), own.get("crop_width", 76)
+        if any(height >= shape[1] or width >= shape[2] for shape in images):
+            return f"crops as high or wide as the image ({place}.obs_randomizer_kwargs)"
+        images = [(shape[0], height, width) for shape in images]
+    return None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [*value] if isinstance(value, list | tuple) else [value]
 
 
 def _holds_optimizers(model: Mapping[str, Any]) -> bool:

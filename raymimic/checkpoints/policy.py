@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from raymimic.config import BaseConfig, config_factory
 from raymimic.config.limits import range_problems, type_problems
 from raymimic.errors import CheckpointError, RaymimicError
 from raymimic.models.vision.weights import weights_follow
+from raymimic.observations.shapes import language_keys
 from raymimic.storage import parse_json
 from raymimic.user_modules import check_imported
 
@@ -120,6 +122,7 @@ def policy_from_checkpoint(
             algo,
             obs_normalization_stats=_as_arrays(content.obs_normalization_stats),
             action_normalization_stats=_as_arrays(content.action_normalization_stats),
+            language=content.language,
         )
     if verbose:
         logger.info("policy of the checkpoint:\n%s", algo)
@@ -211,6 +214,12 @@ def _check_stats_fit(algo: "Algo", content: CheckpointContent) -> None:
     Raises:
         CheckpointError: some are missing.
     """
+    for key in language_keys({k: algo.obs_shapes.modality(k) for k in algo.obs_shapes}):
+        size = math.prod(algo.obs_shapes[key])
+        if any(len(embedding) != size for embedding in content.language.values()):
+            raise CheckpointError(
+                f"its 'raymimic.language' is not of the {size} numbers of '{key}'"
+            )
     obs, actions = content.obs_normalization_stats, content.action_normalization_stats
     for key in (*algo.obs_shapes, *algo.goal_shapes):
         if obs is not None and key not in obs:

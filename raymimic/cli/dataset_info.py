@@ -6,13 +6,15 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raymimic.cli.shared import add_allow_links, add_import, json_text
-from raymimic.errors import DatasetError, printable
-from raymimic.terminal import LiveLine
+from raymimic.errors import ConfigError, DatasetError, printable
+from raymimic.terminal import LiveLine, shown
 
 if TYPE_CHECKING:
+    from raymimic.config import BaseConfig
     from raymimic.data.summary import DatasetSummary
 
 _PATIENCE_S = 1.0
@@ -25,30 +27,105 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="HDF5 file, path or URI")
     add_allow_links(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
+    parser.add_argument(
+        "--images", action="store_true", help="draw frames of each camera into a picture, a PNG"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE.json",
+        help="with --images: show what the randomizers of this config do to the frames too",
+    )
+    parser.add_argument(
+        "--out", help="with --images: the PNG to write (default: <dataset>_images.png beside it)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints a summary.
 
     Raises:
-        DatasetError: the file cannot be read, or cannot be trained on.
+        DatasetError: the file cannot be read, or cannot be trained on, or has no images to draw.
+        ConfigError: the arguments contradict each other.
+        OutputError: the picture cannot be written.
     """
-    from raymimic.config.base_config import import_modules
+    from raymimic.config.base_config import config_from_file, import_modules
     from raymimic.data.summary import summarize
+    from raymimic.storage import check_writable
     from raymimic.training.trainable import obstacles
 
+    _check_arguments(args)
     import_modules(args.imports)
+    config = None if args.config is None else config_from_file(args.config)
+    if args.images:
+        check_writable(_picture(args))
     summary = summarize(args.path, args.allow_links, _Progress())
     found = obstacles(summary)
+    images = _draw(args, config, summary) if args.images and summary.meta.demos else None
     if args.json:
-        print(json_text({**summary.to_dict(), "obstacles": found}), flush=True)
+        drawn = {} if images is None else {"images": images}
+        print(json_text({**summary.to_dict(), "obstacles": found, **drawn}), flush=True)
     else:
-        for line in (*_lines(summary), *_verdict(summary, found)):
+        for line in (*_lines(summary), *_verdict(summary, found), *_image_lines(images)):
             print(printable(line))
     problems = summary.meta.problems
     if problems:
         more = f" (the first of {len(problems)} problems)" if len(problems) > 1 else ""
         raise DatasetError(problems[0] + more)
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    for name, value in (("--config", args.config), ("--out", args.out)):
+        if value is not None and not args.images:
+            raise ConfigError(f"{name} is for the picture of the images: add --images")
+    if args.out is not None and not args.out.endswith(".png"):
+        raise ConfigError(f"--out names '{args.out}', and the picture is a PNG: end it in .png")
+
+
+def _picture(args: argparse.Namespace) -> str:
+    """Path of the picture of the images."""
+    from raymimic.data.fetch import is_remote
+
+    if args.out is not None:
+        return str(args.out)
+    path = Path(args.path)
+    return str((Path() if is_remote(args.path) else path.parent) / f"{path.stem}_images.png")
+
+
+def _draw(
+    args: argparse.Namespace, config: "BaseConfig | None", summary: "DatasetSummary"
+) -> dict[str, list[str]]:
+    """Draws the images of a dataset.
+
+    Returns:
+        `files` and `warnings`.
+    """
+    from raymimic.data.hdf5 import DatasetFile
+    from raymimic.data.images import is_picture
+    from raymimic.recording.contact_sheet import contact_sheets
+
+    keys = {
+        key: form.modality
+        for key, form in summary.observations.items()
+        if form.modality is not None and is_picture(form.shape, form.modality)
+    }
+    if config is not None:
+        listed = config.all_modalities.items()
+        keys |= {key: m for key, m in listed if m not in ("low_dim", "lang")}
+    if not keys:
+        faults = [
+            f"obs/{k} is {form.fault}" for k, form in summary.observations.items() if form.fault
+        ]
+        why = f"; {faults[0]}" if faults else "; leave --images out"
+        raise DatasetError(f"dataset '{summary.meta.path}' holds no images{why}")
+    file = DatasetFile.locate(args.path, args.allow_links)
+    sheets = contact_sheets(file, summary.meta.demos, keys, config)
+    return {"files": sheets.write(_picture(args)), "warnings": sheets.warnings}
+
+
+def _image_lines(images: dict[str, list[str]] | None) -> Iterator[str]:
+    if images is not None:
+        yield from (f"warning: {warning}" for warning in images["warnings"])
+        yield from (f"images: {shown(file)}" for file in images["files"])
 
 
 class _Progress:

@@ -1,35 +1,113 @@
-"""`raymimic dataset make`: records a dataset with policies that come with raymimic."""
+"""`raymimic dataset make`: records a dataset with policies and experts."""
+
+from __future__ import annotations
 
 import argparse
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from raymimic.cli.shared import natural, positive
+from raymimic.cli.shared import add_import, natural, positive
+from raymimic.errors import ConfigError
 from raymimic.terminal import shown
+
+if TYPE_CHECKING:
+    from raymimic.recording.demos import RecordedDataset
+
+_DEMOS, _TRANSITIONS = 50, 100_000
+_SIZE = (84, 84)
+_OF_POLICIES = ("expert", "medium")
+_OF_CAMERAS = ("size", "depth", "shadows", "reflections", "multisampling")
+_OF_EXPERTS = (
+    *("demos", "cameras", *_OF_CAMERAS, "noise", "horizon", "keep_failures", "next_obs"),
+    *("compress", "imports"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset make`."""
-    parser.add_argument("name", help="such as walker2d-medium-expert")
+    parser.add_argument(
+        "name",
+        help="such as walker2d-medium-expert, metaworld-push-v3, ogbench-cube-single-play",
+    )
     parser.add_argument("--out", help="HDF5 file to write (default: <name>.hdf5 here)")
     parser.add_argument(
-        "--expert", type=natural, default=100_000, help="least transitions of the expert"
+        "--actors",
+        "--procs",
+        type=natural,
+        help="Ray actors that share the episodes; 0: one process, without Ray (default: one per "
+        "CPU)",
     )
-    parser.add_argument(
-        "--medium", type=natural, default=100_000, help="least transitions of the medium policy"
-    )
-    parser.add_argument("--procs", type=positive, help="processes (default: one per CPU)")
     parser.add_argument("--seed", type=natural, default=0, help="of the episodes (default 0)")
+    policies = parser.add_argument_group("walker2d, halfcheetah, hopper")
+    for level, owner in (("expert", "expert"), ("medium", "medium policy")):
+        policies.add_argument(
+            f"--{level}", type=natural, help=f"least transitions of the {owner} ({_TRANSITIONS:,})"
+        )
+    experts = parser.add_argument_group("simulators with experts: metaworld, robosuite, ogbench")
+    experts.add_argument("--demos", type=positive, help=f"number (default {_DEMOS})")
+    experts.add_argument(
+        "--cameras", type=_names, metavar="A,B", help="record the images of these cameras"
+    )
+    experts.add_argument(
+        "--size", type=_size, metavar="84", help="of images: a side, or HEIGHTxWIDTH (default 84)"
+    )
+    for flag, help_text in (
+        ("--depth", "record distances too"),
+        ("--shadows", "draw shadows (slow)"),
+        ("--reflections", "draw reflections (slow)"),
+    ):
+        experts.add_argument(flag, action="store_true", help=help_text)
+    experts.add_argument(
+        "--multisampling",
+        type=natural,
+        metavar="N",
+        help="samples of a pixel, for smooth edges (slow; default 0: none)",
+    )
+    experts.add_argument(
+        "--noise", type=_noise, help="of the actions, in the expert's unit (default: the expert's)"
+    )
+    experts.add_argument("--horizon", type=positive, help="longest episode, in steps")
+    experts.add_argument(
+        "--keep-failures", action="store_true", help="keep episodes that do not solve the task"
+    )
+    experts.add_argument(
+        "--next-obs",
+        action="store_true",
+        help="store next_obs beside images too, which doubles the file",
+    )
+    experts.add_argument(
+        "--compress", action="store_true", help="store images compressed, frame by frame"
+    )
+    add_import(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Records the dataset and prints its size and mean returns."""
-    from raymimic.recording.make import make_dataset
+    """Records the dataset and prints its size, and mean returns or the success rate."""
+    from raymimic.config import import_modules
+    from raymimic.recording.experts.expert import has_expert
 
+    import_modules(args.imports)
+    out = args.out or f"{args.name.replace('-', '_')}.hdf5"
+    if has_expert(args.name):
+        _refuse(args, _OF_POLICIES)
+        _record(args, out)
+    else:
+        _make(args, out)
+
+
+def _make(args: argparse.Namespace, out: str) -> None:
+    from raymimic.recording.make import dataset_task, make_dataset
+
+    dataset_task(args.name)
+    _refuse(args, _OF_EXPERTS)
     made = make_dataset(
         args.name,
-        args.out or f"{args.name.replace('-', '_')}.hdf5",
-        n_expert=args.expert,
-        n_medium=args.medium,
-        num_procs=args.procs,
+        out,
+        n_expert=_TRANSITIONS if args.expert is None else args.expert,
+        n_medium=_TRANSITIONS if args.medium is None else args.medium,
+        num_actors=args.actors,
         seed=args.seed,
     )
     print(f"dataset: {shown(made.path)}")
@@ -39,3 +117,107 @@ def run(args: argparse.Namespace) -> None:
             f"{level}: {transitions:,} transitions in {len(returns)} episodes, "
             f"mean return {sum(returns) / len(returns):.1f}"
         )
+
+
+def _record(args: argparse.Namespace, out: str) -> None:
+    from raymimic.recording.demos import Recipe, record_demos
+
+    if args.cameras is None:
+        _refuse(args, (*_OF_CAMERAS, "compress"), " without --cameras")
+    made = record_demos(
+        Recipe(
+            args.name,
+            render=_render(args),
+            noise=args.noise,
+            horizon=args.horizon,
+            next_obs=args.next_obs or None,
+        ),
+        out,
+        args.demos or _DEMOS,
+        num_actors=args.actors,
+        seed=args.seed,
+        keep_failures=args.keep_failures,
+        compress=args.compress,
+        imports=args.imports,
+    )
+    for line in _lines(made):
+        print(line)
+
+
+def _render(args: argparse.Namespace) -> dict[str, Any] | None:
+    if args.cameras is None:
+        return None
+    height, width = args.size or _SIZE
+    return {
+        "cameras": args.cameras,
+        "height": height,
+        "width": width,
+        "depth": args.depth,
+        "shadows": args.shadows,
+        "reflections": args.reflections,
+        "multisampling": args.multisampling or 0,
+    }
+
+
+def _lines(made: RecordedDataset) -> list[str]:
+    size = Path(made.path).stat().st_size / 1e6
+    where = shlex.quote(shown(made.path))
+    lines = [
+        f"dataset: {shown(made.path)}, {made.num_demos} demos, {made.num_transitions:,} "
+        f"transitions, {size:,.1f} MB"
+    ]
+    if made.judged:
+        found = made.attrs()
+        lines.append(
+            f"success rate of the expert: {found['success_rate']:.2f} ({made.solved} of "
+            f"{made.judged}, 95 % interval {found['success_rate_low']:.2f} to "
+            f"{found['success_rate_high']:.2f})"
+        )
+    if made.spoiled:
+        lines.append(f"left out: {made.spoiled} episodes that were of no use")
+    if made.crashes:
+        number = len(made.crashes)
+        lines.append(f"left out: {number} episodes that crashed ({made.crashes[0]})")
+    keys = {"low_dim": made.low_dim, **made.images}
+    settings = " ".join(
+        f"observation.modalities.obs.{modality}=[{','.join(names)}]"
+        for modality, names in keys.items()
+    )
+    return [
+        *lines,
+        f"look at it: raymimic dataset info {where}",
+        f"train on it: raymimic train --algo bc --dataset {where} --set {settings}",
+    ]
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], where: str = "") -> None:
+    """Refuses arguments that this dataset does not take."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value is not False and value != []:
+            option = "--import" if name == "imports" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"'{args.name}' takes no {option}{where}: leave it out")
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of different names, such as a,b")
+    return names
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or not int(match[1]) or (match[2] is not None and not int(match[2])):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size in pixels, such as 84 or 96x128")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _noise(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0")
+    return value

@@ -18,6 +18,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=natural, default=0, help="of the episodes (default 0)")
     parser.add_argument("--horizon", type=positive, help="longest episode, in steps")
     parser.add_argument("--env", help="another environment than the checkpoint's")
+    parser.add_argument(
+        "--blank",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="show the policy zeros instead of these observations, such as black images",
+    )
     parser.add_argument("--video", metavar="OUT.mp4", help="film the first episode")
     parser.add_argument("--json", metavar="OUT.json", help="write all numbers there")
 
@@ -38,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     with doing(f"playing {args.episodes} episodes"):
         report = evaluate_checkpoint(
             args.checkpoint,
-            NewEpisodes(args.episodes, args.seed, args.horizon, args.env),
+            NewEpisodes(args.episodes, args.seed, args.horizon, args.env, args.blank),
             num_actors=args.actors,
             video=args.video,
             imports=args.imports,

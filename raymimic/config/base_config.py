@@ -28,6 +28,7 @@ from raymimic.config.sections import (
     Section,
 )
 from raymimic.errors import ConfigError, RaymimicError, perhaps
+from raymimic.observations.shapes import modalities_of
 from raymimic.storage import parse_json
 from raymimic.user_modules import modules_of, same_definition
 
@@ -92,7 +93,7 @@ class BaseConfig(Rules, Config):
     IN_ROBOMIMIC: ClassVar[bool] = False
     OWN_KEYS: ClassVar[tuple[str, ...]] = (
         *("experiment.rollout.seed", "train.dtype", "train.imports", "train.allow_links"),
-        *("train.validation_fraction", "ray", "mlflow"),
+        *("train.text_encoder", "train.validation_fraction", "ray", "mlflow"),
     )
     SEES_STACKS: ClassVar[bool | str | None] = None
     RANGES = {
@@ -142,6 +143,7 @@ class BaseConfig(Rules, Config):
         "experiment.ckpt_path": "model.pth",
         "train.imports": ["module"],
         "train.allow_links": ["folder"],
+        "train.text_encoder": "folder",
         "train.hdf5_filter_key": "train",
         "train.hdf5_validation_filter_key": "valid",
         "train.validation_fraction": 0.1,
@@ -252,12 +254,14 @@ class BaseConfig(Rules, Config):
     def train_config(self) -> None:
         """Fills `train`: data, batches, length and numerics of the training."""
         # Path (or URI) of an HDF5 file, or a list of such with options: [{"path", "weight",
-        # "filter_key", "validation_filter_key", "demo_limit", "eval", "key"}, ...].
+        # "filter_key", "validation_filter_key", "demo_limit", "eval", "key", "lang"}, ...].
         self.train.data = None
         self.train.output_dir = f"{self.algo_name}_trained_models"  # relative to where you are
         self.train.imports = []  # modules to import in every process (--import)
         # Folders besides a dataset's own that its links to other files may lead into.
         self.train.allow_links = []
+        # Folder of a CLIP text model that embeds the instructions train.data[].lang.
+        self.train.text_encoder = None
 
         self.train.normalize_weights_by_ds_size = False  # divide datasets' weights by their sizes
         self.train.num_data_workers = 0  # no effect: batches are gathered without processes
@@ -413,6 +417,20 @@ class BaseConfig(Rules, Config):
         """The modality of each observation that the policy reads when it acts, by key."""
         sections = sections_named(self.observation, "modalities")
         return modalities_by_key((section for _, section in sections), "obs")
+
+    @property
+    def all_modalities(self) -> dict[str, str]:
+        """The modality of each observation key, of all parts and groups.
+
+        Raises:
+            ConfigError: one key has two.
+        """
+        groups = [
+            group
+            for _, section in sections_named(self.observation, "modalities")
+            for group in section.values()
+        ]
+        return {key: name for g in groups for key, name in modalities_of(g).items()}
 
     @property
     def all_obs_keys(self) -> list[str]:

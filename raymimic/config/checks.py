@@ -11,6 +11,7 @@ from raymimic.config.limits import limits_of, range_problems, shown, type_proble
 from raymimic.config.names import label_problem, name_problem
 from raymimic.credentials import holds_login, masked
 from raymimic.errors import ConfigError, did_you_mean
+from raymimic.observations.shapes import language_keys
 
 # Keys of robomimic without effect here, and the reason.
 NO_EFFECT: dict[str, str] = {
@@ -96,6 +97,14 @@ def warnings_for(config: BaseConfig) -> list[str]:
         messages.append(
             "'experiment.save.on_best_validation' has no effect without 'experiment.validate'"
         )
+    told = [entry for entry in _entries(config.train.data) if entry.get("lang")]
+    if told and not language_keys(config.all_modalities):
+        messages.append(
+            "'train.data[].lang' has no effect, as the networks see no instruction: list "
+            "'lang_emb' under 'observation.modalities.obs.lang'"
+        )
+    if config.train.text_encoder is not None and not told:
+        messages.append("'train.text_encoder' has no effect without 'train.data[].lang'")
     late = [epoch for epoch in save.epochs if epoch > epochs]
     if late:
         messages.append(

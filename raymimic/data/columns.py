@@ -22,6 +22,7 @@ from raymimic.observations.modality import processed_shape
 logger = logging.getLogger(__name__)
 
 FloatType = type[np.float32] | type[np.float64]
+Given = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class DemoSource:
         filter_key: name under `mask/`; None takes all demos.
         demo_limit: take only the first so many, in order of demo number.
         allow_links: folders besides the file's own that its links may lead into.
+        given: observations `[D]` by key, the same in each row, for a file that lacks them.
     """
 
     path: str
     filter_key: str | None = None
     demo_limit: int | None = None
     allow_links: tuple[str, ...] = ()
+    given: Given = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,19 @@ class ColumnRequest:
 
 @dataclass(frozen=True)
 class DemoRef:
-    """One demonstration: its file, its name in the file, its number of transitions."""
+    """One demonstration.
+
+    Attributes:
+        file: the file that holds it.
+        name: its name in the file.
+        length: its number of transitions.
+        given: observations that the file lacks, see `DemoSource`.
+    """
 
     file: DatasetFile
     name: str
     length: int
+    given: Given = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -212,7 +223,10 @@ def read_columns(
                     if key not in arrays:
                         continue
                     try:
-                        _read(opened, columns[key], arrays[key][rows])
+                        if (name := key.partition("/")[2]) in demo.given:
+                            arrays[key][rows] = demo.given[name]
+                        else:
+                            _read(opened, columns[key], arrays[key][rows])
                     except DatasetError as error:
                         if columns[key].needed:
                             raise

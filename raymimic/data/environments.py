@@ -10,7 +10,9 @@ from raymimic.config.base_config import BaseConfig
 from raymimic.data.columns import warn_once
 from raymimic.data.metadata import read_env_meta
 from raymimic.envs.kinds import DEFAULT_KIND
+from raymimic.envs.render_settings import difference
 from raymimic.errors import ConfigError, DatasetError
+from raymimic.observations.shapes import language_keys
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +23,8 @@ class EvalEnv:
 
     Attributes:
         key: the name that its metrics are logged under.
-        meta: `env_name`, `type`, `env_kwargs`.
+        meta: `env_name`, `type`, `env_kwargs`, and `lang`, the instruction, for policies that see
+            one.
         evaluate: whether to evaluate in it (`eval` of the dataset's entry).
         sources: numbers of the entries of `train.data` that were recorded in it.
     """
@@ -58,16 +61,30 @@ def environments(config: BaseConfig, entries: Sequence[dict[str, Any]]) -> list[
     experiment = config.experiment
     played = bool(experiment.rollout.enabled)
     metas = [_env_meta(config, entry["path"]) for entry in entries]
-    owners = [(entry["path"], entry.get("key")) for entry in entries]
+    # As in robomimic, which calls a dataset without an instruction "dummy".
+    sees = bool(language_keys(config.all_modalities))
+    told = [{"lang": entry.get("lang")} if sees else {} for entry in entries]
+    metas = [
+        {k: v for k, v in {**meta, **own}.items() if k != "lang" or v} if meta else meta
+        for meta, own in zip(metas, told, strict=True)
+    ]
+    owners = [
+        (entry["path"], entry.get("key"), own.get("lang"))
+        for entry, own in zip(entries, told, strict=True)
+    ]
     sources = [tuple(i for i, other in enumerate(owners) if other == own) for own in owners]
     if experiment.env is not None:
         fitting = (None, experiment.env)  # data that name no environment are the user's to judge
         sources = [tuple(i for i, meta in enumerate(metas) if meta.get("env_name") in fitting)]
-        first = {"type": DEFAULT_KIND, "env_kwargs": {}, **metas[0], "env_name": experiment.env}
+        fixed = {**told[0], "env_name": experiment.env}
+        first = {"type": DEFAULT_KIND, "env_kwargs": {}, **metas[0], **fixed}
         owners, metas = owners[:1], [first]
         entries = entries[:1]
+    recorded = metas
     metas = [_merged(meta, experiment.env_meta_update_dict) if meta else meta for meta in metas]
-    envs: dict[tuple[str, str | None], EvalEnv] = {}
+    if played and {"rgb", "depth"} & {*config.obs_from_env.values()}:
+        _say_differences(entries, recorded, metas)
+    envs: dict[tuple[str, str | None, str | None], EvalEnv] = {}
     keys = _env_keys(entries, metas)
     for own, entry, meta, key, made in zip(owners, entries, metas, keys, sources, strict=True):
         if not meta:
@@ -111,6 +128,20 @@ def _env_meta(config: BaseConfig, path: str) -> dict[str, Any]:
             raise
         warn_once(f"{error} (no episodes are played, so that nothing needs it)")
         return {}
+
+
+def _say_differences(
+    entries: Sequence[Mapping[str, Any]],
+    recorded: Sequence[Mapping[str, Any]],
+    played: Sequence[Mapping[str, Any]],
+) -> None:
+    """Warns where a policy will see other images than those of its data."""
+    for entry, old, new in zip(entries, recorded, played, strict=True):
+        if old and (change := difference(old, new)):
+            warn_once(
+                f"evaluations draw other images than dataset '{entry['path']}' holds, by "
+                f"experiment.env_meta_update_dict: {change}"
+            )
 
 
 def _env_keys(entries: Sequence[dict[str, Any]], metas: Sequence[dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ that is not there is an error: HDF5 would skip the one and fill the other with z
 """
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Item = Any  # h5py has no types: a group, a dataset or a named data type
 
 _METADATA_CACHE_BYTES = 1 << 18
 _MAX_TEXT_BYTES = 1 << 28
+_MAX_ROW_BYTES = 1 << 28  # that are read in order to have one row
 _MAX_LINKED_FILES = 64  # open at a time
 _MAX_STEPS = 200  # of one look-up, those through links included
 _MAX_NESTED_VIRTUAL = 4
@@ -147,7 +149,7 @@ class DatasetReader:
             self.close_linked_files()
         if name in ("", ".") or "/" in name:
             return None
-        group = self.find(None, f"data/{name}", str(self))
+        group = self.find(self.data, name, str(self), "data")
         return DemoReader(self, name, group) if isinstance(group, h5py.Group) else None
 
     def find(self, group: h5py.Group | None, name: str, where: str, above: str = "") -> Item | None:
@@ -180,6 +182,17 @@ class DatasetReader:
         with _reading(f"{self}: names of a group"):
             return sorted(_text(name) for name in group.id)
 
+    def _links(self, group: h5py.Group) -> dict[str, int]:
+        """Names of a group's members with the kinds of their links, one of `h5py.h5l.TYPE_…`."""
+        found: dict[str, int] = {}
+
+        def note(name: bytes, info: Any) -> None:
+            found[_text(name)] = info.type
+
+        with _reading(f"{self}: names of a group"):
+            group.id.links.iterate(note, info=True)
+        return found
+
     def keys(
         self, group: h5py.Group, where: str, problems: list[str] | None = None
     ) -> dict[str, h5py.Dataset]:
@@ -192,12 +205,16 @@ class DatasetReader:
         """
         found: dict[str, h5py.Dataset] = {}
         seen: set[int] = set()
-        waiting = [(group, "", "")]  # a group, its path, and a name in it
+        waiting: list[tuple[h5py.Group, str, str, int | None]] = [(group, "", "", None)]
         while waiting:
-            parent, above, last = waiting.pop()
-            name = f"{above}/{last}".lstrip("/")
+            parent, above, last, kind = waiting.pop()  # a group, its path, and a link in it
+            name = f"{above}/{last}" if above else last
             try:
-                item = self.find(parent, last, where, above) if last else parent
+                if kind == h5py.h5l.TYPE_HARD:
+                    with _reading(f"{where}: '{name}'"):
+                        item = _wrapped(h5py.h5o.open(parent.id, _encoded(last)))
+                else:
+                    item = self.find(parent, last, where, above) if last else parent
                 if isinstance(item, h5py.Dataset):
                     if problems is not None:
                         self.check_place(item, f"{where}: '{name}'")
@@ -207,7 +224,8 @@ class DatasetReader:
                         identity = hash(item.id)
                     if identity not in seen:
                         seen.add(identity)
-                        waiting += [(item, name, below) for below in self.names(item)]
+                        links = self._links(item)
+                        waiting += [(item, name, below, links[below]) for below in sorted(links)]
             except DatasetError as error:
                 if problems is None:
                     raise
@@ -237,7 +255,7 @@ class DatasetReader:
     def _step(self, group: h5py.Group, name: str, what: str, steps: Iterator[int]) -> Item | None:
         """Opens a member of a group; follows it if it is a link."""
         with _reading(what):
-            key, links = name.encode("utf-8", "surrogateescape"), group.id.links
+            key, links = _encoded(name), group.id.links
             if b"\0" in key or not links.exists(key):
                 return None
             kind = links.get_info(key).type
@@ -372,6 +390,8 @@ class DatasetReader:
         """
         self.check_place(item, what, depth)
         with _reading(what):
+            if item.chunks is None:  # only chunks are filtered
+                return
             settings = item.id.get_create_plist()
             filters = [settings.get_filter(i) for i in range(settings.get_nfilters())]
         for code, _, _, name in filters:
@@ -405,12 +425,11 @@ class DatasetReader:
                 sources are not complete.
         """
         with _reading(what):
-            settings = item.id.get_create_plist()
-            virtual = settings.get_layout() == h5py.h5d.VIRTUAL
-            raw = [settings.get_external(i)[0] for i in range(settings.get_external_count())]
+            # h5py knows these since it opened the dataset.
+            virtual, raw = item.is_virtual, item.external
         if raw:
             raise DatasetError(
-                f"{what} keeps its values in another file, '{_text(raw[0])}', as external raw"
+                f"{what} keeps its values in another file, '{_text(raw[0][0])}', as external raw"
                 " storage, which may be any file of this machine and is never read: copy the values"
                 " into the dataset"
             )
@@ -511,6 +530,36 @@ class DatasetReader:
                 memory["values"] = inner
                 memory["values"].id.read(space, source_space, values)
         return values
+
+    def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
+        """One row of a dataset that was checked (`check`), in its own type.
+
+        Args:
+            item: the dataset.
+            index: number of the row, from 0.
+            what: the same as a user knows it, for complaints.
+
+        Raises:
+            DatasetError: it cannot be read, or more than 256 MiB would be read for it. Chunks and
+                virtual datasets are read whole.
+        """
+        with _reading(what):
+            virtual = bool(item.is_virtual)
+            size = item.dtype.itemsize * math.prod(item.shape if virtual else item.shape[1:])
+            if item.chunks is not None and size:
+                # All chunks that the row lies in are read whole.
+                rows, *cells = item.chunks
+                covered = (n + -n % cell for n, cell in zip(item.shape[1:], cells, strict=True))
+                size = item.dtype.itemsize * rows * math.prod(covered)
+            if size <= _MAX_ROW_BYTES and not virtual:
+                values: np.ndarray = np.asarray(item[index])
+                return values
+        if size > _MAX_ROW_BYTES:
+            raise DatasetError(
+                f"{what}: to read one row is to read {size:,} bytes, which is too many"
+            )
+        row: np.ndarray = self.values(item, what)[index]
+        return row
 
 
 class MissingObservationError(DatasetError):
@@ -669,6 +718,10 @@ class DemoReader:
         """Reads a dataset of numbers into an array of as many elements, in that array's type."""
         self.reader.fill(self.numbers(name).item, out, f"{self}: '{name}'")
 
+    def row(self, name: str, index: int) -> np.ndarray:
+        """One row of a dataset of numbers, in its own type, see `DatasetReader.row`."""
+        return self.reader.row(self.numbers(name).item, index, f"{self}: '{name}'")
+
     def _missing(self, name: str) -> DatasetError:
         group, _, key = name.partition("/")
         if group not in ("obs", "next_obs") or not key:
@@ -684,8 +737,8 @@ class DemoReader:
         near = did_you_mean(key, known) if nearest(key, known) else ""
         if key == LANG_EMB_KEY and not near:
             near = (
-                ", the embedding of its instruction: write it into each demo, one row for each"
-                " step, as train.data[].lang is not read"
+                ", the embedding of its instruction: set train.data[].lang to the instruction and"
+                " train.text_encoder, or write the embedding into each demo, one row for each step"
             )
         return MissingObservationError(
             f"{self} has no observation '{key}'{near} (see observation.modalities)",
@@ -776,15 +829,24 @@ def _limit_metadata_cache(handle: h5py.File) -> None:
     handle.id.set_mdc_config(limits)
 
 
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Turns all that h5py raises into one sentence; holds nothing but its calls."""
-    try:
-        yield
-    except DatasetError:
-        raise
-    except Exception as error:  # of damaged files it may be anything
-        raise _damaged(what, error) from error
+class _reading:
+    """Turns all that h5py raises into one sentence; holds nothing but its calls.
+
+    It is entered dozens of times for each demo: a generator would take thrice as long.
+    """
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        # Of damaged files it may be anything.
+        if isinstance(error, Exception) and not isinstance(error, DatasetError):
+            raise _damaged(self._what, error) from error
 
 
 def _damaged(what: str, error: Exception) -> DatasetError:
@@ -828,6 +890,11 @@ def _root_of(item: h5py.Group | h5py.Dataset, what: str) -> h5py.Group:
     """The root of the file in which an object lies."""
     with _reading(what):
         return h5py.Group(h5py.h5o.open(item.id, b"/"))
+
+
+def _encoded(name: str) -> bytes:
+    """Undoes `_text`."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _text(value: object) -> str:

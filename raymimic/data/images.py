@@ -99,6 +99,19 @@ def likely_modality(shape: Sequence[int]) -> str | None:
     return "depth" if 1 in (shape[0], shape[2]) else "rgb"
 
 
+def is_picture(shape: Sequence[int], modality: str | None) -> bool:
+    """Whether an observation can be drawn for a person: an image, or a scan as curves.
+
+    Args:
+        shape: of a row.
+        modality: its name, which may be the user's own; None: it has none.
+    """
+    if modality in (None, "low_dim", "lang"):
+        return False
+    is_scan = modality == "scan" and len(shape) == 2
+    return is_scan or (len(shape) == 3 and shape[2] in CHANNELS.values())
+
+
 def _picture_objection(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str | None:
     """Why rows are no low-dimensional observation, but images."""
     if len(shape) != 3:

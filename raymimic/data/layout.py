@@ -22,6 +22,7 @@ from raymimic.data.columns import (
     ColumnRequest,
     DemoRef,
     DemoSource,
+    Given,
     Layout,
     column_group,
     shape_metadata_of,
@@ -98,10 +99,12 @@ def scan(sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
         file = DatasetFile.locate(source.path, source.allow_links)
         with open_dataset(file) as reader:
             names = _selected(reader, source)
+            first = _demo(reader, names[0])
+            given = {key: x for key, x in source.given.items() if not first.has(f"obs/{key}")}
             for name in names:
                 here = f"demo '{name}' of {reader}"
                 demo = _demo(reader, name)
-                found, length = _inspect(demo, request, spoiled, unwritten)
+                found, length = _inspect(demo, request, spoiled, unwritten, given)
                 for key, column in found.items():
                     known, there = columns.setdefault(key, (column, here))
                     if (known.shape, known.image) == (column.shape, column.image):
@@ -115,7 +118,7 @@ def scan(sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
                     spoiled.setdefault(column_group(key), difference)
                 for key in _optional(request) - {column_group(key) for key in found}:
                     lacking.setdefault(key, here)
-                demos.append(DemoRef(file, name, length))
+                demos.append(DemoRef(file, name, length, given))
             sizes.append(len(names))
             linked.append(frozenset(reader.linked))
 
@@ -210,7 +213,11 @@ def _selected(reader: DatasetReader, source: DemoSource) -> list[str]:
 
 
 def _inspect(
-    demo: DemoReader, request: ColumnRequest, spoiled: dict[str, str], unwritten: dict[str, str]
+    demo: DemoReader,
+    request: ColumnRequest,
+    spoiled: dict[str, str],
+    unwritten: dict[str, str],
+    given: Given,
 ) -> tuple[dict[str, Column], int]:
     """Columns that one demo has of those asked for, and its number of transitions.
 
@@ -219,6 +226,7 @@ def _inspect(
         request: the quantities to read.
         spoiled: takes up columns that cannot be read and are not needed, with the reason.
         unwritten: collects arrays that were never written, with the demo.
+        given: observations that the demo lacks, see `DemoSource`.
     """
     length = demo.length()
     if length is None:
@@ -242,6 +250,9 @@ def _inspect(
     for key, names in wanted.items():
         group = column_group(key)
         if group in absent or group in spoiled:
+            continue
+        if (name := key.partition("/")[2]) in given:
+            found[key] = Column((key,), (), (len(given[name]),), needed=group not in spare)
             continue
         try:
             if group in optional and not demo.has(key):

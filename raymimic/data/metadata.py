@@ -35,6 +35,7 @@ class DatasetMeta:
         filter_keys: names of demos by filter key.
         obs_shapes: row shape of each observation key of the first demo.
         attrs: further attributes of `data`, such as measured returns.
+        demos: names of the demos, in order of demo number.
         others: groups in `data` that are no demos.
         problems: faults of demos, filter keys and links, a sentence each.
         linked: other files that links and virtual datasets lead into.
@@ -47,6 +48,7 @@ class DatasetMeta:
     filter_keys: dict[str, list[str]]
     obs_shapes: dict[str, tuple[int, ...]]
     attrs: dict[str, Any] = field(default_factory=dict)
+    demos: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     linked: frozenset[Path] = frozenset()
@@ -207,6 +209,7 @@ def read_metadata(
             filter_keys=masks,
             obs_shapes=shapes,
             attrs=attrs,
+            demos=tuple(lengths),
             others=tuple(others),
             problems=tuple(problems),
             linked=frozenset(reader.linked),

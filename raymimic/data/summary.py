@@ -233,7 +233,7 @@ class _Collector:
             self._stretch(key, rows, what)
             if key == "rewards":
                 self._returns.append(float(rows.sum()))
-                self._is_sparse = self._is_sparse and bool(np.isin(rows, (0, 1)).all())
+                self._is_sparse = self._is_sparse and bool(((rows == 0) | (rows == 1)).all())
                 self._successes += bool((rows == 1).any())
             if key == "dones":
                 self._ended += bool((rows > 0).any())

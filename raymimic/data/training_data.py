@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raymimic.config.base_config import BaseConfig, sections_named
+from raymimic.config.base_config import BaseConfig
 from raymimic.data.columns import ColumnRequest, DemoSource, Layout, check_memory, numpy_dtype
 from raymimic.data.environments import EvalEnv, environments
 from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError
+from raymimic.data.language import Language, given_by
 from raymimic.data.layout import scan
 from raymimic.data.loader import Loader, ShardIndex
 from raymimic.data.memory import workers_here
@@ -37,7 +38,6 @@ from raymimic.data.stats import (
 )
 from raymimic.data.store import DemoStore, owned_demos
 from raymimic.errors import ConfigError, DatasetError, printable
-from raymimic.observations.shapes import modalities_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class DataInfo:
         valid: demos to validate on, if `experiment.validate`.
         paths: files or URIs, one for each entry of `train.data`.
         split: a line about the demos that `train.validation_fraction` held out; empty without it.
+        language: embeddings of instructions.
     """
 
     shape_meta: dict[str, Any]
@@ -70,6 +71,7 @@ class DataInfo:
     valid: Layout | None
     paths: tuple[str, ...]
     split: str = ""
+    language: Language = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -123,7 +125,7 @@ class TrainData:
         return self.info.digest
 
 
-def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
+def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = None) -> DataInfo:
     """Checks the data of a training without reading it.
 
     All complaints but those about values (NaN) are made here, so that a driver can make them
@@ -132,6 +134,7 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
     Args:
         config: sections `train`, `experiment` and `observation` are read.
         reads: `Algo.reads` of the algorithm.
+        language: embeddings of the instructions of `train.data`.
 
     Raises:
         DatasetError: see `raymimic.data.layout`.
@@ -140,24 +143,26 @@ def inspect_data(config: BaseConfig, reads: Reads) -> DataInfo:
     """
     _check_windows(config, reads)
     entries = dataset_entries(config)
-    request = _request(config, reads)
-    train = _scanned(config, _sources(config, entries, "filter_key"), request)
+    request, language = _request(config, reads), language or {}
+    train = _scanned(config, _sources(config, entries, "filter_key", language), request)
     if config.train.hdf5_normalize_obs:
-        _check_statistics(train.shape_metadata(_modalities(config))["all_shapes"])
+        _check_statistics(train.shape_metadata(config.all_modalities)["all_shapes"])
     valid, split = None, ""
     if config.experiment.validate and config.train.validation_fraction is not None:
         train, valid = hold_out(train, config.train.validation_fraction, config.train.seed)
         split = _split_line(train, valid, config.train.seed)
     elif config.experiment.validate:
-        valid = _scanned(config, _sources(config, entries, "validation_filter_key"), request)
+        sources = _sources(config, entries, "validation_filter_key", language)
+        valid = _scanned(config, sources, request)
         _check_split(entries, train, valid)
     return DataInfo(
-        shape_meta=train.shape_metadata(_modalities(config)),
+        shape_meta=train.shape_metadata(config.all_modalities),
         eval_envs=environments(config, entries),
         train=train,
         valid=valid,
         paths=tuple(entry["path"] for entry in entries),
         split=split,
+        language=language,
     )
 
 
@@ -250,6 +255,7 @@ def make_loaders(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    language: Language | None = None,
 ) -> TrainData:
     """Reads the data of a training and serves it in batches.
 
@@ -262,6 +268,7 @@ def make_loaders(
         device: where batches go.
         rank: this worker, in `[0, world_size)`.
         world_size: number of workers.
+        language: embeddings of the instructions of `train.data`.
 
     Raises:
         DatasetError: see `raymimic.data.layout`.
@@ -272,7 +279,7 @@ def make_loaders(
             f"train.batch_size is {config.train.batch_size}, less than the {world_size} workers"
             " that share each batch: make it larger, or use fewer workers"
         )
-    info = inspect_data(config, reads)
+    info = inspect_data(config, reads, language)
     part = _WorkersPart(config, reads, device, rank, world_size)
     part.check_memory(info)
     store = part.read(info.train, must_shard=True)
@@ -437,7 +444,7 @@ def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> 
         raise ConfigError(out_of_reach[0])
     if not config.train.hdf5_normalize_obs:
         return _Statistics(None, action_stats, action_range, out_of_reach)
-    modalities = _modalities(config)
+    modalities = config.all_modalities
     found = {key: of(f"obs/{key}", modalities.get(key, "low_dim")) for key in config.all_obs_keys}
     obs_stats = obs_normalization_stats(found)
     return _Statistics(obs_stats, action_stats, action_range, out_of_reach)
@@ -508,7 +515,7 @@ def data_label(config: BaseConfig) -> str:
 
 
 def _sources(
-    config: BaseConfig, entries: Sequence[dict[str, Any]], filter_name: str
+    config: BaseConfig, entries: Sequence[dict[str, Any]], filter_name: str, language: Language
 ) -> list[DemoSource]:
     """The demos of each entry; an entry's own filter key comes before the config's."""
     common = config.train[f"hdf5_{filter_name}"]
@@ -518,9 +525,17 @@ def _sources(
             entry.get(filter_name, common),
             entry.get("demo_limit"),
             tuple(config.train.allow_links),
+            given_by(config, entry, language),
         )
         for entry in entries
     ]
+
+
+def instruction_sources(config: BaseConfig) -> list[tuple[str, DemoSource]]:
+    """The instructions of `train.data`, each with the demos that it belongs to."""
+    entries = dataset_entries(config)
+    sources = _sources(config, entries, "filter_key", {})
+    return [(e["lang"], s) for e, s in zip(entries, sources, strict=True) if e.get("lang")]
 
 
 def _request(config: BaseConfig, reads: Reads) -> ColumnRequest:
@@ -536,14 +551,5 @@ def _request(config: BaseConfig, reads: Reads) -> ColumnRequest:
         dataset_keys=tuple(name for name in reads.windows if name not in groups),
         load_next_obs=reads.next_obs is not None,
         needs=needs - {BOUNDED_ACTIONS, PAD_MASK, NEXT_ACTIONS},
-        modalities=_modalities(config),
+        modalities=config.all_modalities,
     )
-
-
-def _modalities(config: BaseConfig) -> dict[str, str]:
-    """The modality of each observation key of all parts."""
-    modalities: dict[str, str] = {}
-    for _, groups in sections_named(config.observation, "modalities"):
-        for group in groups.values():
-            modalities |= modalities_of(group)
-    return modalities

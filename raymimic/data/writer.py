@@ -17,6 +17,8 @@ from raymimic.errors import DatasetError, OutputError
 
 Array = NDArray[Any]
 
+_IMAGE_DIMS = 4  # [T, H, W, C]
+
 
 @dataclass(frozen=True)
 class RecordedEpisode:
@@ -64,6 +66,7 @@ class DatasetWriter:
     Args:
         data: the group of all demos.
         filter_keys: named subsets that are written even if they stay empty.
+        compress: stores images `[T, H, W, C]` compressed, frame by frame (gzip).
 
     Attributes:
         attrs: attributes of the dataset, written at the end.
@@ -71,10 +74,12 @@ class DatasetWriter:
         num_transitions: their steps.
     """
 
-    def __init__(self, data: h5py.Group, filter_keys: Iterable[str] = ()) -> None:
+    def __init__(
+        self, data: h5py.Group, filter_keys: Iterable[str] = (), compress: bool = False
+    ) -> None:
         self.attrs: dict[str, Any] = {}
         self.num_demos = self.num_transitions = 0
-        self._data = data
+        self._data, self._compress = data, compress
         self._filter_keys: dict[str, list[str]] = {key: [] for key in filter_keys}
 
     def add(self, episode: RecordedEpisode, filter_keys: Iterable[str] = ()) -> str:
@@ -103,7 +108,11 @@ class DatasetWriter:
         for key, value in {**episode.attrs, "num_samples": len(episode)}.items():
             group.attrs[key] = value
         for key, array in episode.arrays().items():
-            group[key] = array
+            if self._compress and array.ndim == _IMAGE_DIMS:
+                frame = (1, *array.shape[1:])  # is read without its neighbours
+                group.create_dataset(key, data=array, chunks=frame, compression="gzip")
+            else:
+                group[key] = array
         for key in dict.fromkeys((*episode.filter_keys, *filter_keys)):
             self._filter_keys.setdefault(key, []).append(name)
         self.num_demos += 1
@@ -121,7 +130,10 @@ class DatasetWriter:
 
 @contextmanager
 def writing_dataset(
-    path: str | Path, env_meta: Mapping[str, Any], filter_keys: Iterable[str] = ()
+    path: str | Path,
+    env_meta: Mapping[str, Any],
+    filter_keys: Iterable[str] = (),
+    compress: bool = False,
 ) -> Iterator[DatasetWriter]:
     """Writes a dataset; the file appears once the block is complete.
 
@@ -129,6 +141,7 @@ def writing_dataset(
         path: of the HDF5 file; an existing one is replaced.
         env_meta: the environment: `env_name`, `type`, `env_kwargs`; empty: not known.
         filter_keys: named subsets that are written even if they stay empty.
+        compress: stores images compressed, see `DatasetWriter`.
 
     Yields:
         The writer of the episodes. If the block raises, nothing is left.
@@ -141,7 +154,7 @@ def writing_dataset(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(part, "w") as file:
-            writer = DatasetWriter(file.create_group("data"), filter_keys)
+            writer = DatasetWriter(file.create_group("data"), filter_keys, compress)
             yield writer
             writer.finish(env_meta, file)
         part.replace(path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -26,12 +29,25 @@ class EnvType:
 class EnvBase(ABC):
     """An environment with dictionary observations.
 
-    A subclass is made by `cls(env_name, render_offscreen=…, **env_kwargs)`. An episode is a
-    function of the seed given to `reset` and of the actions: earlier episodes must not affect it.
+    A subclass is made by `cls(env_name, **env_kwargs)`, and by those of the following arguments
+    that its constructor names (`env_from_metadata` says what they hold): `render`,
+    `render_offscreen`, `use_image_obs`, `use_depth_obs`, as in robomimic, `render_settings` and
+    `reads`. Images are `<camera>_image` `[H, W, 3]` uint8, top row first; depth is
+    `<camera>_depth` `[H, W, 1]` float32, in metres.
 
-    raymimic itself does not call `get_reward`, `is_done` and `reset_to`; they are part of
-    robomimic's contract.
+    An episode is a function of the seed given to `reset` and of the actions: earlier episodes must
+    not affect it. A `reset` without an argument `seed`, as robomimic's environments have it, draws
+    from the generators of NumPy and Python: these are seeded first.
+
+    raymimic itself does not call `get_reward`, `is_done` and `get_goal` without goals; they are
+    part of robomimic's contract.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls).get("reset")
+        if own is not None and not _takes_seed(own):
+            cls.reset = _seeded(own)  # type: ignore[method-assign]
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> Observation:
@@ -79,15 +95,19 @@ class EnvBase(ABC):
         return True
 
     @abstractmethod
-    def get_state(self) -> dict[str, Array]:
-        """The simulator's state, `{"states": [S]}`, for `reset_to`."""
+    def get_state(self) -> dict[str, Any]:
+        """The simulator's state, for `reset_to`.
+
+        Returns:
+            `{"states": [S]}`; robosuite adds `model`, the scene as XML, and `ep_meta`, JSON.
+        """
 
     @abstractmethod
-    def reset_to(self, state: Mapping[str, Array]) -> Observation:
+    def reset_to(self, state: Mapping[str, Any]) -> Observation:
         """Starts an episode in a state that `get_state` returned or a dataset holds.
 
         Args:
-            state: `{"states": [S]}`.
+            state: as `get_state` returns it.
 
         Returns:
             The observation in that state.
@@ -109,10 +129,9 @@ class EnvBase(ABC):
 
     @abstractmethod
     def serialize(self) -> dict[str, Any]:
-        """The `env_args` of a dataset: `env_name`, `type` and `env_kwargs`."""
+        """The `env_args` of a dataset: `env_name`, `type`, `env_kwargs` and, if set, `render`."""
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 # robomimic's environments have none
         """Frees simulator and renderer."""
 
     @property
@@ -139,3 +158,23 @@ class EnvBase(ABC):
     def clip(self, action: Array) -> Array:
         """Moves an action `[A]` to the nearest one within `action_bounds`."""
         return np.clip(action, *self.action_bounds)
+
+
+def _takes_seed(reset: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(reset).parameters
+    return "seed" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def _seeded(reset: Callable[..., Observation]) -> Callable[..., Observation]:
+    """A `reset` that takes a seed, of one that does not."""
+
+    @wraps(reset)
+    def seeded(self: EnvBase, *args: Any, seed: int | None = None, **kwargs: Any) -> Observation:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(np.random.SeedSequence(seed).generate_state(4))
+        return reset(self, *args, **kwargs)
+
+    return seeded

@@ -7,11 +7,14 @@ import logging
 import math
 import re
 import signal
+import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from decimal import Decimal
+from importlib import import_module
+from importlib.util import find_spec
 from numbers import Real
 from typing import Any
 
@@ -20,8 +23,10 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
+from raymimic.envs.cameras import DEFAULT, Cameras, quiet_mujoco
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
 from raymimic.envs.kinds import UnknownEnvError
+from raymimic.envs.render_settings import IMAGE, RenderSettings
 from raymimic.errors import EnvError, did_you_mean, reason
 
 logger = logging.getLogger(__name__)
@@ -72,6 +77,42 @@ def _mujoco(env: gymnasium.Env[Any, Any]) -> Any | None:
     return base if hasattr(base, "model") and hasattr(base, "set_state") else None
 
 
+def _present(base: Any) -> Any:
+    """The observation of the present state, by gymnasium's and OGBench's names of the method."""
+    for name in ("_get_obs", "compute_observation", "get_ob"):
+        if hasattr(base, name):
+            return getattr(base, name)()
+    raise EnvError(f"'{type(base).__name__}' has no method that gives the observation of a state")
+
+
+def _simulated(env: gymnasium.Env[Any, Any]) -> tuple[Any, Any] | None:
+    """The model and data of an environment that MuJoCo simulates."""
+    base: Any = env.unwrapped
+    with suppress(Exception):  # properties of an environment may raise anything
+        if isinstance(base.model, mujoco.MjModel) and isinstance(base.data, mujoco.MjData):
+            return base.model, base.data
+    return None
+
+
+def _own_view(env: gymnasium.Env[Any, Any], model: Any, data: Any) -> mujoco.MjvCamera | None:
+    """The camera of gymnasium's own pictures; None for another package's environment."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None:
+        return None
+    camera = mujoco.MjvCamera()
+    number = getattr(renderer, "camera_id", None)
+    if number is not None and number >= 0:
+        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, number
+        return camera
+    camera.lookat[:] = np.median(data.geom_xpos, axis=0)
+    camera.distance = model.stat.extent
+    for key, value in (getattr(renderer, "default_cam_config", None) or {}).items():
+        if key != "type":
+            setattr(camera, key, value)
+    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    return camera
+
+
 def _as_dict(obs: Any, prefix: str = "") -> Observation:
     """Copies a gymnasium observation into `{key: array}`; nested keys are joined by `/`.
 
@@ -99,8 +140,11 @@ def _as_array(value: Any) -> Array:
 class EnvGym(EnvBase):
     """A gymnasium environment with continuous actions.
 
-    An array observation is `{"flat": [D]}`, a dictionary observation keeps its keys. Unlike
-    robomimic's, `step` keeps termination and time limit apart, and success is read from
+    An array observation is `{"flat": [D]}`, a dictionary observation keeps its keys, images
+    included. `render_settings` add images: of the cameras of an environment that MuJoCo simulates,
+    and of any other's own picture, which is called `default`.
+
+    Unlike robomimic's, `step` keeps termination and time limit apart, and success is read from
     `info["is_success"]` or `info["success"]`.
 
     Args:
@@ -108,6 +152,8 @@ class EnvGym(EnvBase):
             the module that registers it is imported already.
         render: shows a window.
         render_offscreen: lets `render` return frames.
+        render_settings: cameras, and how they draw.
+        reads: keys of the observations that are read, see `Cameras`.
         **env_kwargs: for `gymnasium.make`.
 
     Raises:
@@ -119,13 +165,19 @@ class EnvGym(EnvBase):
         env_name: str,
         render: bool = False,
         render_offscreen: bool = False,
+        render_settings: RenderSettings | None = None,
+        reads: Collection[str] | None = None,
         **env_kwargs: Any,
     ) -> None:
         self._name = current_name(env_name)
         self._env_kwargs = deepcopy(env_kwargs)
-        mode = "human" if render else "rgb_array" if render_offscreen else None
+        self._settings, self._reads = render_settings, reads
+        self._drawn = render_settings.cameras_for(reads) if render_settings else ()
+        pictures = render_offscreen or DEFAULT in self._drawn
+        mode = "human" if render else "rgb_array" if pictures else None
         # Not every environment takes a render mode.
         self.env = _make(self._name, {**env_kwargs, **({"render_mode": mode} if mode else {})})
+        self._cameras: Cameras | None = None  # found in the first reset: some have no model before
         self._obs: Observation = {}
         self._reward = 0.0
         self._done = False
@@ -135,7 +187,9 @@ class EnvGym(EnvBase):
         """Starts an episode; see `EnvBase.reset`.
 
         Raises:
-            EnvError: the environment does not return the values of gymnasium's interface.
+            EnvError: the environment does not return the values of gymnasium's interface, or
+                `render_settings` ask for more than its own picture where MuJoCo does not simulate
+                it.
         """
         with self._of_gymnasium("reset"):
             answer = self.env.reset(seed=seed)
@@ -160,7 +214,8 @@ class EnvGym(EnvBase):
                 f"(observation, reward, terminated, truncated, info): {_MODERNISE}"
             )
         obs, reward, terminated, truncated, info = answer
-        self._obs, self._reward = _as_dict(obs), self._number("reward", reward)
+        self._obs = self._with_images(_as_dict(obs))
+        self._reward = self._number("reward", reward)
         terminated = self._flag("terminated", terminated)
         truncated = self._flag("truncated", truncated)
         self._done = terminated or truncated
@@ -257,12 +312,12 @@ class EnvGym(EnvBase):
         self.env.reset()  # clears the time limit, the warm start and all forces
         mujoco.mj_setState(base.model, base.data, states, kind)
         mujoco.mj_forward(base.model, base.data)
-        return self._started(_as_dict(base._get_obs()), {})
+        return self._started(_as_dict(_present(base)), {})
 
     def render(
         self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Returns a picture of the current state.
+        """Returns a picture of the current state: the cameras of `render_settings` side by side.
 
         Args:
             mode: `rgb_array`; a window (`human`) is drawn by `step` itself.
@@ -276,6 +331,13 @@ class EnvGym(EnvBase):
         Raises:
             EnvError: the environment was not made for rendering, or this machine cannot render.
         """
+        if self._cameras is not None:
+            return self._cameras.picture(*self._model_and_data(), height, width)
+        return self._own_picture(mode, height, width)
+
+    def _own_picture(
+        self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
+    ) -> npt.NDArray[np.uint8]:
         if mode != "rgb_array" or self.env.render_mode != "rgb_array":
             raise EnvError(f"'{self._name}' renders to arrays only when made with render_offscreen")
         try:
@@ -296,10 +358,13 @@ class EnvGym(EnvBase):
     def serialize(self) -> dict[str, Any]:
         """The `env_args` of a dataset."""
         kwargs = deepcopy(self._env_kwargs)
-        return {"env_name": self._name, "type": self.type, "env_kwargs": kwargs}
+        meta = {"env_name": self._name, "type": self.type, "env_kwargs": kwargs}
+        return meta if self._settings is None else {**meta, "render": self._settings.serialize()}
 
     def close(self) -> None:
         """Frees simulator and renderer."""
+        if self._cameras is not None:
+            self._cameras.close()
         with _no_exit("it"):
             self.env.close()
 
@@ -343,9 +408,41 @@ class EnvGym(EnvBase):
         return space
 
     def _started(self, obs: Observation, info: Mapping[str, Any]) -> Observation:
-        self._obs, self._reward, self._done = obs, 0.0, False
+        if self._settings is not None and self._cameras is None:
+            simulated = _simulated(self.env)
+            if simulated is None:
+                self._check_own_picture(self._settings)
+            else:
+                self._cameras = Cameras(self._settings, self._reads)
+                self._cameras.default = _own_view(self.env, *simulated)
+        self._obs, self._reward, self._done = self._with_images(obs), 0.0, False
         self._success = self._solved(info)
         return self.get_observation()
+
+    def _check_own_picture(self, settings: RenderSettings) -> None:
+        """Makes sure that settings ask for no more than an environment's own picture."""
+        others = [name for name in settings.cameras if name != DEFAULT]
+        asked = [f"the camera '{name}'" for name in others]
+        asked += ["depth"] * settings.depth + list(settings.quality)
+        if asked:
+            raise EnvError(
+                f"environment '{self._name}' is not simulated by MuJoCo, and 'render' of its "
+                f"'env_args' asks for {asked[0]}: it has one camera, '{DEFAULT}', of any size"
+            )
+
+    def _model_and_data(self) -> tuple[Any, Any]:
+        simulated = _simulated(self.env)
+        assert simulated is not None  # else there are no cameras
+        return simulated
+
+    def _with_images(self, obs: Observation) -> Observation:
+        """An observation with the images of `render_settings`."""
+        if not self._drawn or self._settings is None:
+            return obs
+        if self._cameras is not None:
+            return obs | self._cameras.observe(*self._model_and_data())
+        size = self._settings.height, self._settings.width
+        return obs | {DEFAULT + IMAGE: _averaged(self._own_picture(), *size)}
 
     @contextmanager
     def _of_gymnasium(self, method: str) -> Iterator[None]:
@@ -451,8 +548,8 @@ def _of_signal(error: BaseException) -> bool:
 def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     """Calls `gymnasium.make`, with errors of one sentence."""
     env_id = name.rpartition(":")[2]
-    # Else MuJoCo prints warnings about gymnasium's models and leaves a MUJOCO_LOG.TXT behind.
-    mujoco.set_mju_user_warning(lambda message: logger.debug("MuJoCo: %s", message))
+    quiet_mujoco()
+    _register(env_id)
     try:
         # The checker warns about things that a user of a dataset cannot change.
         with _no_exit("it"):
@@ -462,7 +559,7 @@ def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     except gymnasium.error.UnregisteredEnv as error:
         known = gymnasium.registry.keys()
         raise UnknownEnvError(
-            f"no environment '{name}' is registered{_near(env_id, known)}: {_package(env_id)}"
+            f"no environment '{name}' is registered{_near(env_id, known)}{_package(env_id)}"
         ) from error
     except Exception as error:  # a constructor may raise anything
         raise EnvError(f"environment '{name}' cannot be made: {reason(error)}") from error
@@ -473,8 +570,14 @@ def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     return env
 
 
-# Beginnings of ids, the package that has them, and its module that registers them.
+# Beginnings of ids, the package that has them, and its module that registers them. The packages of
+# raymimic's extras are imported where they are installed.
+_OGBENCH = (
+    *("antmaze", "antsoccer", "humanoidmaze", "pointmaze", "powderworld"),
+    *("cube", "puzzle", "scene", "visual"),
+)
 _PACKAGES = {
+    **{f"{start}-": ("ogbench", "ogbench") for start in _OGBENCH},
     "Isaac-": ("Isaac Lab", "isaaclab_tasks"),
     "ALE/": ("ale-py", "ale_py"),
     "MiniGrid-": ("minigrid", "minigrid"),
@@ -490,12 +593,28 @@ _PACKAGES = {
 }
 
 
+_EXTRAS = ("ogbench", "metaworld")
+
+
+def _register(env_id: str) -> None:
+    """Imports the package of an id, if it is one of raymimic's extras."""
+    for start, (package, module) in _PACKAGES.items():
+        if package not in _EXTRAS or not env_id.startswith(start):
+            continue
+        known = env_id in gymnasium.registry or module in sys.modules
+        if not known and find_spec(module) is not None:
+            import_module(module)
+
+
 def _package(env_id: str) -> str:
     """Names the package to install, where ids of that kind are known to come from one."""
     for start, (package, module) in _PACKAGES.items():
         if env_id.startswith(start):
-            return f"install {package}, and name its module (--import {module})"
-    return "install its package, and name the module that registers it (--import MODULE)"
+            if package in _EXTRAS:
+                installed = find_spec(module) is not None
+                return "" if installed else f": pip install 'raymimic[{package}]'"
+            return f": install {package}, and name its module (--import {module})"
+    return ": install its package, and name the module that registers it (--import MODULE)"
 
 
 def _near(name: str, known: Any) -> str:
@@ -515,6 +634,16 @@ def _kind(value: Any) -> str:
     if isinstance(value, str | int | float | np.ndarray | None):
         return f"{value!r:.60}"
     return f"a value of type {type(value).__name__}"
+
+
+def _averaged(frame: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Resizes `[H, W, 3]` by averages over areas."""
+    from PIL import Image
+
+    if frame.shape[:2] == (height, width):
+        return frame
+    size = (width, height)
+    return np.array(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
 
 
 def _resized(frame: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:

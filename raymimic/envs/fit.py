@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
+from raymimic.envs.render_settings import DEPTH, IMAGE
 from raymimic.errors import EnvError, did_you_mean, reason
 from raymimic.observations.modality import modality_named, type_fault
+from raymimic.observations.shapes import language_keys
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -46,6 +48,11 @@ class PolicyInterface:
     action_dim: int
     frame_stack: int = 1
     modalities: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """The modality of each observation and goal that it reads."""
+        return {**dict.fromkeys([*self.obs, *self.goals], "low_dim"), **self.modalities}
 
     @classmethod
     def of(cls, config: BaseConfig, shape_meta: Mapping[str, Any]) -> PolicyInterface:
@@ -128,7 +135,7 @@ def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBou
     Raises:
         EnvError: the environment cannot be made, or does not fit the policy; one sentence.
     """
-    env = env_from_metadata(env_meta)
+    env = env_from_metadata(env_meta, reads=policy.reads)
     try:
         low, high = env.action_bounds
         if env.action_dimension != policy.action_dim:
@@ -136,6 +143,11 @@ def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBou
                 f"environment '{env.name}' takes actions of {env.action_dimension} components, "
                 f"and the policy gives {policy.action_dim}"
             )
+        if env_meta.get("lang"):
+            # The policy has the embedding of the instruction.
+            told = language_keys(policy.modalities)
+            seen = {key: shape for key, shape in policy.obs.items() if key not in told}
+            policy = replace(policy, obs=seen)
         _compare(env, "its reset", _calling(env, "reset", lambda: env.reset(seed=0)), policy)
         action = env.clip(np.zeros(policy.action_dim, np.float32))
         obs, *_ = _calling(env, "step", lambda: env.step(action))
@@ -171,7 +183,8 @@ def _compare(env: EnvBase, source: str, obs: Observation, policy: PolicyInterfac
             except EnvError as error:
                 raise EnvError(f"environment '{env.name}', after {source}: {error}") from error
             actual = list(value.shape)
-            if actual not in (shape, [policy.frame_stack, *shape]):
+            stacked = [policy.frame_stack, *shape] if policy.frame_stack > 1 else shape
+            if actual not in (shape, stacked):
                 raise EnvError(
                     f"environment '{env.name}' gives {kind} '{key}' of shape {actual}, and the "
                     f"policy reads {shape}"
@@ -182,6 +195,19 @@ def _compare(env: EnvBase, source: str, obs: Observation, policy: PolicyInterfac
                     f"environment '{env.name}' gives {kind} '{key}', which is listed as {modality} "
                     f"and holds {fault}"
                 )
+
+
+def _camera(key: str) -> str:
+    """The remedy for an image that is missing."""
+    for ending in (IMAGE, DEPTH):
+        if key.endswith(ending) and (camera := key.removesuffix(ending)):
+            depth = ', "depth": true' if ending == DEPTH else ""
+            return (
+                "; a simulator draws the cameras that 'render' of the data's 'env_args' names "
+                f'(experiment.env_meta_update_dict={{"render": {{"cameras": '
+                f'["{camera}"]{depth}}}}})'
+            )
+    return ""
 
 
 def read(obs: Mapping[str, Any], key: str, kind: str = OBSERVATION) -> Array:
@@ -201,7 +227,7 @@ def read(obs: Mapping[str, Any], key: str, kind: str = OBSERVATION) -> Array:
     if key not in obs:
         raise EnvError(
             f"the policy reads {kind} '{key}', which the environment does not give"
-            f"{did_you_mean(key, map(str, obs))}"
+            f"{did_you_mean(key, map(str, obs))}{_camera(key)}"
         )
     value = np.asarray(obs[key])
     if value.dtype.kind == "O" and all(isinstance(part, Real) for part in value.flat):

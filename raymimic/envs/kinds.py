@@ -4,11 +4,15 @@ To add a kind, write a class that extends `EnvBase` and list it in `_KINDS`, or,
 own that `--import` names, put `@register_env_kind("my kind")` before it.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from contextlib import suppress
+from importlib import import_module, metadata
 from typing import Any, TypeVar
 
 from raymimic.envs.env_base import EnvBase, EnvType
+from raymimic.envs.render_settings import DEPTH, IMAGE, RenderSettings
+from raymimic.envs.rendering import use_renderer
 from raymimic.errors import ConfigError, EnvError, perhaps, reason
 from raymimic.user_modules import check_imported, module_of
 
@@ -19,7 +23,18 @@ DEFAULT_KIND = EnvType.GYM_TYPE
 """The kind of an environment whose description has no `type`."""
 
 # A class, or `module:class` to import once an environment of the kind is needed.
-_KINDS: dict[Kind, str | type[EnvBase]] = {EnvType.GYM_TYPE: "raymimic.envs.env_gym:EnvGym"}
+_KINDS: dict[Kind, str | type[EnvBase]] = {
+    EnvType.ROBOSUITE_TYPE: "raymimic.envs.env_robosuite:EnvRobosuite",
+    EnvType.GYM_TYPE: "raymimic.envs.env_gym:EnvGym",
+    "metaworld": "raymimic.envs.env_metaworld:EnvMetaworld",
+}
+
+# The package behind a kind, which is an extra of the same name, and the version of MuJoCo from
+# which on it is known to fail.
+_SIMULATORS = {
+    EnvType.ROBOSUITE_TYPE: ("robosuite", (3, 10)),
+    "metaworld": ("metaworld", (3, 12)),
+}
 
 # Names, for messages, of robomimic's kinds that are numbers.
 _NAMES = {EnvType.ROBOSUITE_TYPE: "robosuite", EnvType.IG_MOMART_TYPE: "iGibson"}
@@ -27,7 +42,7 @@ _NAMES = {EnvType.ROBOSUITE_TYPE: "robosuite", EnvType.IG_MOMART_TYPE: "iGibson"
 # Entries of `env_kwargs` that say how the recorder ran its environment: raymimic decides that.
 _RECORDERS_OWN = {
     *("self", "id", "env_name", "render", "render_offscreen", "render_mode"),
-    "disable_env_checker",
+    *("use_image_obs", "use_depth_obs", "render_settings", "reads", "disable_env_checker"),
 }
 
 
@@ -65,29 +80,97 @@ def register_env_kind(kind: Kind) -> Callable[[EnvClass], EnvClass]:
 
 
 def env_from_metadata(
-    env_meta: Mapping[str, Any], env_name: str | None = None, render: bool = False
+    env_meta: Mapping[str, Any],
+    env_name: str | None = None,
+    render: bool = False,
+    reads: Mapping[str, str] | None = None,
 ) -> EnvBase:
     """Makes the environment that a dataset or a checkpoint describes.
 
+    Its class is given those of these arguments that its constructor names: `render` (False: no
+    window), `render_offscreen` (whether pictures will be asked for), `use_image_obs` and
+    `use_depth_obs` (whether images or depth are read), `render_settings` (`RenderSettings`; None
+    without the entry `render`), `reads` (the keys that are read; None: any) and `env_version`.
+
     Args:
-        env_meta: `env_name`, `type` and, optionally, `env_kwargs`, as in `env_args`.
+        env_meta: `env_name`, `type` and, optionally, `env_kwargs` and `render`, as in `env_args`.
         env_name: another environment of the same kind with the same keyword arguments.
         render: whether `EnvBase.render` will be called.
+        reads: the modality of each observation that will be read, so that no other image is drawn;
+            None: any may be.
 
     Raises:
         EnvError: the description is incomplete or the environment cannot be made.
     """
     name, kwargs = read_env_meta(env_meta, env_name)
+    settings = render_settings(env_meta)
+    version = env_meta.get("env_version")
+    images, depth = _drawn(settings, reads)
+    if images or depth or render:
+        with suppress(EnvError):  # not all need OpenGL; those that do say what is missing
+            use_renderer()  # before the simulator is imported
+    offered = {
+        "render": False,
+        "render_offscreen": render,
+        "use_image_obs": images,
+        "use_depth_obs": depth,
+        "render_settings": settings,
+        "reads": reads,
+        "env_version": version if isinstance(version, str) else None,
+    }
     try:
-        return _class_of(env_meta)(name, render_offscreen=render, **kwargs)
+        cls = _class_of(env_meta)
+        named = inspect.signature(cls).parameters
+        if settings is not None and "render_settings" not in named:
+            raise EnvError(
+                f"environment '{name}' has settings 'render' in its 'env_args', and its class takes"
+                " none: give its constructor the argument 'render_settings', or remove them"
+            )
+        return cls(name, **{key: offered[key] for key in offered if key in named}, **kwargs)
     except EnvError:
         raise
-    except ImportError as error:
-        raise EnvError(
-            f"environment '{name}' needs a package that cannot be imported: {reason(error)}"
-        ) from error
-    except Exception as error:  # a constructor may raise anything
-        raise EnvError(f"environment '{name}' cannot be made: {reason(error)}") from error
+    except Exception as error:  # an import or a constructor may raise anything
+        raise EnvError(f"environment '{name}' {_failure(_kind(env_meta), error)}") from error
+
+
+def render_settings(env_meta: Mapping[str, Any]) -> RenderSettings | None:
+    """Reads the entry `render` of a description; None without one.
+
+    Raises:
+        EnvError: it is wrong.
+    """
+    given = env_meta.get("render")
+    return None if given is None else RenderSettings.read(given)
+
+
+def _drawn(settings: RenderSettings | None, reads: Mapping[str, str] | None) -> tuple[bool, bool]:
+    """Whether images, and whether depth, will be read."""
+    if reads is None:
+        images = settings is not None and bool(settings.cameras)
+        return images, images and settings is not None and settings.depth
+    return (
+        "rgb" in reads.values() or any(key.endswith(IMAGE) for key in reads),
+        "depth" in reads.values() or any(key.endswith(DEPTH) for key in reads),
+    )
+
+
+def _failure(kind: Kind, error: Exception) -> str:
+    """Why an environment of a kind cannot be made."""
+    package, too_new = _SIMULATORS.get(kind, (None, ()))
+    if isinstance(error, ImportError):
+        if package is not None and error.name == package:
+            return f"needs {package}, which is not installed: pip install 'raymimic[{package}]'"
+        return f"needs a package that cannot be imported: {reason(error)}"
+    failure = f"cannot be made: {reason(error)}"
+    if package is not None:
+        mujoco = metadata.version("mujoco")
+        if tuple(map(int, mujoco.split(".")[:2])) >= too_new:
+            newest = ".".join(map(str, too_new))
+            return (
+                f"{failure}; {package} {metadata.version(package)} is not known to run on MuJoCo "
+                f"{mujoco}: pip install 'mujoco<{newest}'"
+            )
+    return failure
 
 
 def _class_of(env_meta: Mapping[str, Any]) -> Callable[..., EnvBase]:
@@ -118,7 +201,8 @@ def read_env_meta(
         among them (robosuite stores one there), how to render, and gymnasium's checker.
 
     Raises:
-        EnvError: the description is incomplete, or no environment that can be played.
+        EnvError: the description is incomplete, or no environment that can be played, or its
+            settings `render` are wrong.
         ModuleNotImportedError: its name asks for a module that is not imported.
     """
     name = env_meta.get("env_name") if env_name is None else env_name
@@ -148,4 +232,5 @@ def read_env_meta(
             f"'env_kwargs' of environment '{name}' are {kwargs!r:.100}: they must be an object "
             "of arguments by name; experiment.env_meta_update_dict corrects them"
         )
+    render_settings(env_meta)
     return name, {key: value for key, value in kwargs.items() if key not in _RECORDERS_OWN}

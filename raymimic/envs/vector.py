@@ -22,10 +22,17 @@ class VectorEnv:
         env_meta: see `env_from_metadata`.
         num_envs: at least 1.
         render: whether `render` of the environments will be called.
+        reads: the modality of each observation that is read; None: any may be.
     """
 
-    def __init__(self, env_meta: Mapping[str, Any], num_envs: int, render: bool = False) -> None:
-        self._env_meta, self._render = env_meta, render
+    def __init__(
+        self,
+        env_meta: Mapping[str, Any],
+        num_envs: int,
+        render: bool = False,
+        reads: Mapping[str, str] | None = None,
+    ) -> None:
+        self._env_meta, self._render, self._reads = env_meta, render, reads
         self._envs: list[EnvBase | None] = [None] * num_envs
 
     def __len__(self) -> int:
@@ -39,7 +46,9 @@ class VectorEnv:
         """
         env = self._envs[index]
         if env is None:
-            env = self._envs[index] = env_from_metadata(self._env_meta, render=self._render)
+            env = self._envs[index] = env_from_metadata(
+                self._env_meta, render=self._render, reads=self._reads
+            )
         return env
 
     def discard(self, index: int) -> None:

@@ -1,6 +1,6 @@
 """Networks whose inputs are dicts of observations and whose outputs are dicts of tensors."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ from raymimic.models.obs_core import (
 from raymimic.models.trial import first_pass
 from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
-from raymimic.observations.shapes import LANG_EMB_KEY, ObsShapes
+from raymimic.observations.shapes import ObsShapes, language_keys
+from raymimic.tensors import repeat_rows
 
 __all__ = [
     "MIMO_MLP",
@@ -31,6 +32,7 @@ __all__ = [
     "obs_and_goal_groups",
     "obs_encoder_args_from_config",
     "register_encoder_core",
+    "states_for",
 ]
 
 ObsDict = Mapping[str, Tensor]
@@ -240,11 +242,7 @@ class ObservationEncoder(nn.Module):
         if not conditioned:
             return None
         first = next(iter(conditioned))
-        found = [
-            key
-            for key in self.obs_shapes
-            if self.obs_shapes.modality(key) == "lang" or key == LANG_EMB_KEY
-        ]
+        found = language_keys({key: self.obs_shapes.modality(key) for key in self.obs_shapes})
         if len(found) != 1:
             raise ConfigError(
                 f"the encoder of '{first}' takes one embedding of language, but the observations "
@@ -281,6 +279,12 @@ class ObservationEncoder(nn.Module):
         setting = f"observation.encoder.{self.obs_shapes.modality(key)}.share_net_from.{key}"
         if not isinstance(source, str):
             raise ConfigError(f"{setting} is {source}: give the name of one key")
+        if source not in self.obs_shapes:
+            raise ConfigError(
+                f"{setting} names '{source}', which is not in the same group of observations (obs, "
+                f"goal, …) as '{key}': list it in each group that has '{key}', or remove the "
+                f"setting{did_you_mean(source, self.obs_nets.keys())}"
+            )
         if source not in self.obs_nets:
             hint = did_you_mean(source, self.obs_nets.keys())
             raise ConfigError(f"{setting} names '{source}', which has no encoder of its own{hint}")
@@ -293,7 +297,10 @@ class ObservationEncoder(nn.Module):
         _add_net(self.obs_nets, key, core)
 
     def forward(self, obs_dict: ObsDict) -> Tensor:
-        """Maps `{key: [B, *shape]}`, which may hold more keys, to features `[B, D]`."""
+        """Maps `{key: [B, *shape]}`, which may hold more keys, to features `[B, D]`.
+
+        A key of B / n rows is encoded once, and each of its rows holds for n neighbours.
+        """
         features, nets = [], self.obs_nets
         for key in self.obs_shapes:
             if key == self._language:
@@ -312,7 +319,39 @@ class ObservationEncoder(nn.Module):
             for randomizer in reversed(chain):
                 x = cast("Randomizer", randomizer).forward_out(x)
             features.append(x.flatten(start_dim=1) if x.dim() != 2 else x)
-        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+        return _joined(features)
+
+
+def _joined(features: Sequence[Tensor]) -> Tensor:
+    """Concatenates features `[B, D]`; a row of those that have fewer holds for neighbours."""
+    if len(features) == 1:
+        return features[0]
+    rows = max(map(len, features))
+    whole = [
+        x if len(x) == rows else x.repeat_interleave(rows // max(1, len(x)), dim=0)
+        for x in features
+    ]
+    return torch.cat(whole, dim=-1)
+
+
+def states_for(
+    nets: Iterable[nn.Module], obs: ObsDict, goal: ObsDict | None, n: int
+) -> tuple[ObsDict, ObsDict | None]:
+    """Observations and goals for networks that are given n actions of each state, side by side.
+
+    A class with `encodes_once = True` of its own encodes a state once and repeats its features.
+    For others, such as a user's, the states are repeated.
+
+    Args:
+        nets: the networks.
+        obs: `{key: [B, *shape]}`.
+        goal: likewise, if there is a goal.
+        n: number of actions.
+    """
+    if all(vars(type(net)).get("encodes_once") for net in nets):
+        return obs, goal
+    repeated: tuple[ObsDict, ObsDict | None] = repeat_rows((dict(obs), goal), n)
+    return repeated
 
 
 class ObservationGroupEncoder(nn.Module):
@@ -339,9 +378,11 @@ class ObservationGroupEncoder(nn.Module):
             self.output_dim += encoder.output_dim
 
     def forward(self, **groups: ObsDict | None) -> Tensor:
-        """Maps observations of each group, which may be more groups, to `[B, D]`."""
-        features = [encoder(groups[group]) for group, encoder in self.nets.items()]
-        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+        """Maps observations of each group, which may be more groups, to `[B, D]`.
+
+        A group of B / n rows is encoded once, and each of its rows holds for n neighbours.
+        """
+        return _joined([encoder(groups[group]) for group, encoder in self.nets.items()])
 
     def encode_sequence(self, **groups: ObsDict | None) -> Tensor:
         """Encodes each step of sequences of observations.

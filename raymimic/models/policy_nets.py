@@ -80,6 +80,8 @@ class PerturbationActorNetwork(ActorNetwork):
         encoder_kwargs: see `ActorNetwork`.
     """
 
+    encodes_once: ClassVar[bool] = True
+
     def __init__(
         self,
         obs_shapes: Mapping[str, Sequence[int]],
@@ -97,7 +99,10 @@ class PerturbationActorNetwork(ActorNetwork):
     def forward(  # type: ignore[override]
         self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Maps `{key: [B, *shape]}` and actions `[B, A]` to actions `[B, A]` in [-1, 1]."""
+        """Maps `{key: [B, *shape]}` and actions `[B, A]` to actions `[B, A]` in [-1, 1].
+
+        Actions may be `[B * n, A]`, n of each state side by side: it is encoded once.
+        """
         perturbation = super().forward({**obs_dict, "action": acts}, goal_dict)
         return (acts + self.perturbation_scale * perturbation).clamp(-1.0, 1.0)
 

@@ -24,7 +24,6 @@ from raymimic.models.vae_priors import (
     StandardNormalPrior,
 )
 from raymimic.observations.shapes import ObsShapes
-from raymimic.tensors import repeat_rows
 
 
 class VAEOutput(TypedDict):
@@ -232,7 +231,8 @@ class VAE(nn.Module):
         Args:
             conditions: s, `{key: [B, *shape]}`.
             goals: the goals, if there are any.
-            z: latents `[B, latent_size]`; None: one from the prior for each s.
+            z: latents `[B, latent_size]`, or several for each s, side by side; None: one from the
+                prior for each s.
         """
         if z is None:
             z = self.sample_prior(conditions, goals)
@@ -256,8 +256,7 @@ class VAE(nn.Module):
     ) -> dict[str, Tensor]:
         """Samples x `{key: [B * num_samples, *shape]}`; those of one s are neighbours."""
         z = self.sample_prior(conditions, goals, num_samples)
-        conditions, goals = repeat_rows((dict(conditions), goals), num_samples)
-        return self.decode(conditions, goals, z)
+        return self.decode(conditions, goals, z)  # which encodes each s once
 
     def forward(
         self,

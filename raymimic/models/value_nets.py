@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,8 @@ class ActionValueNetwork(ValueNetwork):
         layer_norm: see `ValueNetwork`.
     """
 
+    encodes_once: ClassVar[bool] = True
+
     def __init__(
         self,
         obs_shapes: Mapping[str, Sequence[int]],
@@ -87,7 +89,10 @@ class ActionValueNetwork(ValueNetwork):
     def forward(  # type: ignore[override]
         self, obs_dict: ObsDict, acts: Tensor, goal_dict: ObsDict | None = None
     ) -> Tensor:
-        """Maps `{key: [B, *shape]}` and actions `[B, A]` to values `[B, 1]`."""
+        """Maps `{key: [B, *shape]}` and actions `[B, A]` to values `[B, 1]`.
+
+        Actions may be `[B * n, A]`, n of each state side by side: it is encoded once.
+        """
         return super().forward({**obs_dict, "action": acts}, goal_dict)
 
 
@@ -151,6 +156,7 @@ class DistributionalActionValueNetwork(MIMO_MLP):
         encoder_kwargs: see `ActionValueNetwork`.
     """
 
+    encodes_once: ClassVar[bool] = True
     atoms: Tensor
 
     def __init__(

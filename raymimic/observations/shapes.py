@@ -8,6 +8,15 @@ from raymimic.errors import ConfigError
 LANG_EMB_KEY = "lang_emb"
 
 
+def language_keys(modalities: Mapping[str, str]) -> list[str]:
+    """Returns the keys of embeddings of an instruction: those of `lang`, and robomimic's.
+
+    Args:
+        modalities: by key.
+    """
+    return [key for key, name in modalities.items() if name == "lang" or key == LANG_EMB_KEY]
+
+
 class ObsShapes(dict[str, tuple[int, ...]]):
     """Shapes of observation keys, in the order in which networks concatenate them.
 

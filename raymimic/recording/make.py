@@ -10,27 +10,23 @@ the mean returns of a random and of the expert policy: `random_return`, `expert_
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
-import threading
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.kinds import env_from_metadata
-from raymimic.envs.seeds import Purpose, episode_seeds
-from raymimic.errors import ConfigError, did_you_mean
+from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
+from raymimic.errors import ConfigError, EnvError, did_you_mean
+from raymimic.recording.experts.expert import expert_names
+from raymimic.recording.players import Crash, Players
+from raymimic.recording.playing import playing
+from raymimic.recording.progress import Progress
 from raymimic.recording.source_policy import FloatArray, SourcePolicy
-from raymimic.user_modules import safe_child_processes
 
 ENVS = {"walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 DATASETS = {f"{task}-medium-expert": task for task in ENVS}
@@ -41,7 +37,6 @@ deterministic policy would show neither other actions nor how to recover from an
 VALID_EVERY = 10
 FILTER_KEYS = ("expert", "medium", "train", "valid")
 RANDOM_EPISODES = 50
-EPISODES_PER_TASK = 4
 
 _LEVELS = ("expert", "medium", "random")  # the index of a level is the stage of its seeds
 
@@ -67,20 +62,21 @@ def make_dataset(
     out: str | Path,
     n_expert: int = 100_000,
     n_medium: int = 100_000,
-    num_procs: int | None = None,
+    num_actors: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> MadeDataset:
     """Plays the shipped policies and writes their episodes.
 
-    The file's content follows from `name`, the sizes and `seed`; processes only share the work.
+    The file's content follows from `name`, the sizes and `seed`; actors only share the work.
 
     Args:
         name: one of `DATASETS`; `_` and `-` are the same.
         out: the HDF5 file; an existing one is replaced once the new one is complete.
         n_expert: least number of the expert's transitions; episodes are kept whole.
         n_medium: likewise of the medium policy.
-        num_procs: processes; None is one for each CPU that this process may use.
+        num_actors: Ray actors; 0: one process beside this one, without Ray; None: one actor for
+            each CPU of the cluster.
         seed: of all episodes.
         progress: shows a bar on a terminal, and prints a line now and then elsewhere.
 
@@ -88,21 +84,16 @@ def make_dataset(
         ConfigError: no such dataset.
         OutputError: the file cannot be written.
     """
-    task = DATASETS.get(name.replace("_", "-"))
-    if task is None:
-        raise ConfigError(f"no dataset '{name}' can be made{did_you_mean(name, DATASETS)}")
+    task = dataset_task(name)
     path, wanted = Path(out), {"expert": n_expert, "medium": n_medium}
     transitions = dict.fromkeys(wanted, 0)
     returns: dict[str, list[float]] = {level: [] for level in _LEVELS}
-    context = multiprocessing.get_context("spawn")  # threads of torch or Ray do not survive a fork
-    workers = num_procs or _num_cpus()
     with (
         writing_dataset(path, _env_meta(task), FILTER_KEYS) as writer,
-        safe_child_processes(),
-        ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool,
-        _Progress(name, sum(wanted.values()), progress) as bar,
+        playing(_Player(task), num_actors) as players,
+        Progress(name, sum(wanted.values()), "steps", progress) as bar,
     ):
-        for level, episode in _recorded(pool, workers, task, seed, wanted):
+        for level, episode in _recorded(players, seed, wanted):
             returns[level].append(float(episode.arrays()["rewards"].sum()))
             if level == "random":
                 continue
@@ -112,27 +103,21 @@ def make_dataset(
             transitions[level] += len(episode)
         for level in ("random", "expert"):
             writer.attrs[f"{level}_return"] = float(np.mean(returns[level]))
-        pool.shutdown(cancel_futures=True)
     return MadeDataset(path, transitions, returns)
 
 
-class _Progress(tqdm):  # type: ignore[misc] # tqdm has no types
-    """A progress bar; without a terminal, a line for each quarter."""
+def dataset_task(name: str) -> str:
+    """The task of one of `DATASETS`; `_` and `-` are the same.
 
-    def __init__(self, name: str, total: int, show: bool) -> None:
-        self._lines = show and not sys.stderr.isatty()
-        disable = not show or self._lines
-        super().__init__(total=total, disable=disable, desc=name, unit=" steps", unit_scale=True)
-        self._name, self._done, self._all = name, 0, max(total, 1)
-
-    def update(self, n: float | None = 1) -> bool | None:
-        before, self._done = self._done, self._done + int(n or 0)
-        if self._lines and 4 * before // self._all != 4 * self._done // self._all:
-            print(
-                f"{self._name}: {self._done:,} of {self._all:,} steps", file=sys.stderr, flush=True
-            )
-        shown: bool | None = super().update(n)
-        return shown
+    Raises:
+        ConfigError: no such dataset can be made, by an expert neither.
+    """
+    task = DATASETS.get(name.replace("_", "-"))
+    if task is None:
+        rest = name.partition("-")[2]
+        known = [*DATASETS, *(f"{expert}-{rest}" for expert in expert_names())]
+        raise ConfigError(f"no dataset '{name}' can be made{did_you_mean(name, known)}")
+    return task
 
 
 def play_demo(
@@ -175,41 +160,41 @@ def _env_meta(task: str) -> dict[str, Any]:
     return {"env_name": ENVS[task], "type": EnvType.GYM_TYPE, "env_kwargs": {}}
 
 
-def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is killed; the pool does not."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+class _Player:
+    """Plays a task's policies: a `raymimic.recording.players.Player` of pairs of level and seed."""
 
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self._env: EnvBase | None = None
+        self._policies: dict[str, SourcePolicy | None] = {"random": None}
 
-    threading.Thread(target=wait, daemon=True).start()
+    def prepare(self) -> EnvBase:
+        if self._env is None:
+            self._env = env_from_metadata(_env_meta(self._task))
+        return self._env
 
+    def play(self, job: tuple[str, int]) -> RecordedEpisode:
+        level, seed = job
+        if level not in self._policies:
+            self._policies[level] = SourcePolicy.shipped(self._task, level)
+        return play_demo(self.prepare(), self._policies[level], seed, ACTION_NOISE[self._task])
 
-def _num_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _play_block(task: str, level: str, seeds: list[int]) -> list[RecordedEpisode]:
-    """Plays some episodes; runs in a worker process."""
-    policy = None if level == "random" else SourcePolicy.shipped(task, level)
-    env = env_from_metadata(_env_meta(task))
-    try:
-        return [play_demo(env, policy, seed, ACTION_NOISE[task]) for seed in seeds]
-    finally:
-        env.close()
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
 
 
 def _recorded(
-    pool: ProcessPoolExecutor, workers: int, task: str, seed: int, wanted: Mapping[str, int]
+    players: Players, seed: int, wanted: Mapping[str, int]
 ) -> Iterator[tuple[str, RecordedEpisode]]:
     """The episodes of a dataset with their level, and `RANDOM_EPISODES` of a random policy."""
-    for level in _LEVELS:
+    for stage, level in enumerate(_LEVELS):
+        seeds = episode_seeds(Purpose.DEMONSTRATION, seed, stage, EPISODES)
         episodes = transitions = 0
-        for episode in _play_in_order(pool, workers, task, level, seed):
+        for episode in players.play([(level, s) for s in seeds]):
+            if isinstance(episode, Crash):
+                raise EnvError(f"an episode of the {level} policy crashed: {episode.reason}")
             if level == "expert" and episode.arrays()["dones"].any():
                 continue  # it fell because of the noise: an expert does not show that
             yield level, episode
@@ -220,21 +205,3 @@ def _recorded(
                 enough = transitions >= wanted[level]
             if enough:
                 break
-
-
-def _play_in_order(
-    pool: ProcessPoolExecutor, workers: int, task: str, level: str, seed: int
-) -> Iterator[RecordedEpisode]:
-    """Endless episodes in the order of their seeds, for any number of processes."""
-    stage = _LEVELS.index(level)
-    seeds = iter(episode_seeds(Purpose.DEMONSTRATION, seed, stage, 2**16))
-    futures: deque[Future[list[RecordedEpisode]]] = deque()
-    try:
-        while True:
-            while len(futures) < 2 * workers:
-                block = [next(seeds) for _ in range(EPISODES_PER_TASK)]
-                futures.append(pool.submit(_play_block, task, level, block))
-            yield from futures.popleft().result()
-    finally:
-        for future in futures:
-            future.cancel()

@@ -13,7 +13,7 @@ episode that is played beside it:
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
@@ -51,10 +51,20 @@ class BatchedPolicy(Protocol):
     def goal_keys(self) -> Sequence[str]:
         """The goals that it reads."""
 
+    @property
+    def modalities(self) -> Mapping[str, str]:
+        """The modality of each of them; no other images are drawn."""
+
     def start_episode(
-        self, mask: npt.NDArray[np.bool_] | None = None, seeds: Sequence[int] | None = None
+        self,
+        mask: npt.NDArray[np.bool_] | None = None,
+        seeds: Sequence[int] | None = None,
+        lang: str | None = None,
     ) -> None:
-        """Clears the state of the masked rows (`[width]`) and seeds their random numbers."""
+        """Clears the state of the masked rows (`[width]`) and seeds their random numbers.
+
+        An instruction is that of all rows from then on.
+        """
 
     def __call__(
         self, ob: Observation, goal: Observation | None = None, batched_ob: bool = False
@@ -182,10 +192,11 @@ class _Rows:
     Args:
         keys: observations or goals that the policy reads.
         kind: `OBSERVATION` or `GOAL`, see `raymimic.envs.fit.read`.
+        blank: keys whose values are replaced by zeros.
     """
 
-    def __init__(self, keys: Sequence[str], kind: str) -> None:
-        self.keys, self.kind = keys, kind
+    def __init__(self, keys: Sequence[str], kind: str, blank: Collection[str] = ()) -> None:
+        self.keys, self.kind, self.blank = keys, kind, blank
         self.arrays: Observation = {}
 
     def set(self, row: int, obs: Observation) -> None:
@@ -211,7 +222,7 @@ class _Rows:
                     old, array = array, self._zeros(value.shape, both)
                     array[...] = old
                     self.arrays[key] = array
-            array[row] = value
+            array[row] = 0 if key in self.blank else value
 
     def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         kind = dtype if dtype.name in _TORCH_KNOWS else np.dtype(np.float64)
@@ -237,11 +248,13 @@ class Rules:
         horizon: steps after which an episode ends.
         terminate_on_success: ends an episode as soon as its task is solved.
         use_goals: gives the policy the environment's goal.
+        blank: observations that the policy sees as zeros.
     """
 
     horizon: int
     terminate_on_success: bool = True
     use_goals: bool = False
+    blank: Sequence[str] = ()
 
 
 def run_episodes(
@@ -256,7 +269,8 @@ def run_episodes(
 
     Args:
         policy: one forward pass serves all environments.
-        env_meta: environment to make, see `raymimic.envs.kinds.env_from_metadata`.
+        env_meta: environment to make, see `raymimic.envs.kinds.env_from_metadata`; its `lang` is
+            the policy's instruction.
         seeds: distinct; best consecutive, since two episodes whose seeds are equal modulo
             `WIDTH` are never played at the same time.
         rules: the end of an episode, and the policy's goals.
@@ -266,9 +280,15 @@ def run_episodes(
     Returns:
         one episode per seed, in the order of `seeds`. An environment that cannot be made, or
         raises an exception, fails its own episodes (`Episode.error`), and no others.
+
+    Raises:
+        EnvError: the policy does not know the instruction.
     """
+    if lang := env_meta.get("lang"):
+        policy.start_episode(lang=lang)
     num_envs = max(1, min(num_envs, WIDTH, len(seeds)))
-    with VectorEnv(env_meta, num_envs, render=film is not None) as envs, _one_thread():
+    render, reads = film is not None, policy.modalities
+    with VectorEnv(env_meta, num_envs, render, reads) as envs, _one_thread():
         return _Play(policy, envs, rules, film).run(seeds)
 
 
@@ -279,7 +299,7 @@ class _Play:
         self, policy: BatchedPolicy, envs: VectorEnv, rules: Rules, film: Film | None
     ) -> None:
         self.policy, self.envs, self.rules, self.film = policy, envs, rules, film
-        self.rows = _Rows(policy.obs_keys, OBSERVATION)
+        self.rows = _Rows(policy.obs_keys, OBSERVATION, rules.blank)
         self.goals = _Rows(policy.goal_keys, GOAL) if rules.use_goals else None
         self.idle = list(range(len(envs)))
         self.running: dict[int, _Running] = {}  # by row

@@ -33,6 +33,7 @@ class EvalJob:
         use_goals: gives the policy the environment's goal.
         film: how many of the first episodes in each environment are filmed.
         video_skip: steps per frame.
+        blank: observations that the policy sees as zeros.
     """
 
     checkpoint: str
@@ -43,6 +44,7 @@ class EvalJob:
     use_goals: bool = False
     film: int = 0
     video_skip: int = 5
+    blank: Sequence[str] = ()
 
     def split(self, parts: int) -> list[Self]:
         """Cuts the seeds into at most `parts` consecutive, nearly equal, non-empty jobs."""
@@ -178,7 +180,7 @@ def evaluate(job: EvalJob, num_envs: int, imports: Sequence[str] = ()) -> EvalRe
             policy,
             env_meta,
             job.seeds,
-            Rules(job.horizon, job.terminate_on_success, job.use_goals),
+            Rules(job.horizon, job.terminate_on_success, job.use_goals, job.blank),
             num_envs,
             film,
         )

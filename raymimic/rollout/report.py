@@ -17,7 +17,7 @@ from raymimic.config import BaseConfig
 from raymimic.envs.fit import PolicyInterface
 from raymimic.envs.kinds import read_env_meta
 from raymimic.envs.seeds import final_seeds
-from raymimic.errors import CheckpointError, EnvError, OutputError
+from raymimic.errors import CheckpointError, ConfigError, EnvError, OutputError, did_you_mean
 from raymimic.rollout.episodes import Episode
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.local import LocalEvaluator
@@ -65,12 +65,14 @@ class NewEpisodes:
         seed: their base seed.
         horizon: longest episode in steps; the training's own unless given.
         env: another environment of the same kind as the checkpoint's.
+        blank: observations that the policy sees as zeros, such as black images.
     """
 
     number: int = 50
     seed: int = 0
     horizon: int | None = None
     env: str | None = None
+    blank: Sequence[str] = ()
 
 
 def evaluate_checkpoint(
@@ -94,6 +96,7 @@ def evaluate_checkpoint(
     Raises:
         CheckpointError: the checkpoint cannot be read, or is not one of a policy.
         ModuleNotImportedError: the checkpoint names a module that is not imported.
+        ConfigError: an observation to be blanked is none of the policy's.
         EnvError: it names no environment, or one that cannot be made, does not fit the policy, or
             fails in every episode.
         OutputError: the video cannot be written.
@@ -131,6 +134,7 @@ def _evaluate(
         use_goals=config.use_goals,
         film=int(video is not None),
         video_skip=config.experiment.video_skip,
+        blank=_blank(new.blank, config),
     )
     tryout = Tryout(
         envs={name: env_meta},
@@ -168,6 +172,17 @@ def _environment(
         raise EnvError(f"checkpoint '{checkpoint}' names no environment; give one with --env")
     name, _ = read_env_meta(env_meta)
     return name, env_meta
+
+
+def _blank(keys: Sequence[str], config: BaseConfig) -> Sequence[str]:
+    """Checks that the policy reads the observations."""
+    read = [key for names in config.observation.modalities.obs.values() for key in names]
+    for key in keys:
+        if key not in read:
+            raise ConfigError(
+                f"--blank '{key}': the policy reads no such observation{did_you_mean(key, read)}"
+            )
+    return tuple(keys)
 
 
 def _play(

@@ -11,7 +11,7 @@ from raymimic.envs.kinds import UnknownEnvError
 from raymimic.errors import EnvError
 from raymimic.rollout.child import ChildProcess
 
-LEAST_S = 60.0
+LEAST_S = 120.0
 """Simulators may take long to start, however soon a cluster places a process."""
 
 _POLL_S = 0.02

@@ -1,12 +1,8 @@
 """Videos of episodes: finds a way to render, and makes mp4 files of frames."""
 
-import ctypes.util
 import functools
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raymimic.envs.rendering import adopt, choose, run_probe
 from raymimic.errors import EnvError
 
 Picture = npt.NDArray[np.uint8]
@@ -35,17 +32,10 @@ env = env_from_metadata(env_meta, render=True)
 env.reset(seed=0)
 env.render()
 """
-_PROBE_TIMEOUT_S = 60.0
-
-# The library of each of MuJoCo's OpenGL backends, and the Debian packages that contain it.
-_LIBRARIES = {
-    "egl": ("EGL", "libegl1 libegl-mesa0 libgl1-mesa-dri"),
-    "osmesa": ("OSMesa", "libosmesa6"),
-}
 
 
 def enable_rendering(env_meta: Mapping[str, Any], imports: Sequence[str] = ()) -> None:
-    """Finds an OpenGL backend that renders this environment, and sets `MUJOCO_GL` to it.
+    """Finds an OpenGL backend that renders this environment, and makes this process draw with it.
 
     Each candidate is tried in another process, since a failed one leaves the OpenGL bindings
     unusable or ends the process. If `MUJOCO_GL` is set already, it is the only candidate.
@@ -57,50 +47,18 @@ def enable_rendering(env_meta: Mapping[str, Any], imports: Sequence[str] = ()) -
     Raises:
         EnvError: no backend renders it; the line names the missing parts.
     """
-    given = os.environ.get("MUJOCO_GL")
-    reasons = []
-    for backend in [given] if given else _candidates():
-        library, packages = _LIBRARIES.get(backend, (None, ""))
-        if library and ctypes.util.find_library(library) is None:
-            reasons.append(f"{backend}: library lib{library} is missing (Debian: {packages})")
-            continue
-        failure = _probe(json.dumps([dict(env_meta), list(imports)]), backend)
-        if failure is None:
-            os.environ["MUJOCO_GL"] = backend
-            return
-        reasons.append(f"{backend}: {failure}")
-    name = env_meta.get("env_name")
-    raise EnvError(f"'{name}' cannot be rendered here ({'; '.join(reasons)})")
-
-
-def _candidates() -> list[str]:
-    if sys.platform != "linux":
-        return ["glfw"]
-    windowed = ["glfw"] if os.environ.get("DISPLAY") else []
-    return ["egl", "osmesa", *windowed]
+    request = json.dumps([dict(env_meta), list(imports)])
+    try:
+        adopt(choose(functools.partial(_renders, request)))
+    except EnvError as error:
+        name = env_meta.get("env_name")
+        raise EnvError(f"'{name}' cannot be rendered here ({error})") from error
 
 
 @functools.cache  # the answer holds for all evaluations on this machine
-def _probe(request: str, backend: str) -> str | None:
+def _renders(request: str, backend: str) -> str | None:
     """Why this backend does not render; None if it does."""
-    path = [folder or str(Path.cwd()) for folder in sys.path]
-    try:
-        probe = subprocess.run(
-            [sys.executable, "-P", "-c", _PROBE, request],
-            env={**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(path)},
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"no frame after {_PROBE_TIMEOUT_S:.0f} s"
-    if probe.returncode == 0:
-        return None
-    errors = [line for line in probe.stderr.splitlines() if "Error" in line]
-    if not errors:
-        return f"the process ended with status {probe.returncode}"
-    return errors[-1].strip().removeprefix(f"{EnvError.__module__}.{EnvError.__name__}: ")
+    return run_probe(_PROBE, [request], backend)
 
 
 def captioned(picture: Picture, *lines: str) -> Picture:

@@ -17,6 +17,7 @@ from raymimic.terminal import duration
 
 if TYPE_CHECKING:
     from raymimic.algo import Algo
+    from raymimic.data.language import Language
     from raymimic.data.training_data import TrainData
 
 logger = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ def estimate_cost(spec: SweepSpec) -> CostEstimate:
     prepared = prepare(trial_config(spec, spec.example()))
     for warning in prepared.try_environments():
         logger.warning(warning)
-    speed = measure(prepared.config, prepared.envs)
+    speed = measure(prepared.config, prepared.envs, prepared.data.language)
     return CostEstimate(spec, speed, cost_of(spec, speed))
 
 
@@ -203,12 +204,15 @@ def _rate(per_second: float) -> str:
 # -- measuring --
 
 
-def measure(config: BaseConfig, envs: Mapping[str, Mapping[str, Any]]) -> Speed:
+def measure(
+    config: BaseConfig, envs: Mapping[str, Mapping[str, Any]], language: "Language | None" = None
+) -> Speed:
     """Measures for some seconds how fast this process trains and plays.
 
     Args:
         config: config of a trial.
         envs: environments of the evaluations, by name.
+        language: embeddings of instructions.
 
     Raises:
         RaymimicError: the algorithm cannot train on the data.
@@ -224,7 +228,8 @@ def measure(config: BaseConfig, envs: Mapping[str, Mapping[str, Any]]) -> Speed:
     threads = torch.get_num_threads()
     torch.set_num_threads(config.ray.threads_per_worker)
     try:
-        data = make_loaders(config, algo_class(config.algo_name, config).reads(config), device)
+        reads = algo_class(config.algo_name, config).reads(config)
+        data = make_loaders(config, reads, device, language=language)
         fill_in_schedule_lengths(config, data.train.num_steps)
 
         def algo_on(place: torch.device) -> "Algo":
@@ -283,7 +288,12 @@ def _env_steps_per_s(
     from raymimic.rollout.episodes import Rules, run_episodes
     from raymimic.rollout.stats import failures
 
-    policy = RolloutPolicy(algo, data.obs_normalization_stats, data.action_normalization_stats)
+    policy = RolloutPolicy(
+        algo,
+        data.obs_normalization_stats,
+        data.action_normalization_stats,
+        data.info.language,
+    )
     rollout = config.experiment.rollout
     num_envs = min(config.ray.envs_per_actor, rollout.n)
     horizon, rate, begin = 8, 0.0, time.perf_counter()

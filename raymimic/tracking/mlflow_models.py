@@ -300,12 +300,13 @@ def _write_model(
         folder: which is made.
         data: a record of type `model`.
         checkpoint: the checkpoint's file.
-        example: JSON of one row of each input.
+        example: JSON of one row of each input, or of none.
         model: as MLflow has it.
         run: of the model.
     """
     rows = json.loads(example.read_bytes())
     types = {entry["name"]: entry["dtype"] for entry in data["inputs"]}
+    typed = {key: np.asarray(rows[key], dtype) for key, dtype in types.items()} if rows else None
     mlflow.pyfunc.save_model(
         str(folder),
         loader_module=LOADER,
@@ -315,7 +316,7 @@ def _write_model(
             _schema(data["outputs"]),
             ParamSchema([ParamSpec("start_episode", DataType.boolean, True)]),
         ),
-        input_example={key: np.asarray(rows[key], dtype) for key, dtype in types.items()},
+        input_example=typed,
         pip_requirements=[f"raymimic=={raymimic.__version__}"],
         mlflow_model=Model(
             artifact_path=model.artifact_location,

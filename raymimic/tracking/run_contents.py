@@ -57,7 +57,7 @@ class ModelInterface:
         algo: name of the algorithm.
         inputs: observations, and goals as `goal/<key>`.
         outputs: the actions.
-        example: one row `[1, *shape]` of each input, as nested lists.
+        example: one row `[1, *shape]` of each input, as nested lists; empty: there is none.
     """
 
     algo: str

@@ -22,7 +22,7 @@ from raymimic.envs.seeds import evaluation_seeds
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.stats import failures, summarize
 from raymimic.storage import file_names, join, remove, write_bytes
-from raymimic.terminal import readable
+from raymimic.terminal import readable, shown
 from raymimic.training.kept_models import KeptModels, dataset_uses
 from raymimic.training.link import (
     Committed,
@@ -34,6 +34,7 @@ from raymimic.training.link import (
     Started,
 )
 from raymimic.training.note import ChosenCheckpoint, run_note
+from raymimic.training.pictures import draw_images
 from raymimic.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ class Driver:
             self.folder.write_config(self.config)  # a resumed run may have another number of epochs
             self.tracker.start(self.folder.local, self.config.to_dict(), self._tags)
             self.tracker.log_datasets(dataset_uses(self.config, self._data))
+            self._show_images()
             if self.config.experiment.logging.log_tb:  # which writes its event files anew
                 self.folder.drop_replaced("logs", "tb")
             self._action_range = info["action_range"]
@@ -189,6 +191,16 @@ class Driver:
         for epoch, checkpoint in event.pending.items():
             self._evaluate(epoch, checkpoint, interrupted=True)
         self._say_if_only_evaluations_are_left(event.epoch)
+
+    def _show_images(self) -> None:
+        """Gives the tracker pictures of the data's images, and warns of what is wrong with them."""
+        drawn = draw_images(self.config, self._data, self.folder.local / "logs")
+        for file in drawn.files:
+            self.tracker.log_artifact(file, "figures")
+        for warning in drawn.warnings:
+            self.progress.warn(warning)
+        if drawn.files:
+            self.progress.line(f"images: {', '.join(shown(file) for file in drawn.files)}")
 
     def _record(self, record: EpochRecord) -> None:
         if record.epoch in self._records:

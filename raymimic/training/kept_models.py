@@ -1,6 +1,7 @@
 """The data and the kept checkpoints of a training, as its trackers get them."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,9 @@ from raymimic.envs.fit import PolicyInterface
 from raymimic.errors import RaymimicError
 from raymimic.tracking.run_contents import DatasetUse, KeptModel, ModelInterface, TensorInfo
 from raymimic.tracking.tracker import TrackerGroup
+
+# Numbers of an example; MLflow keeps some 25 bytes of text for each, and with each model.
+_LARGEST_EXAMPLE = 100_000
 
 
 def dataset_uses(config: BaseConfig, data: DataInfo) -> list[DatasetUse]:
@@ -68,6 +72,8 @@ def _tensors(layout: Layout, dtype: str) -> list[TensorInfo]:
 def model_interface(config: BaseConfig, data: DataInfo) -> ModelInterface | None:
     """The inputs and outputs of the policy that a config describes, with an example of the data.
 
+    There is no example of large images.
+
     Returns:
         None for an algorithm that does not act.
     """
@@ -82,6 +88,8 @@ def model_interface(config: BaseConfig, data: DataInfo) -> ModelInterface | None
             kind = "uint8" if column is not None and column.image else dtype
             inputs.append(TensorInfo(f"{prefix}{key}", kind, tuple(shape)))
             example[f"{prefix}{key}"] = _first_row(data.train, f"obs/{key}", shape, kind)
+    if sum(math.prod(tensor.shape) for tensor in inputs) > _LARGEST_EXAMPLE:
+        example = {}
     output = TensorInfo("", dtype, (policy.action_dim,))
     return ModelInterface(config.algo_name, tuple(inputs), (output,), example)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from raymimic import storage
-from raymimic.algo import algo_class
+from raymimic.algo import algo_class, algo_factory
 from raymimic.algo.rollout_policy import can_act
 from raymimic.checkpoints.digests import MANIFEST
 from raymimic.checkpoints.sources import absolute_source, fetched
@@ -22,11 +23,13 @@ from raymimic.data.stats import moments, stream_column
 from raymimic.data.training_data import DataInfo, inspect_data
 from raymimic.envs.fit import PolicyInterface, clipping_warnings
 from raymimic.envs.kinds import read_env_meta
-from raymimic.errors import DatasetError
+from raymimic.errors import DatasetError, RaymimicError
+from raymimic.models.vision.weights import weights_follow
 from raymimic.rollout.tryout import Tryout, TryoutProcess
 from raymimic.tracking.model_files import is_model_uri
+from raymimic.training.language import embeddings_for, embeddings_of_run
 from raymimic.training.run_folder import RunFolder
-from raymimic.training.worker import WorkerSpec
+from raymimic.training.worker import WorkerSpec, fill_in_schedule_lengths
 from raymimic.user_modules import ImportPath, module_of, modules_of
 
 logger = logging.getLogger(__name__)
@@ -137,11 +140,16 @@ class Prepared:
             imports=self.imports,
             lease=None if folder.lease is None else folder.lease.owner,
             initial_weights=self._initial_weights(folder),
+            language=self.data.language,
         )
 
 
-def prepare(config: Configured) -> Prepared:
+def prepare(config: Configured, run: str | None = None) -> Prepared:
     """Finds every mistake that can be found before a training.
+
+    Args:
+        config: the training.
+        run: folder or URI of the run that goes on; it may have the embeddings of instructions.
 
     Raises:
         RaymimicError: the user can correct it; one sentence tells how.
@@ -151,7 +159,9 @@ def prepare(config: Configured) -> Prepared:
         logger.warning(warning)
     import_modules(modules_of(config))
     algo = algo_class(config.algo_name, config)
-    data = inspect_data(config, algo.reads(config))
+    known = {} if run is None else embeddings_of_run(run, config)
+    data = inspect_data(config, algo.reads(config), embeddings_for(config, known))
+    _try_networks(config, data.shape_meta)
     envs: dict[str, dict[str, Any]] = {}
     if config.experiment.rollout.enabled:
         if can_act(algo):
@@ -166,14 +176,18 @@ def prepare(config: Configured) -> Prepared:
     return Prepared(config, data, envs)
 
 
-def prepare_resumed(config: Configured) -> Prepared:
+def prepare_resumed(config: Configured, run: str) -> Prepared:
     """Like `prepare`, for a run whose dataset may have been moved since.
+
+    Args:
+        config: the training.
+        run: folder or URI of the run.
 
     Raises:
         RaymimicError: as `prepare`; the sentence about a lost dataset names `--dataset`.
     """
     try:
-        return prepare(config)
+        return prepare(config, run)
     except DatasetError as error:
         if "does not exist" in str(error):
             raise DatasetError(f"{error}; one that was moved is named by --dataset") from error
@@ -196,6 +210,8 @@ def _own_config(config: Configured) -> BaseConfig:
         elif data is not None:
             own.train.data = [{**d, "path": storage.absolute(d["path"])} for d in data]
         own.train.allow_links = list(map(storage.absolute, own.train.allow_links))
+        if own.train.text_encoder is not None:
+            own.train.text_encoder = storage.absolute(own.train.text_encoder)
         if own.experiment.ckpt_path is not None:
             own.experiment.ckpt_path = absolute_source(own.experiment.ckpt_path)
         if isinstance(own.mlflow.tracking_uri, str):
@@ -203,6 +219,26 @@ def _own_config(config: Configured) -> BaseConfig:
             own.mlflow.tracking_uri = ServerUri.of(own.mlflow.tracking_uri)
     own.lock()
     return own
+
+
+def _try_networks(config: BaseConfig, shape_meta: Mapping[str, Any]) -> None:
+    """Makes the networks without memory or weights: a mistake in them shows before data are read.
+
+    Raises:
+        RaymimicError: they cannot be made.
+    """
+    trial = config_factory(config.algo_name, config.to_dict())
+    fill_in_schedule_lengths(trial, config.experiment.epoch_every_n_steps or 1)
+    trial.lock()
+    meta = torch.device("meta")
+    try:
+        with meta, weights_follow():
+            shapes, ac_dim = shape_meta["all_shapes"], shape_meta["ac_dim"]
+            algo_factory(config.algo_name, trial, shapes, ac_dim, meta)
+    except RaymimicError:
+        raise
+    except Exception as error:  # a user's algorithm may ask for values, which workers have
+        logger.debug("the networks were not tried: %r", error)
 
 
 def _environments(data: DataInfo) -> dict[str, dict[str, Any]]:

@@ -31,6 +31,7 @@ FREE = (
     *("experiment.video_skip", "experiment.rollout.enabled", "experiment.rollout.n"),
     *("experiment.rollout.rate", "experiment.rollout.seed", "experiment.rollout.warmstart"),
     *("train.num_epochs", "train.cuda", "train.imports", "train.allow_links"),
+    "train.text_encoder",  # embeddings are the checkpoint's
     *("train.num_data_workers", "train.hdf5_cache_mode", "train.hdf5_use_swmr"),
     *("meta.*", "mlflow.*", "ray.*"),
     # Which the training itself fills in.

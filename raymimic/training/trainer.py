@@ -94,7 +94,7 @@ def train(
         prepared = prepare(config)
         trackers = trackers_for(prepared.config, RunInfo(prepared.config.experiment.name))
         return _train(prepared, RunFolder.create(prepared.config), trackers, quiet=quiet)
-    prepared = prepare_resumed(config)
+    prepared = prepare_resumed(config, resume)
     info = RunInfo(prepared.config.experiment.name, resumed=True)
     trackers = trackers_for(prepared.config, info)
     folder, resumed = _resume(prepared, resume, from_checkpoint)
@@ -119,7 +119,7 @@ def train_in_folder(
     Raises:
         RaymimicError: the user can correct it; one sentence tells how.
     """
-    prepared = prepare(config)
+    prepared = prepare(config, run_dir)
     folder = RunFolder.at(run_dir, prepared.config)
     folder.prepare(patience_s)
     return _train(prepared, folder, [tracker], resumed=Resumed(), quiet=True, alone=False)

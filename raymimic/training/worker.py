@@ -6,7 +6,7 @@ import random
 import socket
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from raymimic.checkpoints.store import CheckpointStore
 from raymimic.cluster.capacity import live_nodes
 from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import import_modules, sections_named
+from raymimic.data.language import Language
 from raymimic.data.training_data import make_loaders
 from raymimic.errors import (
     CheckpointError,
@@ -63,6 +64,7 @@ class WorkerSpec:
         lease: name under which the driver holds a run behind a URI.
         imports: modules to import first.
         initial_weights: path or URI of the checkpoint that a new run begins with.
+        language: embeddings of instructions.
     """
 
     algo_name: str
@@ -75,6 +77,7 @@ class WorkerSpec:
     lease: str | None = None
     imports: tuple[str, ...] = ()
     initial_weights: str | None = None
+    language: Language = field(default_factory=dict)
 
 
 def ray_train_loop(loop_config: dict[str, Any]) -> None:
@@ -161,6 +164,7 @@ class _Worker:
             device=device,
             rank=rank,
             world_size=world_size,
+            language=spec.language,
         )
         self._check_data()
         fill_in_schedule_lengths(config, self.data.train.num_steps)
@@ -466,6 +470,7 @@ class _Worker:
                 arithmetic=self._arithmetic(),
                 dataset_digest=self.spec.dataset_digest,
                 training_state=self.algo.training_state(),
+                language={s: list(x) for s, x in self.spec.language.items()} or None,
             ),
         )
 

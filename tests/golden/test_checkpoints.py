@@ -34,6 +34,8 @@ MADE = [
     *("bc_transformer_gmm", "bcq_as_gmm", "bcq_distributional", "cql_fixed_gaussian", "iql_gmm"),
     *("td3_bc_huber", "hbc_vae_gaussian_prior_obs_dependent", "iris"),
 ]
+CROP = "CropRandomizer"
+CAMERAS = ("front", "wrist")
 ENV = {"env_name": "Hopper-v5", "type": 2, "env_kwargs": {}}
 STATS = {
     key: {"offset": [[0.1 * i for i in range(n)]], "scale": [[1.0 + 0.1 * i for i in range(n)]]}
@@ -337,7 +339,7 @@ def test_nothing_is_overwritten_unasked(cli: Callable[..., Ran], tmp_path: Path)
         ),
         (
             {"observation.encoder.rgb.obs_randomizer_class": ["RandomShift"]},
-            r"the class 'RandomShift' \(observation.encoder.rgb\)",
+            r"the class 'RandomShift' \(observation.encoder.rgb.obs_randomizer_class\)",
         ),
         (
             {"observation.encoder.rgb.core_kwargs": {"backbone_class": "ImpalaConv"}},
@@ -348,6 +350,36 @@ def test_nothing_is_overwritten_unasked(cli: Callable[..., Ran], tmp_path: Path)
             r"encoders in common \(observation.encoder.depth.share_net_from\)",
         ),
         ({"observation.modalities.obs": {"lang": ["words"]}}, "the modality 'lang'"),
+        ({"observation.modalities.obs": {"touch": ["skin"]}}, "the modality 'touch'"),
+        ({"observation.encoder.scan.core_class": "OwnCore"}, "the class 'OwnCore'"),
+        ({"observation.encoder.rgb.core_kwargs": {"pool_class": "Own"}}, "the class 'Own'"),
+        (
+            {"observation.encoder.rgb.core_kwargs": {"pool_kwargs": {"output_variance": True}}},
+            "variances of keypoints",
+        ),
+        (
+            {
+                "observation.encoder.rgb.obs_randomizer_class": ["ColorRandomizer", CROP],
+                "observation.encoder.rgb.obs_randomizer_kwargs": [{}, {"pos_enc": True}],
+            },
+            r"places of pixels in evaluation \(observation.encoder.rgb.obs_randomizer_kwargs",
+        ),
+        (
+            {
+                "observation.modalities.obs.rgb": ["front"],
+                "observation.encoder.rgb.obs_randomizer_class": CROP,
+                "observation.encoder.rgb.obs_randomizer_kwargs": {"crop_width": 80},
+            },
+            "crops as high or wide as the image",
+        ),
+        (
+            {
+                "observation.encoder.rgb.core_class": "VisualCoreLanguageConditioned",
+                "observation.encoder.rgb.obs_randomizer_class": CROP,
+                "observation.encoder.rgb.obs_randomizer_kwargs": {"num_crops": 2},
+            },
+            "several crops",
+        ),
     ],
 )
 def test_what_robomimic_lacks_is_not_exported(
@@ -358,7 +390,36 @@ def test_what_robomimic_lacks_is_not_exported(
     for key, value in settings.items():
         config.set_path(key, value)
     ckpt |= {"algo_name": "diffusion_policy", "config": config.dump()}
+    ckpt["shape_metadata"]["all_shapes"]["front"] = [3, 84, 80]
     torch.save(ckpt, tmp_path / "ours.pth")
     with pytest.raises(CheckpointError, match=rf"cannot export '.*ours.pth'.*has not got {reason}"):
         export_checkpoint(str(tmp_path / "ours.pth"), str(tmp_path / "theirs.pth"))
     assert not (tmp_path / "theirs.pth").exists()
+
+
+# -- images --
+
+
+@pytest.mark.parametrize("name", ["bc", "bc_rnn_gmm"])
+def test_checkpoints_on_images_act_as_in_robomimic(name: str) -> None:
+    """Two cameras of 22 x 20 pixels, cropped, and joints; robomimic's actions in one episode.
+
+    robomimic 0.5 trained each network (shallow convolutions, a softmax over space) for three steps.
+    Then its weights were raised, so that images matter. Files hold no moments of the optimizers.
+    """
+    path = DATA / "checkpoints" / "images" / f"{name}.pth"
+    steps = dict(np.load(path.with_suffix(".npz")))
+    expected = steps.pop("action")
+    policy, _ = policy_from_checkpoint(ckpt_path=str(path))
+
+    def played(change: Callable[[Any], Any]) -> Any:
+        with centred_rng():
+            policy.start_episode()
+            rows = ({k: x[t] for k, x in steps.items()} for t in range(len(expected)))
+            return np.stack([policy(obs | {k: change(obs[k]) for k in CAMERAS}) for obs in rows])
+
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(played(lambda x: x), expected, **close)
+    prepared = played(lambda x: np.moveaxis(x, -1, 0).astype(np.float32) / 255)
+    np.testing.assert_allclose(prepared, expected, **close)
+    assert np.abs(played(lambda x: 255 - x) - expected).max() > 1e-3

@@ -170,8 +170,8 @@ def test_runs_of_one_second_share_no_folder(tmp_path):
 def test_evaluate_gives_the_same_episodes_again(cli, hopper):
     ckpt = cli(*train_args(hopper), "--json").result["last_checkpoint"]
 
-    def evaluate(seed: int) -> list[dict[str, Any]]:
-        args = ["--actors", "0", "--episodes", "3", "--horizon", "40", "--seed", str(seed)]
+    def evaluate(seed: int, *more: str) -> list[dict[str, Any]]:
+        args = ["--actors", "0", "--episodes", "3", "--horizon", "40", "--seed", str(seed), *more]
         ran = cli("evaluate", ckpt, *args, "--json", "out.json")
         assert ran.status == 0, ran.err
         for word in ("mean", "median", "interquartile mean", "95 % interval", "success rate"):
@@ -187,6 +187,12 @@ def test_evaluate_gives_the_same_episodes_again(cli, hopper):
     assert one == again
     assert len(one) == 3
     assert not {e["seed"] for e in one} & {e["seed"] for e in other}
+    blind = evaluate(0, "--blank", "flat")
+    assert [e["seed"] for e in blind] == [e["seed"] for e in one]
+    assert [e["episode_return"] for e in blind] != [e["episode_return"] for e in one]
+    wrong = cli("evaluate", ckpt, "--blank", "flt")
+    assert wrong.status == 2
+    assert "--blank 'flt': the policy reads no such observation; did you mean 'flat'?" in wrong.err
 
 
 def test_config(cli):
@@ -199,7 +205,7 @@ def test_config(cli):
 
 
 def test_dataset_make_and_info(cli, tmp_path):
-    args = ["--expert", "1", "--medium", "1", "--procs", "1"]
+    args = ["--expert", "1", "--medium", "1", "--actors", "0"]
     ran = cli("dataset", "make", "walker2d-medium-expert", *args)
     assert ran.status == 0, ran.err
     path, expert, medium = ran.out.splitlines()

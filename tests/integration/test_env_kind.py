@@ -37,7 +37,7 @@ def test_a_policy_is_evaluated_in_a_kind_of_ones_own(
     refused = cli(*train)
     assert refused.status == 2
     assert refused.err.count("\n") == 1
-    assert "environment 'Push' is of type 'toy', and the known types are 2" in refused.err
+    assert "environment 'Push' is of type 'toy', and the known types are 1, 2" in refused.err
     assert "--import a module that registers the type" in refused.err
 
     trained = cli(*train, "--import", "toy_kind")

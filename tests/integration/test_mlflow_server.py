@@ -9,15 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from image_files import write_cameras
 from mlflow import MlflowClient
 from mlflow_server import Server, history, warnings_in
-from tiny import PROGRAMS
+from PIL import Image
+from tiny import PROGRAMS, small_config
 from waiting import DEADLINE_S, wait_for
 
 from raymimic.errors import OutputError
 from raymimic.tracking.journal import pending, spool_dir_of
 from raymimic.tracking.mlflow_tracker import WORKING_DEADLINE_S, MLflowTracker, sync
+from raymimic.training.trainer import train
 
 pytestmark = pytest.mark.mlflow
 
@@ -135,6 +140,37 @@ def test_outages_cost_one_warning_and_no_point(
     local = client.download_artifacts(run_id, "figures/curve.png", str(tmp_path))
     assert Path(local).read_text() == "new"
     assert len(client.search_runs([run.info.experiment_id])) == 1
+
+
+def test_an_image_run_shows_its_images(server: Server, tmp_path: Path) -> None:
+    server.start()
+    path = write_cameras(tmp_path / "cameras.hdf5", lengths=[2, 3], sizes=[(16, 16)])
+    core = {"backbone_class": "ShallowConv", "pool_class": None, "feature_dimension": 4}
+    config = small_config("bc")
+    config.train.data, config.train.output_dir = str(path), str(tmp_path)
+    config.train.num_epochs, config.train.batch_size, config.ray.num_workers = 1, 2, 0
+    config.experiment.rollout.enabled = config.experiment.logging.log_tb = False
+    config.mlflow.tracking_uri = server.uri
+    config.observation.modalities.obs.rgb = ["camera_0"]
+    config.observation.encoder.rgb.core_kwargs = core
+    config.observation.encoder.rgb.obs_randomizer_class = "RandomShift"
+    result = train(config, quiet=True)
+    kept = MlflowClient(server.uri).download_artifacts(
+        str(result.mlflow_run_id), "figures/images.png", str(tmp_path)
+    )
+    drawn = Path(result.run_dir, "logs", "images.png")
+    assert Path(kept).read_bytes() == drawn.read_bytes()
+    page = np.asarray(Image.open(kept))
+    with h5py.File(path) as file:
+        frame = file["data/demo_1/obs/camera_0"][1]  # the middle one
+    large = np.lib.stride_tricks.sliding_window_view(page, (192, 192, 3))[:, :, 0]
+    corners = (page[:-191, :-191] == frame[0, 0]).all(axis=-1)
+    found = [
+        place
+        for place in np.argwhere(corners)
+        if (large[tuple(place)] == frame.repeat(12, 0).repeat(12, 1)).all()
+    ]
+    assert len(found) == 1
 
 
 def test_resume_continues_the_run(

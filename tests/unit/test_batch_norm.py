@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raymimic.algo import algo_factory
 from raymimic.algo.optimization import soft_update
 from raymimic.config import config_factory
+from raymimic.errors import ConfigError
 from raymimic.models.obs_nets import EncoderCore, register_encoder_core
 from raymimic.models.vision.batch_norm import GlobalBatchNorm2d
 from raymimic.ranks import synchronized
@@ -292,3 +293,12 @@ def test_losses_are_computed_among_the_workers_of_the_algorithm():
     algo.set_eval()
     algo.train_on_batch(inputs, epoch=1, validate=True)
     assert sync.gathers == 1
+
+
+def test_a_single_number_of_each_channel_has_no_variance() -> None:
+    net = GlobalBatchNorm2d(3)
+    x = torch.ones(1, 3, 1, 1)
+    with pytest.raises(ConfigError, match=r"one sample, .* raise train.batch_size to at least 2"):
+        net(x)
+    assert net(x.expand(2, -1, -1, -1)).isfinite().all()
+    assert net.eval()(x).isfinite().all()

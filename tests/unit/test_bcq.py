@@ -100,9 +100,10 @@ def test_candidates_of_a_state_lie_side_by_side():
     algo = make()
     obs = make_batch()["obs"]
     candidates = algo.propose(obs, None, 4, "actor")
-    for i in range(BATCH):
-        rows = candidates.obs["flat"][4 * i : 4 * i + 4]
-        assert torch.equal(rows, obs["flat"][i].expand(4, OBS_DIM))
+    values = algo.get_state_action_value(*candidates).view(BATCH, 4)
+    for i, actions in enumerate(candidates.actions.view(BATCH, 4, -1)):
+        rows = {"flat": obs["flat"][i].expand(4, OBS_DIM)}
+        torch.testing.assert_close(algo.get_state_action_value(rows, actions)[:, 0], values[i])
     assert candidates.actions.shape == (4 * BATCH, ACTION_DIM)
     assert len(candidates.actions.unique(dim=0)) == 4 * BATCH  # no draw is shared
 

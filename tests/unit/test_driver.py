@@ -11,6 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from image_files import replace_key, write_cameras
+from PIL import Image
 from recording import RecordingTracker, ScriptedEvaluator
 from tiny import small_config
 
@@ -90,7 +92,7 @@ def prepared(hopper: Path) -> Prepared:
 def stage(prepared: Prepared, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
-    def make(**settings: Any) -> Stage:
+    def make(prepared: Prepared = prepared, **settings: Any) -> Stage:
         config = prepared.config.deepcopy()
         with config.unlocked():
             config.train.output_dir = str(tmp_path)
@@ -356,3 +358,26 @@ def test_a_run_is_described_when_it_begins_and_with_its_results(
     made.driver.describe(Store())  # type: ignore[arg-type]
     assert "Best checkpoint: return 2, 95 % interval [" in made.tracker.notes[1]
     assert "raymimic evaluate /models/1.pth" in made.tracker.notes[1]
+
+
+def test_what_is_seen_on_the_images_is_told_and_never_ends_a_run(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    path = write_cameras(tmp_path / "cameras.hdf5")
+    replace_key(path, "camera_1", np.zeros_like)
+    cameras = {"train.data": str(path), "experiment.rollout.enabled": False}
+    cameras |= {"observation.modalities.obs.rgb": ["camera_0", "camera_1"]}
+    images = prepare(small_config("bc", **cameras))
+    made = stage(prepared=images)
+    made.start()
+    assert ("artifact", "images.png", "figures") in made.tracker.calls
+    assert Image.open(made.folder.local / "logs" / "images.png").format == "PNG"
+    assert f"warning: dataset '{path}': obs/camera_1 is black in 9 of 9 frames\n" in (
+        made.out.getvalue()
+    )
+    path.write_bytes(b"gone")
+    made = stage(prepared=images)
+    made.start()
+    assert made.tracker.calls == [("start", made.folder.local, {"algo": "td3_bc"})]
+    assert f"warning: the images of '{path}' are not drawn: dataset" in made.out.getvalue()
+    assert made.driver.started

@@ -29,6 +29,7 @@ class Reader:
 
     def __init__(self, *keys: str) -> None:
         self.obs_keys, self.goal_keys = keys or ("flat",), ()
+        self.modalities = dict.fromkeys(self.obs_keys, "low_dim")
         self.seen: list[np.ndarray] = []
 
     def start_episode(self, mask: Any = None, seeds: Any = None) -> None:
@@ -116,6 +117,15 @@ def test_a_scalar_is_a_vector_of_one() -> None:
     reader = Reader("flat", "height")
     run_episodes(reader, odd("scalar"), [0], Rules(3), 1)
     assert [seen.tolist() for seen in reader.seen] == [[0.5], [1.5], [2.5]]
+
+
+def test_a_blank_observation_is_seen_as_zeros_alone() -> None:
+    reader = Reader("flat", "height")
+    run_episodes(reader, odd("scalar"), [0], Rules(3, blank=["height"]), 1)
+    assert [seen.tolist() for seen in reader.seen] == [[0.0], [0.0], [0.0]]
+    reader = Reader("height", "flat")
+    run_episodes(reader, odd("scalar"), [0], Rules(3, blank=["height"]), 1)
+    assert all(seen.any() for seen in reader.seen[1:])
 
 
 def test_fractions_survive_whole_numbers() -> None:

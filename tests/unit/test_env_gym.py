@@ -2,7 +2,8 @@
 
 import logging
 import os
-from typing import Any
+import sys
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from raymimic.envs.env_base import EnvType
 from raymimic.envs.env_gym import EnvGym, current_name
+from raymimic.envs.fit import read
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import Purpose, episode_seeds, evaluation_seeds, final_seeds
 from raymimic.errors import EnvError, RaymimicError
@@ -173,7 +175,7 @@ def test_states_of_another_model_are_refused():
         ({"env_name": "Waker2d-v5", "type": 2}, "did you mean 'Walker2d-v5'"),
         ({"env_name": "Hopper-v5", "type": 2, "env_kwargs": {"nonsense": 1}}, "cannot be made"),
         ({"env_name": "CartPole-v1", "type": 2}, "only vectors can be played"),
-        ({"env_name": "Lift", "type": 1}, "is of type 1"),
+        ({"env_name": "Lift", "type": 3}, "is of type 3"),
         ({"type": 2}, "lacks 'env_name'"),
         ({"env_name": "no_such_module_x:Foo-v0"}, "no_such_module_x"),
     ],
@@ -208,6 +210,110 @@ def test_render_and_encode_or_say_what_is_missing(monkeypatch):
     np.testing.assert_array_equal(small, frame[::10, ::5])
     mp4 = encode_mp4([frame, frame, frame])
     assert mp4[4:8] == b"ftyp"
+
+
+@pytest.mark.usefixtures("renderer")
+def test_cameras_draw_what_gymnasium_draws_and_depth_is_in_metres():
+    render = {"cameras": ["track", "default"], "height": 20, "width": 30, "depth": True}
+    env = env_from_metadata({**HOPPER, "render": render})
+    theirs = {
+        mode: gymnasium.make("Hopper-v5", render_mode=mode, width=30, height=20)
+        for mode in ("rgb_array", "depth_array")
+    }
+    tracked = gymnasium.make(
+        "Hopper-v5", render_mode="rgb_array", width=30, height=20, camera_name="track"
+    )
+    for each in (*theirs.values(), tracked):
+        each.reset(seed=4)
+    obs = env.reset(seed=4)
+    for _ in range(3):
+        np.testing.assert_array_equal(obs["default_image"], theirs["rgb_array"].render())
+        np.testing.assert_array_equal(obs["track_image"], tracked.render())
+        model, depth = env.env.unwrapped.model, theirs["depth_array"].render()
+        near, far = (
+            plane * model.stat.extent for plane in (model.vis.map.znear, model.vis.map.zfar)
+        )
+        metres = near / (1 - depth.astype(np.float64) * (1 - near / far))
+        close = metres < 20
+        assert obs["default_depth"].dtype == np.float32
+        np.testing.assert_allclose(obs["default_depth"][..., 0][close], metres[close], rtol=1e-3)
+        assert 0 < close.sum() < close.size
+        action = np.full(3, 0.5)
+        obs, *_ = env.step(action)
+        for each in (*theirs.values(), tracked):
+            each.step(action)
+    state, last = env.get_state(), env.get_observation()
+    env.reset(seed=9)
+    again = env.reset_to(state)
+    assert np.abs(again["track_image"].astype(int) - last["track_image"]).mean() < 3
+    assert env.render().shape == (240, 2 * 360, 3)
+    assert env.serialize() == {**HOPPER, "render": render}
+    for each in (*theirs.values(), tracked, env):
+        each.close()
+
+
+@pytest.mark.usefixtures("renderer")
+def test_settings_change_images_and_only_images_that_are_read_are_drawn():
+    render = {"cameras": ["track", "default"], "height": 32, "width": 32}
+    plain = {"shadows": False, "reflections": False, "multisampling": 0}
+    meta = {**HOPPER, "env_name": "Walker2d-v5"}
+    drawn = []
+    for settings in ({}, plain, {"shadows": False}):
+        reads = {"track_image": "rgb", "flat": "low_dim"}
+        env = env_from_metadata({**meta, "render": {**render, **settings}}, reads=reads)
+        obs = env.reset(seed=0)
+        assert set(obs) == {"flat", "track_image"}
+        drawn.append(obs["track_image"].astype(int))
+        env.close()
+    assert 0 < np.abs(drawn[0] - drawn[2]).mean() < np.abs(drawn[0] - drawn[1]).mean() < 20
+    env = env_from_metadata({**meta, "render": render}, reads={"flat": "low_dim"})
+    assert set(env.reset(seed=0)) == {"flat"}
+    with pytest.raises(EnvError, match=r"names the camera 'trak', .*did you mean 'track'") as error:
+        env_from_metadata({**meta, "render": {"cameras": ["trak"]}}).reset(seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_of_ones_own_is_an_image_of_any_size():
+    halves = np.zeros((8, 12, 3), np.uint8)
+    halves[:, 6:] = 200
+
+    class Drawing(CountingEnv):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+        def render(self):
+            return halves
+
+    gymnasium.register("Drawing-v0", entry_point=Drawing)
+    meta = {"env_name": "Drawing-v0", "type": 2}
+    try:
+        env = env_from_metadata(
+            {**meta, "render": {"cameras": ["default"], "height": 2, "width": 3}}
+        )
+        image = env.reset(seed=0)["default_image"]
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image[..., 0], [[0, 100, 200]] * 2)
+        assert set(env.step(np.ones(1))[0]) == {"count", "robot/arm", "default_image"}
+        for wrong in ({"cameras": ["front"]}, {"cameras": ["default"], "depth": True}):
+            with pytest.raises(EnvError, match=r"is not simulated by MuJoCo, .* of any size"):
+                env_from_metadata({**meta, "render": wrong}).reset(seed=0)
+    finally:
+        gymnasium.registry.pop("Drawing-v0")
+
+
+def test_an_image_that_no_camera_gives_is_explained():
+    with pytest.raises(EnvError, match=r"'track_image', which .* \{\"cameras\": \[\"track\"\]"):
+        read({"flat": np.zeros(3)}, "track_image")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="OGBench needs Python below 3.13")
+def test_ogbenchs_ids_are_known_where_it_is_installed():
+    env = env_from_metadata({"env_name": "pointmaze-medium-v0", "type": 2})
+    assert env.reset(seed=0)["flat"].shape == (2,)
+    state = env.get_state()
+    moved, *_ = env.step(np.ones(2))
+    assert np.abs(env.reset_to(state)["flat"] - moved["flat"]).max() > 0.01
+    with pytest.raises(EnvError, match=r"'cube-sngle-v0' .*did you mean 'cube-single-v0'"):
+        env_from_metadata({"env_name": "cube-sngle-v0", "type": 2})
 
 
 def test_a_backend_that_cannot_work_is_named(monkeypatch):

@@ -1,17 +1,20 @@
 """The registry of environment kinds."""
 
 import importlib
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import run_process
 
-from raymimic.envs import kinds
+from raymimic.envs import env_gym, kinds
 from raymimic.envs.env_base import EnvBase
 from raymimic.envs.env_gym import EnvGym
+from raymimic.envs.fit import PolicyInterface, check_fit
 from raymimic.envs.kinds import UnknownEnvError, env_from_metadata, register_env_kind
 from raymimic.errors import ConfigError, EnvError
 
@@ -57,9 +60,8 @@ def test_a_kind_may_be_registered_again_by_its_module_only(toy_kind: Any) -> Non
     ("kind", "said"),
     [
         ("toi", r"'toi' \(did you mean 'toy'\?\)"),
-        (1, r"1 \(robosuite\)"),
         (3, r"3 \(iGibson\)"),
-        ("metaworld", "'metaworld'"),
+        ("metawrld", r"'metawrld' \(did you mean 'metaworld'\?\)"),
         (9, "9"),
     ],
 )
@@ -82,6 +84,119 @@ def test_whatever_a_class_raises_is_explained(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(kinds._KINDS, "robosuite", "no_such_simulator.env:Env")
     with pytest.raises(EnvError, match=r"needs a package .* No module named 'no_such_simulator'"):
         env_from_metadata({**TOY, "type": "robosuite"})
+
+
+class EnvDice(EnvBase):
+    """Written as robomimic's documentation has it: its abstract methods, and no seeds."""
+
+    def __init__(
+        self,
+        env_name: str,
+        render: bool = False,
+        render_offscreen: bool = False,
+        use_image_obs: bool = False,
+        use_depth_obs: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._env_name, self._kwargs = env_name, kwargs
+        self.asked = (render, render_offscreen, use_image_obs, use_depth_obs)
+
+    def reset(self) -> Any:
+        self._thrown = [np.random.rand(), random.random()]
+        return self.get_observation()
+
+    def step(self, action: Any) -> Any:
+        return self.get_observation(), self.get_reward(), self.is_done(), {}
+
+    def reset_to(self, state: Any) -> Any:
+        self._thrown = list(state["states"])
+        return self.get_observation()
+
+    def render(self, mode="human", height=None, width=None, camera_name=None) -> Any:
+        return np.zeros((height or 8, width or 8, 3), np.uint8)
+
+    def get_observation(self) -> Any:
+        return {"thrown": np.array(self._thrown)}
+
+    def get_state(self) -> Any:
+        return {"states": np.array(self._thrown)}
+
+    def get_reward(self) -> Any:
+        return 1.0
+
+    def get_goal(self) -> Any:
+        raise NotImplementedError
+
+    def set_goal(self, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def is_done(self) -> Any:
+        return False
+
+    def is_success(self) -> Any:
+        return {"task": False}
+
+    def serialize(self) -> Any:
+        return {"env_name": self.name, "type": self.type, "env_kwargs": self._kwargs}
+
+    @classmethod
+    def create_for_data_processing(cls, env_name: str, **kwargs: Any) -> Any:
+        return cls(env_name)
+
+    action_dimension = property(lambda self: 2)
+    name = property(lambda self: self._env_name)
+    type = property(lambda self: "dice")
+    rollout_exceptions = property(lambda self: ())
+    base_env = property(lambda self: None)
+
+
+def test_a_kind_written_for_robomimic_is_made_and_its_episodes_follow_from_their_seeds() -> None:
+    register_env_kind("dice")(EnvDice)
+    meta = {"env_name": "Throw", "type": "dice", "env_kwargs": {"sides": 6}}
+    env = env_from_metadata(meta, reads={"thrown": "low_dim", "front": "rgb"})
+    assert isinstance(env, EnvDice)
+    assert env.asked == (False, False, True, False)
+    assert env_from_metadata(meta, render=True).asked == (False, True, False, False)  # type: ignore[attr-defined]
+    assert env.serialize() == meta
+    first, other, again = (env.reset(seed=seed)["thrown"] for seed in (5, 6, 5))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).all()
+    policy = PolicyInterface({"thrown": [2]}, {}, 2)
+    assert check_fit(meta, policy).low == [-np.inf] * 2
+    env.close()
+    with pytest.raises(EnvError, match=r"'Throw' has settings 'render' .* its class takes none"):
+        env_from_metadata({**meta, "render": {"shadows": False}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [(1, "robosuite"), ("metaworld", "metaworld"), (2, "ogbench")]
+)
+def test_a_simulator_that_is_not_installed_is_named_with_its_extra(
+    kind: Any, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = kinds._KINDS[kind]
+    if package == "ogbench":
+        monkeypatch.setattr(env_gym, "find_spec", lambda name: None)
+        monkeypatch.delitem(sys.modules, "ogbench", raising=False)
+        name = "cube-quintuple-v0"
+    else:
+        assert isinstance(entry, str)
+        monkeypatch.delitem(sys.modules, entry.partition(":")[0], raising=False)
+        monkeypatch.setitem(sys.modules, package, None)
+        name = "task"
+    with pytest.raises(EnvError, match=rf"'{name}' .*pip install 'raymimic\[{package}\]'"):
+        env_from_metadata({"env_name": name, "type": kind})
+
+
+def test_a_simulator_that_fails_on_a_newer_mujoco_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds.metadata, "version", {"mujoco": "4.0.0", "robosuite": "1.5.1"}.get)
+    said = kinds._failure(1, AssertionError("joint"))
+    assert said == (
+        "cannot be made: AssertionError: joint; robosuite 1.5.1 is not known to run on MuJoCo "
+        "4.0.0: pip install 'mujoco<3.10'"
+    )
+    monkeypatch.setattr(kinds.metadata, "version", {"mujoco": "3.8.1"}.get)
+    assert kinds._failure(1, AssertionError("joint")) == "cannot be made: AssertionError: joint"
 
 
 def test_a_simulator_is_imported_once_an_environment_is_made(tmp_path: Path) -> None:

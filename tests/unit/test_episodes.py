@@ -1,5 +1,7 @@
 """An episode is a function of its seed, not of episodes beside it."""
 
+from types import MappingProxyType
+
 import gymnasium
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ HOPPER = {"env_name": "Hopper-v5", "type": 2}
 class TinyPolicy:
     """A network of a shape whose last bits depend on the row of the batch (17 → 6 likewise)."""
 
-    obs_keys, goal_keys = ("flat",), ()
+    obs_keys, goal_keys, modalities = ("flat",), (), MappingProxyType({"flat": "low_dim"})
 
     def __init__(self, obs_dim=11, ac_dim=3):
         torch.manual_seed(0)
@@ -177,7 +179,7 @@ def test_each_start_is_announced_by_its_row_and_idle_rows_start_along():
 class Planner:
     """Makes a plan of four steps for whom it has none, and counts how often."""
 
-    obs_keys, goal_keys = ("flat",), ()
+    obs_keys, goal_keys, modalities = ("flat",), (), MappingProxyType({"flat": "low_dim"})
 
     def __init__(self):
         self.left = torch.zeros(WIDTH, dtype=torch.int64)

@@ -160,7 +160,7 @@ def test_missing_observation_names_the_nearest(path):
 
 def test_a_missing_embedding_of_an_instruction_is_to_be_written(path):
     message = complaint(path, ColumnRequest(obs_keys=("lang_emb",)))
-    assert "has no observation 'lang_emb', the embedding of its instruction: write it" in message
+    assert "has no observation 'lang_emb', the embedding of its instruction: set train" in message
 
 
 def test_missing_observation_in_one_demo_only(path):

@@ -16,7 +16,7 @@ from raymimic.recording.train_policies import choose
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "hopper.hdf5"
-    made = make_dataset("hopper_medium_expert", path, 11_000, 2_500, num_procs=2, progress=False)
+    made = make_dataset("hopper_medium_expert", path, 11_000, 2_500, num_actors=0, progress=False)
     with h5py.File(path) as file:
         yield made, file
 
@@ -105,10 +105,11 @@ def test_reference_returns_are_those_of_the_policies(made):
     assert 5 < random < 40  # D4RL's reference for a random Hopper is -20 … 20 + healthy reward
 
 
-def test_contents_do_not_depend_on_the_number_of_processes(made, tmp_path):
+@pytest.mark.ray
+def test_contents_do_not_depend_on_the_number_of_actors(made, tmp_path):
     _, file = made
     path = tmp_path / "one.hdf5"
-    make_dataset("hopper-medium-expert", path, 2_500, 0, num_procs=1, progress=False)
+    make_dataset("hopper-medium-expert", path, 2_500, 0, num_actors=1, progress=False)
     with h5py.File(path) as one:
         for name in ("demo_0", "demo_2"):
             for key in ("actions", "rewards", "states"):

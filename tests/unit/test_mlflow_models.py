@@ -12,13 +12,16 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from image_files import write_cameras
 from mlflow import MlflowClient
-from tiny import train_args, train_here
+from tiny import small_config, train_args, train_here
 
+from raymimic.algo import BC
 from raymimic.checkpoints.export import export_checkpoint
 from raymimic.checkpoints.mlflow_model import _load_pyfunc
 from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.checkpoints.sources import fetched
+from raymimic.data.training_data import inspect_data
 from raymimic.errors import CheckpointError, EnvError
 from raymimic.tracking import delivery
 from raymimic.tracking.journal import (
@@ -29,6 +32,7 @@ from raymimic.tracking.journal import (
     spool_dir_of,
 )
 from raymimic.tracking.model_files import _fetch
+from raymimic.training.kept_models import model_interface
 
 OBS = "flat"
 
@@ -374,3 +378,14 @@ def test_a_damaged_record_of_a_model_is_none(trained: Recorded) -> None:
     kept = trained.records("models")[-1]
     assert is_record(kept)
     assert not is_record({**kept, "kept": {"x": []}})
+
+
+def test_examples_of_images_stay_small(tmp_path: Path) -> None:
+    for size, keys in ((12, ["camera_0", "flat"]), (200, [])):
+        path = write_cameras(tmp_path / f"{size}.hdf5", lengths=(2, 2), sizes=[(size, size)])
+        config = small_config("bc", **{"train.data": str(path), "train.batch_size": 2})
+        config.observation.modalities.obs.rgb = ["camera_0"]
+        interface = model_interface(config, inspect_data(config, BC.reads(config)))
+        assert interface is not None
+        assert sorted(interface.example) == keys
+    assert [tensor.shape for tensor in interface.inputs] == [(3,), (200, 200, 3)]

@@ -5,11 +5,12 @@ import importlib
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pages import PAGES, ROOT, Block, blocks, commands, commands_in_text
-from tiny import PROGRAMS, run_process, write_hopper
+from tiny import PROGRAMS, Ran, run_process, write_hopper
 
 from raymimic.cli.commands import COMMANDS, GROUPS, parse
 from raymimic.cli.train import _apply
@@ -137,6 +138,23 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ran = run_process(str(PROGRAMS / "run_pages.py"), *pages, cwd=tmp_path)
     assert ran.status == 0, ran.out + ran.err
     assert [line.partition(":")[0] for line in ran.out.splitlines() if ".md: " in line] == pages
+
+
+@pytest.mark.slow
+def test_the_config_of_the_page_on_images_trains(cli: Callable[..., Ran], tmp_path: Path) -> None:
+    """On the data of the page, with fewer and smaller steps."""
+    exec(next(blocks("docs/images.md", "python")).text, {})
+    texts = [block.text for block in blocks("docs/images.md", "json")]
+    (tmp_path / "cameras.json").write_text(*(text for text in texts if "algo_name" in text))
+    less = ["train.num_epochs=1", "train.batch_size=4", "experiment.epoch_every_n_steps=2"]
+    quiet = ["mlflow.enabled=false", "experiment.logging.log_tb=false", "train.cuda=false"]
+    few = ["experiment.validation_epoch_every_n_steps=1"]
+    ran = cli(
+        *("train", "--config", "cameras.json", "--workers", "0", "--json"),
+        *("--set", *less, *quiet, *few),
+    )
+    assert ran.status == 0, ran.err
+    assert {"Train/Loss", "Valid/Loss", "Timing/data_share"} <= ran.result["metrics"].keys()
 
 
 def check_names(code: str) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import odd_envs
 import pytest
+from image_files import write_cameras
 from tiny import small_config
 
+from raymimic.config.base_config import sections_named
+from raymimic.data import store
 from raymimic.errors import ConfigError, DatasetError
 from raymimic.training.prepare import prepare, prepare_resumed
 from raymimic.training.run_folder import RunFolder
@@ -57,7 +60,7 @@ def test_a_lost_dataset_of_a_resumed_run_names_the_option(tmp_path: Path) -> Non
     with pytest.raises(DatasetError) as new:
         prepare(config)
     with pytest.raises(DatasetError, match="one that was moved is named by --dataset"):
-        prepare_resumed(config)
+        prepare_resumed(config, str(tmp_path))
     assert "--dataset" not in str(new.value)
 
 
@@ -67,3 +70,33 @@ def test_an_environment_that_takes_less_than_the_data_is_warned_of(tmp_path: Pat
     (warning,) = prepare(small_config("bc", **settings)).try_environments()
     assert warning.startswith("component 0 of the data's actions goes from -1 to ")
     assert warning.endswith(", and Odd-v0 takes 0 to 1: actions are clipped when it is played")
+
+
+@pytest.mark.parametrize(
+    "algo",
+    ["bc", "bcq", "cql", "diffusion_policy", "gl", "hbc", "iql", "rebrac", "td3_bc"],
+)
+def test_a_mistake_in_an_encoder_is_found_before_data_are_read(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_cameras(tmp_path / "cameras.hdf5", lengths=(4, 4))
+    settings = {"train.data": str(path), "experiment.rollout.enabled": False}
+    config = small_config(algo, **settings, **{"train.batch_size": 4})
+    monkeypatch.setattr(store, "read_columns", lambda *args: pytest.fail("data are read"))
+    for core, words in [
+        ({"backbone_class": "ImpalaConf"}, "backbone_class 'ImpalaConf' .* mean 'ImpalaConv'"),
+        (
+            {"backbone_class": "ImpalaConv", "pool_kwargs": {"num_kq": 4}},
+            "pool_kwargs.num_kq: .* mean 'num_kp'",
+        ),
+        ({"backbone_class": "ImpalaConv", "backbone_kwargs": {"stack_sizes": [4]}}, None),
+    ]:
+        for _, groups in sections_named(config.observation, "modalities"):
+            groups.obs.rgb = ["camera_0"]
+        for _, encoders in sections_named(config.observation, "encoder"):
+            encoders.rgb.core_kwargs = core
+        if words is None:
+            prepare(config)
+            continue
+        with pytest.raises(ConfigError, match=words):
+            prepare(config)

@@ -303,7 +303,7 @@ def test_stacks_of_images_are_collected_and_taken():
             np.zeros((4, 6, 3)),
             r"image of floating-point numbers with the channels last.*pass bytes",
         ),
-        (np.zeros((2, 4, 6, 3), np.uint8), r"reads \[4, 6, 3\]: pass batched_ob=True for a batch$"),
+        (np.zeros((1, 4, 6, 3), np.uint8), r"reads \[4, 6, 3\]: pass batched_ob=True for a batch$"),
         (np.zeros((2, 3, 4, 6)), r"reads \[3, 4, 6\]: pass batched_ob=True for a batch$"),
         (np.zeros((6, 3), np.uint8), r"shape \[6, 3\], and the policy reads \[4, 6, 3\]"),
     ],

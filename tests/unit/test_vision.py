@@ -14,8 +14,9 @@ from raymimic.config.checks import check_config
 from raymimic.errors import ConfigError
 from raymimic.models import vision
 from raymimic.models.obs_core import ENCODER_CORES, EncoderCore, ScanCore, VisualCore
-from raymimic.models.obs_nets import ObservationEncoder, ObservationGroupEncoder
+from raymimic.models.obs_nets import ObservationEncoder, ObservationGroupEncoder, states_for
 from raymimic.models.trial import first_pass
+from raymimic.models.value_nets import ActionValueNetwork
 from raymimic.models.vision.convolutions import (
     BACKBONES,
     Conv1dBase,
@@ -28,6 +29,7 @@ from raymimic.models.vision.pools import POOLS, FeatureAggregator, SpatialMeanPo
 from raymimic.models.vision.resnets import ResNet18Conv, ResNet50Conv
 from raymimic.models.vision.weights import weights_follow
 from raymimic.observations.shapes import ObsShapes
+from raymimic.tensors import repeat_rows
 
 IMAGE = (3, 20, 24)
 SMALL: dict[str, Any] = {
@@ -418,6 +420,8 @@ def test_two_keys_share_an_encoder() -> None:
     for source, message in (("rihgt", "did you mean 'right'"), ("left", "no encoder of its own")):
         with pytest.raises(ConfigError, match=message):
             encoder({"share_net_from": {"left": source}}, "left", "right")
+    with pytest.raises(ConfigError, match=r"'right', which is not in the same group .* as 'left'"):
+        encoder({"share_net_from": {"left": "right"}}, "left")
     with pytest.raises(ConfigError, match=r"whose encoder takes the shape \[3, 20, 24\]"):
         ObservationEncoder(
             ObsShapes({"a": IMAGE, "b": (3, 24, 24)}, {"a": "rgb", "b": "rgb"}),
@@ -522,3 +526,32 @@ def test_diffusion_policy_has_no_batch_statistics() -> None:
     modules = list(algo.nets["policy"]["obs_encoder"].modules())  # type: ignore[index]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
     assert sum(isinstance(module, nn.GroupNorm) for module in modules) == 20
+
+
+def test_each_image_is_encoded_once_for_all_actions() -> None:
+    """Values and gradients are those of repeated images; a user's critic gets repeated ones."""
+    shapes = ObsShapes({"arm": (2,), "camera": IMAGE}, {"camera": "rgb"})
+    encoders = {"rgb": {"core_class": "VisualCore", "core_kwargs": SMALL}}
+    critic = ActionValueNetwork(shapes, 3, [8], goal_shapes=shapes, encoder_kwargs=encoders)
+    obs, goal = ({"arm": torch.randn(2, 2), "camera": torch.rand(2, *IMAGE)} for _ in "ab")
+    actions = torch.randn(8, 3)
+    seen: list[int] = []
+    for name in ("obs", "goal"):
+        core = critic.nets["encoder"].nets[name].obs_nets["camera"]
+        core.register_forward_hook(lambda net, inputs, y: seen.append(len(y)))
+
+    def results(obs: Any, goal: Any) -> list[Tensor]:
+        critic.zero_grad()
+        values = critic(obs, actions, goal)
+        values.square().sum().backward()
+        return [values, *(p.grad for p in critic.parameters())]
+
+    once = results(*states_for([critic], obs, goal, 4))
+    assert seen == [2, 2]
+    torch.testing.assert_close(once, results(*repeat_rows((obs, goal), 4)))
+
+    class OwnCritic(ActionValueNetwork):
+        pass
+
+    own = OwnCritic(shapes, 3, [8])
+    assert len(states_for([critic, own], obs, None, 4)[0]["camera"]) == 8

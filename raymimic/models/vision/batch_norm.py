@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from raymimic.errors import ConfigError
 from raymimic.ranks import GradSync, current_sync
 
 
@@ -25,9 +26,19 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises `[B, C, H, W]`, this rank's rows of a batch, per channel."""
+        """Normalises `[B, C, H, W]`, this rank's rows of a batch, per channel.
+
+        Raises:
+            ConfigError: in training, each channel has a single number, which has no variance.
+        """
         sync = current_sync()
         if not self.training or sync is None or sync.world_size == 1:
+            if self.training and x.numel() == self.num_features:
+                raise ConfigError(
+                    "BatchNorm takes the variance of a batch, and here each channel has a single "
+                    "number (one sample, a map of 1 x 1): raise train.batch_size to at least 2, or "
+                    "take larger images or crops"
+                )
             return super().forward(x)
         self._check_input_dim(x)
         mean, var, count = _statistics(x.detach(), sync)

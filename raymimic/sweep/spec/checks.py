@@ -353,6 +353,7 @@ def check_data(spec: SweepSpec) -> tuple[str, ...]:
     from raymimic.algo import algo_class
     from raymimic.algo.rollout_policy import can_act
     from raymimic.data.training_data import inspect_data
+    from raymimic.training.language import embeddings_for
 
     datasets = spec.space["train.data"].ends if "train.data" in spec.space else (None,)
     names: dict[str, None] = {}
@@ -360,7 +361,8 @@ def check_data(spec: SweepSpec) -> tuple[str, ...]:
         setting = spec.example().setting | ({} if data is None else {"train.data": data})
         config = spec.config_for(spec.trial(setting, spec.seeds[0]))
         algo = algo_class(config.algo_name, config)
-        envs = [e.key for e in inspect_data(config, algo.reads(config)).eval_envs if e.evaluate]
+        found = inspect_data(config, algo.reads(config), embeddings_for(config))
+        envs = [env.key for env in found.eval_envs if env.evaluate]
         names |= dict.fromkeys(envs if can_act(algo) else ())
     if not names:
         why = f"{spec.algo} plans, but does not act"

@@ -1,0 +1,374 @@
+"""Records demonstrations of experts, as a dataset in robomimic's schema.
+
+Per demo: `obs/<key>`, `actions` (float32, in [-1, 1], as they were executed, noise included),
+`states` of the simulator before each step (float64), and, where the expert has a task, `rewards`
+and `dones`: 1 where the task terminated, and at the last step of a demo that solves it, as in
+robomimic's files, but never at a time limit. Floating-point observations are float32, images uint8
+`[T, H, W, 3]`. Attributes of a demo: `num_samples`, `seed`, `success`, and robosuite's
+`model_file` and `ep_meta`. Masks: `train` and `valid`, nine and one tenth of the demos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raymimic.config import import_modules
+from raymimic.data.writer import RecordedEpisode, writing_dataset
+from raymimic.envs.env_base import Array, EnvBase, Observation
+from raymimic.envs.kinds import env_from_metadata
+from raymimic.envs.render_settings import DEPTH, IMAGE
+from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
+from raymimic.errors import ConfigError, EnvError
+from raymimic.recording.experts.expert import Expert, expert_of
+from raymimic.recording.players import Crash
+from raymimic.recording.playing import playing
+from raymimic.recording.progress import Progress
+from raymimic.storage import check_writable
+
+VALID_EVERY = 10
+MOST_IN_A_ROW = 20
+"""Recording ends with an error when so many episodes in a row are of no use."""
+_MOST_DEMOS = EPISODES // 2
+_STATE_ATTRS = {"model": "model_file", "ep_meta": "ep_meta"}  # robomimic's names in a file
+_LARGEST_SEED = 2**24  # the seeds of its episodes are below 2**63
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The way in which an expert's demonstrations are recorded.
+
+    Attributes:
+        name: of the dataset, such as `metaworld-push-v3`.
+        render: the cameras, see `render` in `env_args`; None: none.
+        noise: of the expert, see its class; None is its default.
+        horizon: steps after which an episode ends; None is the expert's.
+        next_obs: whether to store the observations after each step; None: only without cameras.
+    """
+
+    name: str
+    render: Mapping[str, Any] | None = None
+    noise: float | None = None
+    horizon: int | None = None
+    next_obs: bool | None = None
+
+    @property
+    def stores_next_obs(self) -> bool:
+        """Whether `next_obs` is stored."""
+        return self.render is None if self.next_obs is None else self.next_obs
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One played episode.
+
+    Attributes:
+        episode: its data.
+        solved: whether the task was solved at any step; None: there is no task, or the environment
+            never said.
+        spoiled: whether it is of no use, see `Expert.spoiled`.
+    """
+
+    episode: RecordedEpisode
+    solved: bool | None
+    spoiled: bool = False
+
+
+@dataclass
+class RecordedDataset:
+    """A dataset that was recorded.
+
+    Attributes:
+        path: of the file.
+        num_demos: demos in it.
+        num_transitions: their steps.
+        solved: episodes in which the task was solved.
+        unsolved: episodes in which it was not, kept or not.
+        spoiled: episodes that were of no use and are left out.
+        crashes: the reason of each episode that the environment did not survive.
+        low_dim: the observations to train on, without those of cameras.
+        images: the observations of cameras, by modality.
+    """
+
+    path: Path
+    num_demos: int = 0
+    num_transitions: int = 0
+    solved: int = 0
+    unsolved: int = 0
+    spoiled: int = 0
+    crashes: list[str] = field(default_factory=list)
+    low_dim: tuple[str, ...] = ()
+    images: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> int:
+        """Episodes in which the task was solved or not."""
+        return self.solved + self.unsolved
+
+    def attrs(self) -> dict[str, Any]:
+        """The outcome as attributes of the file: a rate with its 95 % interval (Wilson)."""
+        from raymimic.rollout.stats import wilson_interval  # imports torch, which no actor needs
+
+        found: dict[str, Any] = {"num_crashed": len(self.crashes), "num_spoiled": self.spoiled}
+        if self.judged:
+            low, high = wilson_interval(self.solved, self.judged)
+            found |= {
+                "num_unsolved": self.unsolved,
+                "success_rate": self.solved / self.judged,
+                "success_rate_low": low,
+                "success_rate_high": high,
+            }
+        return found
+
+
+def record_demos(
+    recipe: Recipe,
+    out: str | Path,
+    demos: int,
+    num_actors: int | None = None,
+    seed: int = 0,
+    keep_failures: bool = False,
+    compress: bool = False,
+    imports: Sequence[str] = (),
+    progress: bool = True,
+) -> RecordedDataset:
+    """Plays an expert and writes its demonstrations.
+
+    The file's content follows from the recipe, the number of demos and the seed; actors only share
+    the work. Each episode has a seed of its own, and they are kept in the order of the seeds.
+
+    Args:
+        recipe: expert, cameras, noise.
+        out: the HDF5 file; an existing one is replaced once the new one is complete.
+        demos: their number.
+        num_actors: Ray actors; 0: one process beside this one, without Ray; None: one actor for
+            each CPU of the cluster.
+        seed: of all episodes.
+        keep_failures: keeps episodes in which the task was not solved.
+        compress: stores images compressed, frame by frame (gzip).
+        imports: modules to import first, such as those of experts of your own.
+        progress: shows a bar on a terminal, and prints a line now and then elsewhere.
+
+    Raises:
+        ConfigError: there is no such expert or task, or a number is out of range.
+        EnvError: the environment cannot be made or rendered, or too many episodes in a row were of
+            no use.
+        OutputError: the file cannot be written.
+    """
+    import_modules(imports)
+    if not 0 < demos <= _MOST_DEMOS or not 0 <= seed < _LARGEST_SEED:
+        raise ConfigError(
+            f"{demos} demos of seed {seed}: a file has 1 to {_MOST_DEMOS:,} demos, and seeds go "
+            f"from 0 to {_LARGEST_SEED - 1:,}"
+        )
+    expert = expert_of(recipe.name, recipe.noise)
+    check_writable(str(out))
+    made = RecordedDataset(Path(out))
+    in_a_row: list[str] = []
+    with playing(ExpertPlayer(recipe), num_actors, imports) as players:
+        env_args = players.prepare()
+        with (
+            writing_dataset(out, env_args, ("train", "valid"), compress) as writer,
+            Progress(recipe.name, demos, "demos", progress) as bar,
+        ):
+            seeds = episode_seeds(Purpose.DEMONSTRATION, seed, 0, EPISODES)
+            for outcome in players.play(seeds):
+                fault = _count(outcome, made, keep_failures)
+                in_a_row = [*in_a_row, fault] if fault else []
+                if len(in_a_row) == MOST_IN_A_ROW:
+                    raise EnvError(_hopeless(recipe.name, in_a_row))
+                if fault:
+                    continue
+                last = writer.num_demos + 1
+                valid = last % VALID_EVERY == 0 or 1 < last == demos < VALID_EVERY
+                writer.add(outcome.episode, ("valid" if valid else "train",))
+                bar.update(1)
+                if writer.num_demos == demos:
+                    break
+            if writer.num_demos < demos:
+                raise EnvError(f"'{recipe.name}': {EPISODES:,} episodes gave too few demos")
+            made.num_demos, made.num_transitions = writer.num_demos, writer.num_transitions
+            writer.attrs |= {"expert": recipe.name, "noise": expert.noise, "seed": seed}
+            writer.attrs |= made.attrs()
+    made.low_dim, made.images = _to_train_on(expert, outcome.episode.obs)
+    return made
+
+
+def _count(outcome: Demo | Crash, made: RecordedDataset, keep_failures: bool) -> str:
+    """Counts an episode; returns the reason for leaving it out, or nothing."""
+    if isinstance(outcome, Crash):
+        made.crashes.append(outcome.reason)
+        return f"crashed: {outcome.reason}"
+    if outcome.spoiled:
+        made.spoiled += 1
+        return "spoiled"
+    made.solved += outcome.solved is True
+    made.unsolved += outcome.solved is False
+    return "not solved" if outcome.solved is False and not keep_failures else ""
+
+
+def _hopeless(name: str, faults: Sequence[str]) -> str:
+    crashes = [fault for fault in faults if fault.startswith("crashed")]
+    if crashes:
+        number = "all" if len(crashes) == len(faults) else str(len(crashes))
+        return (
+            f"'{name}': none of {len(faults)} episodes in a row could be kept, and {number} of "
+            f"them {crashes[-1]}"
+        )
+    return (
+        f"'{name}': the expert solved none of {len(faults)} episodes in a row; try less --noise or "
+        "a longer --horizon, or record all episodes (--keep-failures)"
+    )
+
+
+def _to_train_on(
+    expert: Expert, obs: Mapping[str, Array]
+) -> tuple[tuple[str, ...], dict[str, list[str]]]:
+    """The observations that a policy reads: those of cameras, by modality, and others."""
+    images = {
+        modality: [key for key in obs if key.endswith(ending)]
+        for modality, ending in (("rgb", IMAGE), ("depth", DEPTH))
+    }
+    images = {modality: keys for modality, keys in images.items() if keys}
+    named = expert.proprioception if images else expert.low_dim
+    others = [key for key in obs if not any(key in keys for keys in images.values())]
+    return tuple(others) if named is None else named, images
+
+
+class ExpertPlayer:
+    """Plays the expert of a recipe; a `raymimic.recording.players.Player` whose jobs are seeds."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._made: tuple[Expert, EnvBase] | None = None
+
+    def prepare(self) -> dict[str, Any]:
+        """Makes the environment and begins an episode.
+
+        Returns:
+            the `env_args` of the file.
+        """
+        expert, env = self._open()
+        expert.start(env, 0, _generators(0))
+        return expert.env_args(env.serialize())
+
+    def play(self, job: int) -> Demo:
+        """Plays the episode of a seed."""
+        expert, env = self._open()
+        demo = play_episode(env, expert, job, self._recipe.stores_next_obs)
+        attrs = {**demo.episode.attrs, "seed": job}
+        return replace(demo, episode=replace(demo.episode, attrs=attrs))
+
+    def close(self) -> None:
+        """Closes the environment; it is made anew for the next episode."""
+        made, self._made = self._made, None
+        if made is not None:
+            with contextlib.suppress(Exception):  # it may have failed already
+                made[1].close()
+
+    def _open(self) -> tuple[Expert, EnvBase]:
+        if self._made is None:
+            recipe = self._recipe
+            expert = expert_of(recipe.name, recipe.noise, recipe.horizon)
+            env_meta = expert.env_meta
+            if recipe.render is not None:
+                env_meta = {**env_meta, "render": dict(recipe.render)}
+            self._made = expert, env_from_metadata(env_meta)
+        return self._made
+
+
+def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True) -> Demo:
+    """Plays one episode.
+
+    Args:
+        env: of the expert.
+        expert: acts.
+        seed: of everything random in the episode.
+        next_obs: whether to keep the observations after each step.
+    """
+    rng = _generators(seed)
+    obs = expert.start(env, seed, rng)
+    keys = [key for key, value in obs.items() if np.asarray(value).dtype.kind in "fiub"]
+    extras, has_states = _described(env)
+    has_task = expert.hold is not None
+    observed, rows, solved, knows, spoiled, left = [obs], _Rows(), False, False, False, None
+    for _ in range(expert.horizon):
+        action = np.clip(expert.act(env, obs, rng), -1.0, 1.0).astype(np.float32)
+        before = {"states": env.get_state()["states"]} if has_states else {}
+        before |= expert.columns(env)
+        obs, reward, done, info = env.step(env.clip(action))
+        observed.append(obs)
+        terminated = bool(info.get("terminated", False))
+        rows.add({**before, "actions": action, "rewards": reward, "dones": terminated})
+        knows |= env.knows_success
+        spoiled = expert.spoiled(env)
+        if has_task and not solved and env.is_success()["task"]:
+            solved, left = True, expert.hold
+        elif left is not None:
+            left -= 1
+        if done or spoiled or left == 0:
+            break
+    columns = rows.columns()
+    dones = columns.pop("dones").astype(np.int64)
+    rewards = columns.pop("rewards").astype(np.float64)
+    dones[-1] |= solved
+    attrs = dict(extras)
+    outcome = solved if has_task and (knows or solved) else None
+    if outcome is not None:
+        attrs["success"] = solved
+    episode = RecordedEpisode(
+        obs=_stacked(observed[:-1], keys),
+        next_obs=_stacked(observed[1:], keys) if next_obs else {},
+        actions=columns.pop("actions"),
+        rewards=rewards if has_task else None,
+        dones=dones if has_task else None,
+        states=columns.pop("states", None),
+        others=columns,
+        attrs=attrs,
+    )
+    return Demo(episode, outcome, spoiled)
+
+
+class _Rows:
+    """The values of each step, by name."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[Any]] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        for key, value in row.items():
+            self._rows.setdefault(key, []).append(value)
+
+    def columns(self) -> dict[str, Array]:
+        return {key: np.asarray(values) for key, values in self._rows.items()}
+
+
+def _generators(seed: int) -> np.random.Generator:
+    """Seeds the global generators, which simulators and oracles use, and returns one of its own."""
+    np.random.seed(np.random.SeedSequence(seed).generate_state(8))
+    random.seed(seed)
+    return np.random.default_rng(seed)
+
+
+def _described(env: EnvBase) -> tuple[dict[str, Any], bool]:
+    """The attributes that a demo's states need, and whether the simulator has states at all."""
+    try:
+        state = env.get_state()
+    except EnvError:
+        return {}, False
+    return {_STATE_ATTRS[key]: value for key, value in state.items() if key in _STATE_ATTRS}, True
+
+
+def _stacked(observed: Sequence[Observation], keys: Sequence[str]) -> dict[str, Array]:
+    """Observations `[T, ...]` by key."""
+    columns = {key: np.stack([obs[key] for obs in observed]) for key in keys}
+    return {
+        key: column.astype(np.float32) if column.dtype.kind == "f" else column
+        for key, column in columns.items()
+    }

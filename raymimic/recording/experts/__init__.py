@@ -1,0 +1,1 @@
+"""Experts that play demonstrations: one file per simulator."""
