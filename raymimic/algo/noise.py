@@ -103,27 +103,31 @@ class EpisodeNoise(TorchFunctionMode):
         return x if drawn is x else x.copy_(drawn)
 
 
-def _empty(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
+def _empty(args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
     """Returns the tensor that a function would make, unfilled."""
     if args and isinstance(args[0], Tensor):  # randn_like and so on
         return torch.empty_like(args[0], dtype=kwargs.get("dtype"), device=kwargs.get("device"))
-    shape = func(*args, **{**kwargs, "device": "meta"})
-    return torch.empty(shape.shape, dtype=shape.dtype, device=kwargs.get("device"))
+    kept = {name: kwargs[name] for name in ("size", "dtype", "device") if name in kwargs}
+    return torch.empty(*args, **kept)
 
 
 def _randn(noise: EpisodeNoise, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    return noise.fill(_empty(func, args, kwargs), lambda x, g: x.normal_(generator=g))
+    return noise.fill(_empty(args, kwargs), lambda x, g: x.normal_(generator=g))
 
 
 def _rand(noise: EpisodeNoise, func: Any, *args: Any, **kwargs: Any) -> Tensor:
-    return noise.fill(_empty(func, args, kwargs), lambda x, g: x.uniform_(generator=g))
+    return noise.fill(_empty(args, kwargs), lambda x, g: x.uniform_(generator=g))
 
 
 def _randint(noise: EpisodeNoise, func: Any, *args: Any, **kwargs: Any) -> Tensor:
     bounds = [x for x in args if isinstance(x, int)]  # ([low,] high, size)
     high = kwargs["high"] if "high" in kwargs else bounds.pop()
     low = kwargs.get("low", bounds[0] if bounds else 0)
-    return noise.fill(_empty(func, args, kwargs), lambda x, g: x.random_(low, high, generator=g))
+    others = [x for x in args if not isinstance(x, int)]
+    if not (others and isinstance(others[0], Tensor)):
+        kwargs = {"dtype": torch.int64, **kwargs}
+    empty = _empty(others, kwargs)
+    return noise.fill(empty, lambda x, g: x.random_(low, high, generator=g))
 
 
 def _normal(

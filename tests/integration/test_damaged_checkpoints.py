@@ -16,6 +16,8 @@ from tiny import Ran, train_args, train_here
 
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, LATER = 6, 8
 SETTINGS = [
     *("ray.commit_interval_s=0", "experiment.save.every_n_epochs=4", "experiment.validate=true"),

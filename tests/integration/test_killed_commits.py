@@ -13,6 +13,8 @@ from run_records import epochs_of, metrics_of
 from tensorboardX.proto.event_pb2 import Event
 from tiny import Ran, run_process, train_args
 
+pytestmark = pytest.mark.mlflow
+
 EPOCHS = 4
 # `raymimic`, which dies when it is about to write the checkpoint of epoch 3.
 KILLED = """

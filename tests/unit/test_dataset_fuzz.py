@@ -10,6 +10,7 @@ import pytest
 FUZZ = Path(__file__).parents[1] / "hdf5_fuzz.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "files"), [("structure", 150), ("bytes", 40)])
 def test_changed_files(tmp_path, kind, files):
     command = [sys.executable, FUZZ, kind, "0", str(files), tmp_path]

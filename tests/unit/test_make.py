@@ -127,6 +127,7 @@ def test_noise_is_what_was_asked_for():
     assert np.std((noisy.actions - means)[inside]) == pytest.approx(0.1, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "expert_least"), [("walker2d", 4000), ("halfcheetah", 4000), ("hopper", 3000)]
 )

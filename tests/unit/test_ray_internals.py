@@ -31,6 +31,8 @@ from waiting import DEADLINE_S, wait_for
 from raymimic.cluster import ray_internals
 from raymimic.cluster.capacity import live_capacity, possible_capacity
 
+pytestmark = pytest.mark.ray
+
 
 def own_handler(signum: int, frame: Any) -> None:
     """A handler of SIGTERM that Ray must not replace."""
