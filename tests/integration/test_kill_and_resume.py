@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from checks import assert_same, state_in
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from tiny import LAYERS, SETTINGS
+from tiny import LAYERS, SETTINGS, write_hopper
 from waiting import DEADLINE_S, pids, wait_for
 
 pytestmark = pytest.mark.ray
@@ -96,13 +97,13 @@ class Launched:
         wait_for(killed, "the end of all its processes")
 
 
-def launch(folder: Path, dataset: Path, *args: str) -> Launched:
+def launch(folder: Path, dataset: Path, *args: str, mlflow: bool = True) -> Launched:
     folder.mkdir(exist_ok=True)
     marker = uuid.uuid4().hex
     settings = [
         *LAYERS["td3_bc"],
         *SETTINGS,
-        "mlflow.enabled=true",
+        f"mlflow.enabled={str(mlflow).lower()}",
         f"experiment.epoch_every_n_steps={STEPS}",
         f"train.num_epochs={EPOCHS}",
         f"train.output_dir={folder / 'out'}",
@@ -198,6 +199,25 @@ def test_lost_processes_are_replaced_one_after_the_other(
     assert "the process between workers and driver was lost after epoch" in log
     assert "(restart 3 of 3)" in log
     check(result, uninterrupted)
+
+
+def test_a_restarted_worker_notices_that_the_data_were_replaced(
+    hopper: Path, tmp_path: Path
+) -> None:
+    dataset = Path(shutil.copyfile(hopper, tmp_path / "mine.hdf5"))
+    training = launch(tmp_path / "w", dataset, mlflow=False)
+    try:
+        training.wait_for_epoch(3)
+        write_hopper(tmp_path / "other.hdf5", seed=1).replace(dataset)
+        os.kill(training.pids("RayTrainWorker")[0], signal.SIGKILL)
+        _, said = training.process.communicate(timeout=DEADLINE_S)
+    finally:
+        training.end()
+    assert training.process.returncode == 2
+    (line,) = (line for line in said.splitlines() if line.startswith("raymimic: error: "))
+    assert str(dataset) in line
+    assert "are not those that this training was started with (sha256:" in line
+    assert "Traceback" not in said
 
 
 def test_a_killed_driver_is_resumed(hopper: Path, tmp_path: Path, uninterrupted: Any) -> None:
