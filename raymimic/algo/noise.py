@@ -125,7 +125,7 @@ def _randint(noise: EpisodeNoise, func: Any, *args: Any, **kwargs: Any) -> Tenso
     low = kwargs.get("low", bounds[0] if bounds else 0)
     others = [x for x in args if not isinstance(x, int)]
     if not (others and isinstance(others[0], Tensor)):
-        kwargs = {"dtype": torch.int64, **kwargs}
+        kwargs = {**kwargs, "dtype": kwargs.get("dtype") or torch.int64}
     empty = _empty(others, kwargs)
     return noise.fill(empty, lambda x, g: x.random_(low, high, generator=g))
 
