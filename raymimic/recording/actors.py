@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import ray
@@ -88,7 +88,7 @@ class ActorPlayers:
             raise EnvError(f"the environment cannot be made: {outcome.reason}")
         return outcome
 
-    def play(self, jobs: Sequence[Any]) -> Iterator[Any]:
+    def play(self, jobs: Sequence[Any]) -> Generator[Any, None, None]:
         """Yields the outcome of each job, or its `Crash`, in the order of the jobs."""
         idle, running, finished = list(self._actors), dict[Any, tuple[int, Any]](), dict[int, Any]()
         begun = given = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from raymimic.config import import_modules
@@ -38,31 +38,40 @@ class ProcessPlayers:
             raise EnvError(f"the environment ended its process ({self._child.story()})")
         return self._child.records[0]
 
-    def play(self, jobs: Sequence[Any]) -> Iterator[Any]:
+    def play(self, jobs: Sequence[Any]) -> Generator[Any, None, None]:
         """Yields the outcome of each job, or its `Crash`, in the order of the jobs."""
         done = crashes = 0  # of the job that comes next
-        while done < len(jobs):
-            child = self._child
-            child.call(_played, self._player, jobs[done:], self._imports)
-            over = False
-            while not over:
-                over = child.finished()
-                while child.records:  # the pipe holds the other process back
-                    done, crashes = done + 1, 0
-                    yield child.records.pop(0)
-                if not over:
-                    time.sleep(_POLL_S)
-            if child.crashed:
-                crashes += 1
-                if crashes > RETRIES:
-                    done, crashes = done + 1, 0
-                    yield Crash(f"its process ended with {child.story()}")
-                child.close()
-                self._child = ChildProcess()
+        over = True
+        try:
+            while done < len(jobs):
+                child = self._child
+                child.call(_played, self._player, jobs[done:], self._imports)
+                over = False
+                while not over:
+                    over = child.finished()
+                    while child.records:  # the pipe holds the other process back
+                        done, crashes = done + 1, 0
+                        yield child.records.pop(0)
+                    if not over:
+                        time.sleep(_POLL_S)
+                if child.crashed:
+                    story = child.story()
+                    self._start_anew()
+                    crashes += 1
+                    if crashes > RETRIES:
+                        done, crashes = done + 1, 0
+                        yield Crash(f"its process ended with {story}")
+        finally:
+            if not over:  # the caller has enough, and the process would go on with these jobs
+                self._start_anew()
 
     def close(self) -> None:
         """Ends the process."""
         self._child.close()
+
+    def _start_anew(self) -> None:
+        self._child.close()
+        self._child = ChildProcess()
 
 
 def _prepared(player: Player, imports: tuple[str, ...]) -> Iterator[Any]:

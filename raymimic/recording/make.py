@@ -11,6 +11,7 @@ the mean returns of a random and of the expert policy: `random_return`, `expert_
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,16 +193,17 @@ def _recorded(
     for stage, level in enumerate(_LEVELS):
         seeds = episode_seeds(Purpose.DEMONSTRATION, seed, stage, EPISODES)
         episodes = transitions = 0
-        for episode in players.play([(level, s) for s in seeds]):
-            if isinstance(episode, Crash):
-                raise EnvError(f"an episode of the {level} policy crashed: {episode.reason}")
-            if level == "expert" and episode.arrays()["dones"].any():
-                continue  # it fell because of the noise: an expert does not show that
-            yield level, episode
-            episodes, transitions = episodes + 1, transitions + len(episode)
-            if level == "random":
-                enough = episodes == RANDOM_EPISODES
-            else:
-                enough = transitions >= wanted[level]
-            if enough:
-                break
+        with closing(players.play([(level, s) for s in seeds])) as played:
+            for episode in played:
+                if isinstance(episode, Crash):
+                    raise EnvError(f"an episode of the {level} policy crashed: {episode.reason}")
+                if level == "expert" and episode.arrays()["dones"].any():
+                    continue  # it fell because of the noise: an expert does not show that
+                yield level, episode
+                episodes, transitions = episodes + 1, transitions + len(episode)
+                if level == "random":
+                    enough = episodes == RANDOM_EPISODES
+                else:
+                    enough = transitions >= wanted[level]
+                if enough:
+                    break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,8 +53,10 @@ class Players(Protocol):
             RaymimicError: it raised one, or ended its process.
         """
 
-    def play(self, jobs: Sequence[Any]) -> Iterator[Any]:
+    def play(self, jobs: Sequence[Any]) -> Generator[Any, None, None]:
         """Yields the outcome of each job, or its `Crash`, in the order of the jobs.
+
+        Close the generator when you have enough: the rest is not played.
 
         Raises:
             RaymimicError: no episode can be played any more.

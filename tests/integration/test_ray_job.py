@@ -61,8 +61,8 @@ def test_a_job_trains_and_leaves_its_results(head: Head, hopper: Path, tmp_path:
     ran = head.submit(*job(hopper, f"ray.storage_path={tmp_path}"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "succeeded" in ran.stdout
-    tasks = ("joining the Ray cluster ", "placing 2 workers …", "loading data and networks")
-    assert all(task in ran.stdout for task in tasks)
+    assert "joining the Ray cluster " in ran.stdout  # each task that takes a while is named
+    assert "placing 2 workers …" in ran.stdout
     (run,) = tmp_path.glob("*/*")
     assert (run / "config.json").exists()
     checkpoint = torch.load(run / "models" / "model_epoch_2.pth", weights_only=True)
