@@ -52,7 +52,7 @@ QUALITIES: dict[str, dict[str, Any]] = {
     "as the simulator draws": {},
     "fast": {"shadows": False, "reflections": False, "multisampling": 0},
 }
-FRAMES_HORIZON, FRAMES_EPISODES = 25, 4
+FRAMES_HORIZON, FRAMES_EPISODES = 100, 4
 
 
 def save_policy(path: Path, env_meta: dict[str, Any]) -> None:
