@@ -26,7 +26,7 @@ import numpy.typing as npt
 from raymimic.envs.cameras import DEFAULT, Cameras, quiet_mujoco
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
 from raymimic.envs.kinds import UnknownEnvError
-from raymimic.envs.render_settings import IMAGE, RenderSettings
+from raymimic.envs.render_settings import IMAGE, RenderSettings, described
 from raymimic.errors import EnvError, did_you_mean, reason
 
 logger = logging.getLogger(__name__)
@@ -359,7 +359,7 @@ class EnvGym(EnvBase):
         """The `env_args` of a dataset."""
         kwargs = deepcopy(self._env_kwargs)
         meta = {"env_name": self._name, "type": self.type, "env_kwargs": kwargs}
-        return meta if self._settings is None else {**meta, "render": self._settings.serialize()}
+        return described(meta, self._settings)
 
     def close(self) -> None:
         """Frees simulator and renderer."""

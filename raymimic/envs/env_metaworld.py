@@ -15,7 +15,7 @@ import numpy.typing as npt
 from raymimic.envs.cameras import Cameras, quiet_mujoco
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import UnknownEnvError
-from raymimic.envs.render_settings import RenderSettings
+from raymimic.envs.render_settings import RenderSettings, described
 from raymimic.errors import EnvError, did_you_mean
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -159,7 +159,7 @@ class EnvMetaworld(EnvBase):
     def serialize(self) -> dict[str, Any]:
         """The `env_args` of a dataset."""
         meta = {"env_name": self._name, "type": self.type, "env_kwargs": deepcopy(self._env_kwargs)}
-        return meta if self._settings is None else {**meta, "render": self._settings.serialize()}
+        return described(meta, self._settings)
 
     def close(self) -> None:
         """Frees simulator and renderer."""

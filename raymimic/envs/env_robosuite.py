@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
 from raymimic.envs.kinds import UnknownEnvError
-from raymimic.envs.render_settings import RenderSettings
+from raymimic.envs.render_settings import RenderSettings, described
 from raymimic.errors import EnvError, did_you_mean, reason
 
 # Packages that add environments to robosuite once they are imported; robomimic imports the same.
@@ -236,7 +236,7 @@ class EnvRobosuite(EnvBase):
             "type": self.type,
             "env_kwargs": deepcopy(self._env_kwargs),
         }
-        return meta if self._settings is None else {**meta, "render": self._settings.serialize()}
+        return described(meta, self._settings)
 
     def close(self) -> None:
         """Frees simulator and renderer."""

@@ -169,6 +169,11 @@ def settings_of(env_meta: Mapping[str, Any]) -> RenderSettings:
     return RenderSettings.of_arguments(env_meta.get("env_kwargs") or {}, settings)
 
 
+def described(env_meta: Mapping[str, Any], settings: RenderSettings | None) -> dict[str, Any]:
+    """Adds the entry `render` to `env_args`, if there are settings."""
+    return dict(env_meta) if settings is None else {**env_meta, "render": settings.serialize()}
+
+
 def difference(data: Mapping[str, Any], played: Mapping[str, Any]) -> str | None:
     """Describes how images of an evaluation differ from those of the data.
 

@@ -78,7 +78,7 @@ def contact_sheets(
 ) -> ContactSheets:
     """Draws the first, middle and last frame of a few demos, for each camera.
 
-    Nothing but these frames is read. What cannot be read is named in its place.
+    Only these frames are read. The fault of an unreadable frame stands in its place.
 
     Args:
         file: the dataset.
@@ -216,7 +216,7 @@ class _Camera:
                 self._lost += row.tiles[-1].notes
 
     def _describe(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-        """Says what the camera is, and gets its randomizers."""
+        """Notes modality, shape and type of the camera, and makes its randomizers."""
         self.section.detail = f"{self._modality} {list(shape)} {dtype.name}"
         if self._config is None:
             return
@@ -254,7 +254,7 @@ class _Camera:
         return values, tile
 
     def warnings(self) -> list[str]:
-        """What is wrong with the camera."""
+        """The faults of the camera, a sentence each."""
         counts = Counter(note for seen in self.seen.values() for note in seen.notes)
         told = [f"is {note} in {n} of {len(self.seen)} frames" for note, n in counts.items()]
         if self._is_frozen():
