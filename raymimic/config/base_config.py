@@ -130,7 +130,7 @@ class BaseConfig(Rules, Config):
     CHOICES = {
         "train.dtype": ("float32", "float64"),
         "train.goal_mode": (None, "last"),
-        "train.hdf5_cache_mode": (None, "all", "low_dim"),
+        "train.hdf5_cache_mode": (None, "auto", "all", "low_dim"),
         "train.action_config.*.normalization": (None, "min_max", "gaussian"),
         "ray.data_placement": ("replicate", "shard"),
     }
@@ -265,7 +265,9 @@ class BaseConfig(Rules, Config):
 
         self.train.normalize_weights_by_ds_size = False  # divide datasets' weights by their sizes
         self.train.num_data_workers = 0  # no effect: batches are gathered without processes
-        self.train.hdf5_cache_mode = "all"  # no effect: the used keys are loaded once
+        # Where the data lie. "all": on the GPU or in memory; "low_dim": images in a cache file, the
+        # rest in memory; null: all in a cache file; "auto": as they fit.
+        self.train.hdf5_cache_mode = "auto"
         self.train.hdf5_use_swmr = True  # no effect: the file is read once, then closed
         self.train.hdf5_load_next_obs = True  # load next_obs (where the algorithm uses it)
         self.train.hdf5_normalize_obs = False  # normalise observations by training statistics

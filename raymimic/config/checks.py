@@ -20,7 +20,6 @@ NO_EFFECT: dict[str, str] = {
     "experiment.mse": "robomimic does not read it either",
     "experiment.render": "evaluation runs without a screen; experiment.render_video records it",
     "train.num_data_workers": "batches are gathered from memory, without further processes",
-    "train.hdf5_cache_mode": "a training loads its data once, to the GPU or to memory",
     "train.hdf5_use_swmr": "the file is read once and closed",
 }
 

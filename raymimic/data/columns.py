@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -110,6 +110,14 @@ class Column:
     needed: bool = True
     cut_off: tuple[float, float] | None = None
 
+    def stored_type(self, dtype: FloatType) -> np.dtype[Any]:
+        """Type of its values in memory and in the cache; `dtype` unless they are images."""
+        return np.dtype(np.uint8 if self.image else dtype)
+
+    def row_bytes(self, dtype: FloatType) -> int:
+        """Memory of one row."""
+        return math.prod(self.shape) * self.stored_type(dtype).itemsize
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -210,33 +218,52 @@ def read_columns(
     demos = list(demos)
     arrays = _empty_arrays(demos, columns, dtype)
     start = 0
+    for demo, opened in opened_demos(demos):
+        rows = slice(start, start + demo.length)
+        for key in list(arrays):
+            if key not in arrays:
+                continue
+            try:
+                read_rows(demo, opened, key, columns[key], arrays[key][rows])
+            except DatasetError as error:
+                left_out = left_out_by(error, key, columns[key])
+                arrays = {k: a for k, a in arrays.items() if column_group(k) != left_out}
+        start = rows.stop
+    for key, array in arrays.items():
+        if array.size and columns[key].cut_off is not None:
+            extent = float(array.min()), float(array.max())
+            warn_of_cut_off(demos[0].path, key, columns[key], extent)
+    return arrays
+
+
+def opened_demos(demos: Iterable[DemoRef]) -> Iterator[tuple[DemoRef, DemoReader]]:
+    """Opens demos one after the other; what the one before gave may not be used any more.
+
+    Raises:
+        DatasetError: a file cannot be opened, or a demo is gone.
+    """
     for file, group in itertools.groupby(demos, key=lambda demo: demo.file):
         with open_dataset(file) as reader:
             for demo in group:
-                rows = slice(start, start + demo.length)
                 opened = reader.demo(demo.name)
                 if opened is None:
                     raise DatasetError(
                         f"{reader}: demo '{demo.name}' is gone: the file was changed just now"
                     )
-                for key in list(arrays):
-                    if key not in arrays:
-                        continue
-                    try:
-                        if (name := key.partition("/")[2]) in demo.given:
-                            arrays[key][rows] = demo.given[name]
-                        else:
-                            _read(opened, columns[key], arrays[key][rows])
-                    except DatasetError as error:
-                        if columns[key].needed:
-                            raise
-                        left_out = column_group(key)
-                        warn_left_out(left_out, str(error))
-                        arrays = {k: a for k, a in arrays.items() if column_group(k) != left_out}
-                start = rows.stop
-    for key, array in arrays.items():
-        _warn_of_cut_off(demos[0].path, key, columns[key], array)
-    return arrays
+                yield demo, opened
+
+
+def left_out_by(error: DatasetError, key: str, column: Column) -> str:
+    """The group that is left out because one of its columns cannot be read, with a warning.
+
+    Raises:
+        DatasetError: the same, where a training cannot do without the column.
+    """
+    if column.needed:
+        raise error
+    group = column_group(key)
+    warn_left_out(group, str(error))
+    return group
 
 
 def check_memory(
@@ -257,32 +284,30 @@ def check_memory(
     sizes: Counter[str] = Counter()
     for demos, columns in parts:
         samples = sum(demo.length for demo in demos)
-        sizes.update({key: samples * _row_bytes(column, dtype) for key, column in columns.items()})
+        sizes.update({key: samples * column.row_bytes(dtype) for key, column in columns.items()})
     needed, free = sizes.total(), free_memory()
     if needed > free:
-        place = f"more than the {_amount(free)} that are free on this machine"
+        place = f"more than the {amount(free)} that are free on this machine"
     elif workers * needed > total_memory():
         place = (
             f"in each of the {workers} workers on this machine, more than the"
-            f" {_amount(total_memory())} that it has"
+            f" {amount(total_memory())} that it has"
         )
     else:
         return
     demo = max((demo for demos, _ in parts for demo in demos), key=lambda demo: demo.length)
     largest, size = sizes.most_common(1)[0]
     raise DatasetError(
-        f"dataset '{demo.path}': the columns that are read take {_amount(needed)}, {place}"
+        f"dataset '{demo.path}': the columns that are read take {amount(needed)}, {place}"
         f" (longest is demo '{demo.name}' of {demo.length} samples, largest is '{largest}',"
-        f" {_amount(size)}): use fewer keys, fewer demos (demo_limit or a filter key), or"
-        " ray.data_placement 'shard' on more machines"
+        f" {amount(size)}): keep them in a cache file"
+        " (train.hdf5_cache_mode null, or 'low_dim' for the images alone), use fewer keys, fewer"
+        " demos (demo_limit or a filter key), or ray.data_placement 'shard' on more machines"
     )
 
 
-def _row_bytes(column: Column, dtype: FloatType) -> int:
-    return math.prod(column.shape) * (1 if column.image else np.dtype(dtype).itemsize)
-
-
-def _amount(size: int) -> str:
+def amount(size: int) -> str:
+    """A number of bytes for people, exact and in GB."""
     return f"{size:,} bytes ({size / 1e9:,.1f} GB)"
 
 
@@ -293,42 +318,71 @@ def _empty_arrays(
     check_memory([(demos, columns)], dtype)
     total = sum(demo.length for demo in demos)
     return {
-        key: np.empty((total, *column.shape), np.uint8 if column.image else dtype)
+        key: np.empty((total, *column.shape), column.stored_type(dtype))
         for key, column in columns.items()
     }
 
 
-def _read(demo: DemoReader, column: Column, out: np.ndarray) -> None:
-    """Reads one column of one demo into `out [n, ...]` and checks its values.
+def read_rows(
+    ref: DemoRef,
+    demo: DemoReader,
+    key: str,
+    column: Column,
+    out: np.ndarray,
+    rows: slice | None = None,
+) -> None:
+    """Reads a column of one demo, or some rows of it, into `out [n, ...]` and checks its values.
 
     All must be finite, and `dones` within [0, 1]: a target's bootstrap value is weighed by
     1 - done, which would be negative or a multiple of it.
+
+    Args:
+        ref: the demo.
+        demo: the same, open.
+        key: the column's name.
+        column: the column.
+        out: where its values go, in this array's type.
+        rows: consecutive rows; None: all.
+
+    Raises:
+        DatasetError: a value is not allowed, or the file is damaged.
     """
+    if (given := ref.given.get(key.partition("/")[2])) is not None:
+        out[...] = given
+        return
     left = 0
     for i, name in enumerate(column.parts):
         target = out
         if len(column.parts) > 1:
             target = out[:, left : left + column.widths[i]]
             left += column.widths[i]
-        demo.read(name, target)
+        demo.read(name, target, rows)
         # The sum is a test without a temporary array; only when it fails are elements looked at.
         with np.errstate(invalid="ignore", over="ignore"):
             suspect = target.dtype.kind == "f" and not np.isfinite(target.sum(dtype=np.float64))
         if suspect:
-            _complain_if_not_finite(demo, name, target)
+            _complain_if_not_finite(demo, name, target, rows)
         if name == "dones" and (target.min() < 0 or target.max() > 1):
             bad = int(np.flatnonzero((target < 0) | (target > 1))[0])
+            row = bad + (rows.start if rows else 0)
             raise DatasetError(
-                f"{demo}: 'dones' holds {target[bad]:g} in row {bad}; each must be 1 where the"
+                f"{demo}: 'dones' holds {target[bad]:g} in row {row}; each must be 1 where the"
                 " episode's task ended and 0 elsewhere: convert the file"
             )
 
 
-def _warn_of_cut_off(path: Path, key: str, column: Column, values: np.ndarray) -> None:
-    """Warns of values that networks do not see as they are."""
-    if column.cut_off is None or column_group(key) == NEXT_OBS or not values.size:
+def warn_of_cut_off(path: Path, key: str, column: Column, extent: tuple[float, float]) -> None:
+    """Warns of values that networks do not see as they are.
+
+    Args:
+        path: of the dataset.
+        key: the column's name.
+        column: the column.
+        extent: its least and greatest value.
+    """
+    if column.cut_off is None or column_group(key) == NEXT_OBS:
         return
-    (least, greatest), low, high = column.cut_off, float(values.min()), float(values.max())
+    (least, greatest), (low, high) = column.cut_off, extent
     if low < least or high > greatest:
         warn_once(
             f"dataset '{path}': '{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g}"
@@ -336,18 +390,21 @@ def _warn_of_cut_off(path: Path, key: str, column: Column, values: np.ndarray) -
         )
 
 
-def _complain_if_not_finite(demo: DemoReader, name: str, values: np.ndarray) -> None:
+def _complain_if_not_finite(
+    demo: DemoReader, name: str, values: np.ndarray, rows: slice | None
+) -> None:
     bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
     if not len(bad):
         return
+    first = bad[0] + (rows.start if rows else 0)
     exact = np.empty(values.shape, np.float64)
-    demo.read(name, exact)
+    demo.read(name, exact, rows)
     if np.isfinite(exact).all():
         raise DatasetError(
-            f"{demo}: '{name}' holds numbers too large for float32 (first in row {bad[0]}); repair"
+            f"{demo}: '{name}' holds numbers too large for float32 (first in row {first}); repair"
             " the demo, or set train.dtype to 'float64'"
         )
     raise DatasetError(
-        f"{demo}: '{name}' holds NaN or infinity (first in row {bad[0]}); repair or remove the"
+        f"{demo}: '{name}' holds NaN or infinity (first in row {first}); repair or remove the"
         " demo, for example by a filter key without it"
     )

@@ -490,26 +490,33 @@ class DatasetReader:
                 )
             yield points, space, source, place
 
-    def fill(self, item: h5py.Dataset, out: np.ndarray, what: str) -> None:
-        """Reads a whole dataset that was checked (`check`).
+    def fill(
+        self, item: h5py.Dataset, out: np.ndarray, what: str, rows: slice | None = None
+    ) -> None:
+        """Reads a dataset that was checked (`check`), or some of its rows.
 
         Args:
             item: numbers.
             out: an array of as many elements, which are converted to its type.
             what: the dataset as a user knows it, for complaints.
+            rows: consecutive rows; None: all. Of a virtual dataset all are read for them.
 
         Raises:
             DatasetError: it cannot be read.
         """
         with _reading(what):
             virtual = bool(item.is_virtual)
-            direct = out.flags.c_contiguous and out.shape == item.shape and item.dtype.kind != "b"
+            shape = item.shape if rows is None else (rows.stop - rows.start, *item.shape[1:])
+            direct = out.flags.c_contiguous and out.shape == shape and item.dtype.kind != "b"
             if direct and not virtual:
-                item.read_direct(out)  # converts on the way, without a copy of the whole
+                # Converts on the way, without a copy of the whole.
+                item.read_direct(out, None if rows is None else np.s_[rows])
                 return
-        values = self.values(item, what)
+            part = None if virtual or rows is None else np.asarray(item[rows])
+        if part is None:
+            part = self.values(item, what)[slice(None) if rows is None else rows]
         with _reading(what):
-            out[...] = values.reshape(out.shape)
+            out[...] = part.reshape(out.shape)
 
     def values(self, item: h5py.Dataset, what: str, depth: int = 0) -> np.ndarray:
         """All values of a dataset that was checked (`check`), in its own type."""
@@ -603,6 +610,13 @@ class NumberArray:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     written: bool
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows that are read together, since they share a chunk or a virtual dataset."""
+        if self.item.is_virtual:
+            return self.shape[0]
+        return int(self.item.chunks[0]) if self.item.chunks else 1
 
 
 @dataclass(frozen=True)
@@ -714,9 +728,15 @@ class DemoReader:
             )
         return NumberArray(item, tuple(shape), dtype, written)
 
-    def read(self, name: str, out: np.ndarray) -> None:
-        """Reads a dataset of numbers into an array of as many elements, in that array's type."""
-        self.reader.fill(self.numbers(name).item, out, f"{self}: '{name}'")
+    def read(self, name: str, out: np.ndarray, rows: slice | None = None) -> None:
+        """Reads a dataset of numbers into an array of as many elements, in that array's type.
+
+        Args:
+            name: of the dataset.
+            out: the array.
+            rows: consecutive rows to read; None: all.
+        """
+        self.reader.fill(self.numbers(name).item, out, f"{self}: '{name}'", rows)
 
     def row(self, name: str, index: int) -> np.ndarray:
         """One row of a dataset of numbers, in its own type, see `DatasetReader.row`."""

@@ -1,6 +1,8 @@
 """Batches for the training loop: on the device, in the order that seed and epoch determine."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from raymimic.data.sampler import Batches, Sampler
 from raymimic.data.sequence import Batch, SequenceDataset
 
+_Chunk = tuple[Batch, list[int], Tensor]
 _CHUNK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
 
@@ -104,28 +107,71 @@ class Loader:
         totals = batches.totals.tolist()
         indices, positions, rows = _fill_empty(batches)
         indices = indices.to(self.dataset.store.device)
+        chunks = self._chunks(indices, positions, rows)
+        step = 0
+        # Rows of files are waited for, so that they are read while the steps before run.
+        with closing(_ahead(chunks) if self.dataset.store.is_cached else chunks) as chunks:
+            for chunk, sizes, places in chunks:
+                chunk = self._moved(chunk)
+                chunk["position"] = places
+                for batch in _split(chunk, sizes):
+                    yield batch, weights[step], totals[step]
+                    step += 1
+
+    def _chunks(self, indices: Tensor, positions: Tensor, rows: list[int]) -> Generator[_Chunk]:
+        """Gathers several steps at once.
+
+        One gather per key serves them all, and in Python a step only takes views of it.
+
+        Args:
+            indices: samples of all steps.
+            positions: their places in the global batches.
+            rows: samples of each step.
+
+        Yields:
+            The samples of some steps, on the store's device or ready to be copied from there; the
+            numbers of each step's samples; and their places.
+        """
         step = begin = 0
-        # Several steps are gathered at once: one gather per key serves them all, and in
-        # Python a step only takes views of it.
         while step < len(rows):
             end, stop = begin + rows[step], step + 1
             while stop < len(rows) and end - begin + rows[stop] <= self._chunk_rows:
                 end, stop = end + rows[stop], stop + 1
-            chunk = self._to_device(self.dataset.gather(indices[begin:end]))
-            chunk["position"] = positions[begin:end]
-            for i, batch in enumerate(_split(chunk, rows[step:stop]), start=step):
-                yield batch, weights[i], totals[i]
+            chunk = self.dataset.gather(indices[begin:end])
+            if self.dataset.store.device != self.device:
+                chunk = _pinned(chunk)
+            yield chunk, rows[step:stop], positions[begin:end]
             step, begin = stop, end
 
-    def _to_device(self, batch: Batch) -> Batch:
+    def _moved(self, batch: Batch) -> Batch:
+        """A batch on the device."""
         if self.dataset.store.device == self.device:
             return batch
         return {
-            key: self._to_device(value)
+            key: self._moved(value)
             if isinstance(value, dict)
-            else value.pin_memory().to(self.device, non_blocking=True)
+            else value.to(self.device, non_blocking=True)
             for key, value in batch.items()
         }
+
+
+def _pinned(batch: Batch) -> Batch:
+    """A batch in memory from which a GPU copies by itself."""
+    return {
+        key: _pinned(value)
+        if isinstance(value, dict)
+        else (value if value.is_pinned() else value.pin_memory())
+        for key, value in batch.items()
+    }
+
+
+def _ahead(chunks: Iterator[_Chunk]) -> Generator[_Chunk]:
+    """Gathers each chunk on a thread while the one before is used."""
+    with ThreadPoolExecutor(1, "raymimic-loader") as thread:
+        following = thread.submit(next, chunks, None)
+        while (chunk := following.result()) is not None:
+            following = thread.submit(next, chunks, None)
+            yield chunk
 
 
 def _fill_empty(batches: Batches) -> tuple[Tensor, Tensor, list[int]]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raymimic.data.cache.read import CachedColumn, DemoCache
 from raymimic.data.columns import Column, FloatType, Layout, read_columns
 from raymimic.errors import ConfigError
 from raymimic.observations.modality import process_obs
@@ -83,11 +84,11 @@ class Moments:
         return np.sqrt(self.sqdiff / self.count)
 
 
-def moments(columns: Iterable[Tensor], modality: str = "low_dim") -> Moments:
+def moments(columns: Iterable[Tensor | CachedColumn], modality: str = "low_dim") -> Moments:
     """Moments of the rows of all the given pieces of a column, prepared as for networks.
 
     Args:
-        columns: CPU tensors `[n, ...]`, at least one row in all.
+        columns: of the CPU or of the cache, `[n, ...]`, at least one row in all.
         modality: of the observation key; images are put into 0…1 and `[C, H, W]` first.
     """
     total: Moments | None = None
@@ -102,16 +103,19 @@ def moments(columns: Iterable[Tensor], modality: str = "low_dim") -> Moments:
     return total
 
 
-def stream_column(layout: Layout, key: str, dtype: FloatType) -> Iterator[Tensor]:
+def stream_column(
+    layout: Layout, key: str, dtype: FloatType, cache: DemoCache | None = None
+) -> Iterator[Tensor | CachedColumn]:
     """Reads one column of all demos of a layout from the files, piece by piece.
 
     Args:
         layout: the demos, whichever worker holds them.
         key: name of the column.
         dtype: float type that a store would hold it in.
+        cache: read instead of the files if it has the column.
 
     Yields:
-        Tensors `[n, ...]` of whole demos, of about 64 MB.
+        Columns `[n, ...]` of whole demos, of about 64 MB.
     """
     column: Mapping[str, Column] = {key: layout.columns[key]}
     row_bytes = 8 * int(np.prod(layout.columns[key].shape, dtype=np.int64))
@@ -119,7 +123,10 @@ def stream_column(layout: Layout, key: str, dtype: FloatType) -> Iterator[Tensor
     piece = np.cumsum(layout.lengths) // rows_per_piece
     for number in np.unique(piece):
         demos = [layout.demos[i] for i in np.flatnonzero(piece == number)]
-        yield torch.from_numpy(read_columns(demos, column, dtype)[key])
+        if cache is not None and key in cache.columns:
+            yield cache.take(demos)[key]
+        else:
+            yield torch.from_numpy(read_columns(demos, column, dtype)[key])
 
 
 def obs_normalization_stats(by_key: Mapping[str, Moments]) -> Stats:

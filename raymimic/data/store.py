@@ -1,4 +1,4 @@
-"""Demonstrations in memory: one flat tensor per quantity, and where each demo lies in it."""
+"""Demonstrations: one flat column per quantity, in memory or in files, and their places in it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymimic.data.cache.read import CachedColumn, DemoCache
 from raymimic.data.columns import (
     ColumnRequest,
     DemoSource,
     Layout,
+    column_group,
     numpy_dtype,
     read_columns,
 )
@@ -61,23 +63,27 @@ class DemoStore:
 
     Attributes:
         columns: by name (`obs/flat`, `next_obs/flat`, `actions`, `rewards`, `dones`, …),
-            `[N, ...]`, all on one device. `actions` are the action keys side by side; images
-            stay uint8 `[N, H, W, C]`, everything else is of the store's float type; `rewards`
-            and `dones` are `[N]`.
+            `[N, ...]`, all on one device, or in files of the cache. `actions` are the action keys
+            side by side; images stay uint8 `[N, H, W, C]`, everything else is of the store's float
+            type; `rewards` and `dones` are `[N]`.
         starts: first row of each demo, int64 `[num_demos]`, on the columns' device.
         lengths: rows of each demo, int64 `[num_demos]`, on the columns' device.
         layout: the contents of the files, including demos of other workers.
         owned: positions of this store's demos in `layout.demos`.
         scaling: of columns that are normalised when rows are taken: offset and scale `[...]`. The
-            columns themselves stay as recorded, so that they may lie in memory that others share.
+            columns themselves stay as recorded, so that they may lie in files that others share.
+        cache: the columns in files, of all demos; None: there are none.
+        pin: whether rows of files come in memory from which a GPU copies by itself.
     """
 
-    columns: dict[str, Tensor]
+    columns: dict[str, Tensor | CachedColumn]
     starts: Tensor
     lengths: Tensor
     layout: Layout
     owned: np.ndarray
     scaling: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    cache: DemoCache | None = None
+    pin: bool = False
 
     @classmethod
     def load(
@@ -96,6 +102,7 @@ class DemoStore:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         shard: tuple[int, int] | None = None,
+        cache: DemoCache | None = None,
     ) -> "DemoStore":
         """Reads demos into memory; the peak is little more than the columns themselves.
 
@@ -104,6 +111,7 @@ class DemoStore:
             dtype: float type of the columns.
             shard: `(rank, world_size)` reads only the demos that `shard_owners` gives to
                 this rank; None reads all.
+            cache: columns that are not read, since they lie in files.
 
         Raises:
             DatasetError: a value is not finite, one of `dones` is not within [0, 1], or a file is
@@ -113,14 +121,25 @@ class DemoStore:
         """
         owned = owned_demos(layout, shard)
         demos = [layout.demos[i] for i in owned]
-        arrays = read_columns(demos, layout.columns, numpy_dtype(dtype))
+        cached = {} if cache is None else cache.take(demos)
+        wanted = {key: column for key, column in layout.columns.items() if key not in cached}
+        if cache is not None:
+            wanted = {k: x for k, x in wanted.items() if column_group(k) not in cache.left_out}
+        arrays = read_columns(demos, wanted, numpy_dtype(dtype))
+        left_out = {column_group(key) for key in wanted.keys() - arrays.keys()}
+        found = {key: torch.from_numpy(array) for key, array in arrays.items()} | cached
         lengths = layout.lengths[owned]
         return cls(
-            columns={key: torch.from_numpy(array) for key, array in arrays.items()},
+            columns={
+                key: found[key]
+                for key in layout.columns
+                if key in found and column_group(key) not in left_out
+            },
             starts=torch.from_numpy(np.cumsum(lengths) - lengths),
             lengths=torch.from_numpy(lengths),
             layout=layout,
             owned=owned,
+            cache=cache,
         )
 
     @property
@@ -135,8 +154,13 @@ class DemoStore:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the columns."""
-        return sum(column.nbytes for column in self.columns.values())
+        """Memory of the columns that are in memory."""
+        return sum(x.nbytes for x in self.columns.values() if isinstance(x, Tensor))
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether some columns lie in files."""
+        return any(isinstance(column, CachedColumn) for column in self.columns.values())
 
     @property
     def device(self) -> torch.device:
@@ -150,17 +174,22 @@ class DemoStore:
             column: its name.
             rows: int64 `[n]`, on the store's device.
         """
-        values = self.columns[column].index_select(0, rows)
+        stored = self.columns[column]
+        if isinstance(stored, Tensor):
+            values = stored.index_select(0, rows)
+        else:
+            values = stored.take(rows, self.pin)
         if column in self.scaling:
             offset, scale = self.scaling[column]
             values.sub_(offset).div_(scale)
         return values
 
     def to(self, device: torch.device) -> "DemoStore":
-        """The same store on another device."""
+        """The same store on another device; cached columns stay in their files."""
+        columns = self.columns.items()
         return replace(
             self,
-            columns={key: column.to(device) for key, column in self.columns.items()},
+            columns={k: x.to(device) if isinstance(x, Tensor) else x for k, x in columns},
             starts=self.starts.to(device),
             lengths=self.lengths.to(device),
             scaling={k: (x.to(device), y.to(device)) for k, (x, y) in self.scaling.items()},

@@ -13,7 +13,18 @@ import torch
 from numpy.typing import NDArray
 
 from raymimic.config.base_config import BaseConfig
-from raymimic.data.columns import ColumnRequest, DemoSource, Layout, check_memory, numpy_dtype
+from raymimic.data.cache.build import Say
+from raymimic.data.cache.read import DemoCache
+from raymimic.data.cache.room import NoCacheError
+from raymimic.data.columns import (
+    Column,
+    ColumnRequest,
+    DemoRef,
+    DemoSource,
+    Layout,
+    check_memory,
+    numpy_dtype,
+)
 from raymimic.data.environments import EvalEnv, environments
 from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError
 from raymimic.data.language import Language, given_by
@@ -22,6 +33,7 @@ from raymimic.data.loader import Loader, ShardIndex
 from raymimic.data.memory import workers_here
 from raymimic.data.metadata import content_digest
 from raymimic.data.observation_keys import explanation, relisting
+from raymimic.data.placement import Placement, gpu_room, place
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, OBS, PAD_MASK, Reads
 from raymimic.data.sampler import EpochSampler, Sampler, ValidationSampler
 from raymimic.data.sequence import SequenceDataset
@@ -43,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
-_MAX_GPU_SHARE = 0.5
 _MOST_NAMES = 10
 # Of statistics in a checkpoint; readers refuse files of more than ten million (`torch_file`).
 _MOST_OBJECTS = 9_000_000
@@ -99,6 +110,7 @@ class TrainData:
         info: shapes, environments, digest.
         out_of_reach: a sentence for each action key that leaves [-1, 1] after normalisation, for
             algorithms with `Algo.bounded_actions`.
+        place: a line that says where the data lie.
     """
 
     train: Loader
@@ -108,6 +120,7 @@ class TrainData:
     action_range: tuple[Array, Array]
     info: DataInfo
     out_of_reach: list[str]
+    place: str = ""
 
     @property
     def shape_meta(self) -> dict[str, Any]:
@@ -256,11 +269,12 @@ def make_loaders(
     rank: int = 0,
     world_size: int = 1,
     language: Language | None = None,
+    say: Say = lambda text: None,
 ) -> TrainData:
     """Reads the data of a training and serves it in batches.
 
-    The data goes to the GPU where it takes at most half of the free memory, else it stays in main
-    memory.
+    `train.hdf5_cache_mode` says where the data lie, see `raymimic.data.placement.place`; batches
+    are the same. Data in memory go to the GPU where they take at most half of its free memory.
 
     Args:
         config: sections `train`, `experiment`, `observation` and `ray.data_placement` are read.
@@ -269,9 +283,11 @@ def make_loaders(
         rank: this worker, in `[0, world_size)`.
         world_size: number of workers.
         language: embeddings of the instructions of `train.data`.
+        say: is told how far the cache is while it is built.
 
     Raises:
         DatasetError: see `raymimic.data.layout`.
+        NoCacheError: neither disk nor memory takes the data.
         ConfigError: the batch is larger than the data or smaller than the number of workers, …
     """
     if config.train.batch_size < world_size:
@@ -281,14 +297,14 @@ def make_loaders(
         )
     info = inspect_data(config, reads, language)
     part = _WorkersPart(config, reads, device, rank, world_size)
-    part.check_memory(info)
-    store = part.read(info.train, must_shard=True)
+    placed, cache = part.place(info, say)
+    store = part.read(info.train, cache, must_shard=True)
     found = _statistics(config, store, reads.bounded_actions)
     dataset = part.dataset(store, found)
     valid_loader = None
     train_loader = part.loader(dataset, _train_sampler(config, dataset))
     if info.valid is not None:
-        dataset = part.dataset(part.read(info.valid, must_shard=False), found)
+        dataset = part.dataset(part.read(info.valid, cache, must_shard=False), found)
         valid_loader = part.loader(dataset, _validation_sampler(config, dataset))
     return TrainData(
         train_loader,
@@ -298,6 +314,7 @@ def make_loaders(
         action_range=found.action_range,
         info=info,
         out_of_reach=found.out_of_reach,
+        place=placed.line,
     )
 
 
@@ -319,15 +336,16 @@ class _WorkersPart:
     rank: int
     world_size: int
 
-    def read(self, layout: Layout, must_shard: bool) -> DemoStore:
+    def read(self, layout: Layout, cache: DemoCache | None, must_shard: bool) -> DemoStore:
         """Reads the worker's demos.
 
         Args:
             layout: all demos.
+            cache: columns in files.
             must_shard: whether to deal them out even if that leaves a worker with none, which is
                 an error. A validation split of fewer demos than workers is small: all hold it.
         """
-        return DemoStore.read(layout, self._dtype, self._shard(layout, must_shard))
+        return DemoStore.read(layout, self._dtype, self._shard(layout, must_shard), cache)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -340,25 +358,52 @@ class _WorkersPart:
         )
         return (self.rank, self.world_size) if shard else None
 
-    def check_memory(self, info: DataInfo) -> None:
-        """Makes sure that the worker's demos fit into memory, before any is read.
+    def place(self, info: DataInfo, say: Say) -> tuple[Placement, DemoCache | None]:
+        """Chooses where the worker's demos lie, before any is read, and opens the cache.
+
+        Args:
+            info: the data.
+            say: is told how far the cache is while it is built.
 
         Raises:
-            DatasetError: they do not.
+            DatasetError: they do not fit into memory, or cannot be read into the cache.
+            NoCacheError: they fit neither into the cache nor into memory.
         """
+        parts, dtype, workers = self._parts(info), numpy_dtype(self._dtype), workers_here()
+        room = gpu_room(self.device, self.config.ray.gpus_per_worker)
+        placed = place(self.config.train.hdf5_cache_mode, parts, dtype, workers, room)
+        rest = [
+            (demos, {key: x for key, x in columns.items() if key not in placed.cached})
+            for demos, columns in parts
+        ]
+        check_memory(rest, dtype, workers)
+        if not placed.cached:
+            return placed, None
+        layouts = [info.train] if info.valid is None else [info.train, info.valid]
+        try:
+            return placed, DemoCache.open(layouts, placed.cached, dtype, say)
+        except NoCacheError as error:
+            try:
+                check_memory(parts, dtype, workers)
+            except DatasetError as too_large:
+                raise NoCacheError(f"{error}; without a cache, {too_large}") from error
+            line = f"{error}: the data are in memory instead"
+            return Placement(frozenset(), line), None
+
+    def _parts(self, info: DataInfo) -> list[tuple[list[DemoRef], Mapping[str, Column]]]:
+        """The worker's demos of training and validation, with their columns."""
         shares = [(info.train, self._shard(info.train, must_shard=True))]
         if info.valid is not None:
             shares.append((info.valid, self._shard(info.valid, must_shard=False)))
-        parts = [
+        return [
             ([layout.demos[i] for i in owned_demos(layout, shard)], layout.columns)
             for layout, shard in shares
         ]
-        check_memory(parts, numpy_dtype(self._dtype), workers_here())
 
     def dataset(self, store: DemoStore, found: "_Statistics") -> SequenceDataset:
         """Samples of a store, on the device if it fits, whose actions come normalised."""
         train = self.config.train
-        scaling = scaling_of(found.actions, store.columns["actions"])
+        scaling = scaling_of(found.actions, store.columns["actions"][:0])
         if scaling is not None:
             store = replace(store, scaling={"actions": scaling})
         return SequenceDataset(
@@ -429,8 +474,9 @@ def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> 
     dtype = numpy_dtype(store.columns["actions"].dtype)
 
     def of(key: str, modality: str = "low_dim") -> Moments:
-        pieces = stream_column(layout, key, dtype) if store.is_shard else [store.columns[key]]
-        return moments(pieces, modality)
+        if store.is_shard:
+            return moments(stream_column(layout, key, dtype, store.cache), modality)
+        return moments([store.columns[key]], modality)
 
     actions = layout.columns["actions"]
     widths = dict(zip(actions.parts, actions.widths, strict=True))
@@ -470,12 +516,12 @@ def _out_of_reach(config: BaseConfig, reach: Mapping[str, float]) -> list[str]:
 
 
 def _placed(store: DemoStore, device: torch.device, config: BaseConfig) -> DemoStore:
-    """The store on the device, if it fits."""
+    """The store on the device, if it fits there; files stay files."""
     if device.type != "cuda":
         return store
-    free, _ = torch.cuda.mem_get_info(device)
-    # Workers that share a GPU see the same free memory.
-    if store.num_bytes > _MAX_GPU_SHARE * min(1.0, config.ray.gpus_per_worker or 1.0) * free:
+    if store.is_cached:
+        return replace(store, pin=True)
+    if store.num_bytes > gpu_room(device, config.ray.gpus_per_worker):
         logger.warning(
             "the dataset (%.1f GB) does not fit on the GPU beside the training: it stays in main"
             " memory and batches are copied",

@@ -116,7 +116,7 @@ OUT_OF_RANGE = {
     "experiment.video_skip=0": "'experiment.video_skip' is 0",
     "train.dtype=float16": "it must be one of 'float32', 'float64'",
     "train.goal_mode=first": "'train.goal_mode' is 'first': it must be one of null, 'last'",
-    "train.hdf5_cache_mode=disk": "it must be one of null, 'all', 'low_dim'",
+    "train.hdf5_cache_mode=disk": "it must be one of null, 'auto', 'all', 'low_dim'",
     'train.action_config={"actions": {"normalization": "max"}}': (
         "'train.action_config.actions.normalization' is 'max': it must be one of null, 'min_max'"
     ),
@@ -537,7 +537,6 @@ def test_several_mistakes_are_reported_together():
         ("experiment.mse", {"enabled": True}),
         ("experiment.render", True),
         ("train.num_data_workers", 2),
-        ("train.hdf5_cache_mode", "low_dim"),
         ("train.hdf5_use_swmr", False),
     ],
 )

@@ -1,0 +1,286 @@
+"""Takes rows out of columns of the cache: through a memory map, or by reads on a few threads."""
+
+import itertools
+import logging
+import mmap
+import threading
+import weakref
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymimic.data.cache.build import DemoGroup, Say, open_or_build
+from raymimic.data.cache.column_file import OpenColumn
+from raymimic.data.columns import (
+    Column,
+    DemoRef,
+    FloatType,
+    Layout,
+    column_group,
+    warn_of_cut_off,
+)
+from raymimic.data.memory import free_memory
+from raymimic.data.metadata import demo_order
+
+logger = logging.getLogger(__name__)
+
+THREADS = 8
+"""Reads at a time where the data do not fit into memory."""
+
+_TOUCH_BYTES = 1 << 24
+_PAGE = 4096
+# The map is for data that fit beside the training's own memory.
+_MAX_SHARE = 0.7
+
+
+class CachedColumn:
+    """Rows of one column, which lie in files of the cache.
+
+    Args:
+        files: the files, whose rows count one after the other.
+        rows: their numbers for the rows of this column, int64 `[N]`; None: all, in order.
+        maps: where the files are mapped; None: they are read.
+        pool: threads that read.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[OpenColumn],
+        rows: np.ndarray | None,
+        maps: "_Maps | None",
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._files, self._rows, self._maps, self._pool = files, rows, maps, pool
+        counts = [opened.file.shape[0] for opened in files]
+        self._ends = np.cumsum(counts)
+        size = int(self._ends[-1]) if rows is None else len(rows)
+        first = files[0].file
+        self.shape: tuple[int, ...] = (size, *first.shape[1:])
+        """Of all rows, `[N, ...]`."""
+        self.dtype: torch.dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
+        self.row_bytes: int = int(np.prod(first.shape[1:], dtype=np.int64)) * first.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return len(self) * self.row_bytes
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Consecutive rows, by one read."""
+        return self.take(torch.arange(*rows.indices(len(self))))
+
+    def take(self, rows: Tensor, pin: bool = False) -> Tensor:
+        """Rows `[n, ...]` in memory.
+
+        Args:
+            rows: int64 `[n]`, on the CPU.
+            pin: in memory from which a GPU copies by itself.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        out = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype, pin_memory=pin)
+        self.take_into(rows, out)
+        return out
+
+    def take_into(self, rows: Tensor, out: Tensor) -> None:
+        """As `take`, into a contiguous tensor of the column's type."""
+        index, target = rows.numpy(), out.numpy()
+        if not len(index):
+            return
+        if index.min() < 0 or index.max() >= len(self):
+            raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)}")
+        if self._rows is not None:
+            index = self._rows[index]
+        if self._maps is None or not self._maps.ready.is_set():
+            self._read(index, target)
+        elif len(self._files) == 1:
+            # Without a mode there would be a copy: the indices were checked above.
+            self._maps.of(self._files[0]).take(index, axis=0, out=target, mode="clip")
+        else:
+            number = np.searchsorted(self._ends, index, side="right")
+            for i in np.unique(number):
+                here = np.flatnonzero(number == i)
+                mapped = self._maps.of(self._files[i])
+                target[here] = mapped[index[here] - (self._ends[i] - len(mapped))]
+
+    def _read(self, index: np.ndarray, out: np.ndarray) -> None:
+        """Reads rows, consecutive ones at once."""
+        buffer = out.reshape(-1).view(np.uint8).data
+        cuts = np.flatnonzero(np.diff(index) != 1) + 1
+        # A run ends where a file does.
+        number = np.searchsorted(self._ends, index, side="right")
+        if len(self._files) > 1:
+            cuts = np.union1d(cuts, np.flatnonzero(np.diff(number)) + 1)
+        bounds = [0, *cuts.tolist(), len(index)]
+
+        def read(runs: Iterable[tuple[int, int]]) -> None:
+            for begin, end in runs:
+                opened = self._files[number[begin]]
+                start = int(index[begin] - (self._ends[number[begin]] - opened.file.shape[0]))
+                part = buffer[begin * self.row_bytes : end * self.row_bytes]
+                opened.read(part, start * self.row_bytes)
+
+        runs = list(itertools.pairwise(bounds))
+        parts = min(THREADS, len(runs))
+        if parts == 1:
+            read(runs)
+            return
+        for done in [self._pool.submit(read, runs[i::parts]) for i in range(parts)]:
+            done.result()
+
+
+class _Maps:
+    """Memory maps of files that fit into memory, ready once each page was touched.
+
+    A thread touches them in order, which reads the files as fast as the disk gives them. Until then
+    rows are read: a row of a map that is not in memory costs a wait for each of its pages.
+
+    Attributes:
+        ready: whether rows are to be taken from the maps.
+    """
+
+    def __init__(self, files: Iterable[OpenColumn]) -> None:
+        self._mapped: dict[int, np.ndarray] = {}
+        maps: list[mmap.mmap] = []
+        for opened in files:
+            file = opened.file
+            maps.append(mmap.mmap(opened.descriptor, file.size, access=mmap.ACCESS_READ))
+            count = int(np.prod(file.shape, dtype=np.int64))
+            flat = np.frombuffer(maps[-1], file.dtype, count, file.offset)
+            self._mapped[opened.descriptor] = flat.reshape(file.shape)
+        self.ready, stop = threading.Event(), threading.Event()
+        weakref.finalize(self, stop.set)
+        work = (maps, self.ready, stop)
+        threading.Thread(target=_touch, args=work, name="raymimic-cache", daemon=True).start()
+
+    def of(self, opened: OpenColumn) -> np.ndarray:
+        """All rows of a file."""
+        return self._mapped[opened.descriptor]
+
+
+def _touch(maps: Sequence[mmap.mmap], ready: threading.Event, stop: threading.Event) -> None:
+    for mapped in maps:
+        pages = np.frombuffer(mapped, np.uint8)[::_PAGE]
+        for start in range(0, len(pages), _TOUCH_BYTES // _PAGE):
+            if stop.is_set():
+                return
+            pages[start : start + _TOUCH_BYTES // _PAGE].max()
+    for mapped in maps:
+        # Pages that the system takes away again come back one by one, not with all around them:
+        # by default a batch of 3 MB reads 300 MB.
+        mapped.madvise(mmap.MADV_RANDOM)
+    ready.set()
+
+
+@dataclass(frozen=True)
+class DemoCache:
+    """Columns of all demos of a training in the cache of this node.
+
+    Attributes:
+        columns: the columns by name, which all files have.
+        files: of each column.
+        places: the first row of each demo.
+        maps: of all files, where they fit into memory.
+        pool: threads that read.
+        left_out: groups that could not be read and are not needed.
+    """
+
+    columns: dict[str, Column]
+    files: dict[str, list[OpenColumn]]
+    places: dict[tuple[int, str], int]
+    maps: _Maps | None
+    pool: ThreadPoolExecutor
+    left_out: frozenset[str]
+    _groups: dict[object, int]
+
+    @classmethod
+    def open(
+        cls,
+        layouts: Sequence[Layout],
+        keys: Collection[str],
+        dtype: FloatType,
+        say: Say = lambda text: None,
+    ) -> "DemoCache":
+        """Opens the columns, and builds those first that are not there.
+
+        Args:
+            layouts: demos to train on and to validate on.
+            keys: names of the columns.
+            dtype: type of everything that is not an image.
+            say: is told how far a build is.
+
+        Raises:
+            DatasetError: see `raymimic.data.cache.build.open_or_build`.
+            NoCacheError: the disk does not take them.
+        """
+        groups, numbers = _groups(layouts)
+        shared = set(keys).intersection(*(layout.columns for layout in layouts))
+        columns = {key: x for key, x in layouts[0].columns.items() if key in shared}
+        found = [open_or_build(group, columns, dtype, say) for group in groups]
+        lost = {column_group(key) for key in columns if any(key not in opened for opened in found)}
+        columns = {key: x for key, x in columns.items() if column_group(key) not in lost}
+        for group, opened in zip(groups, found, strict=True):
+            for key, column in columns.items():
+                if (extent := opened[key].extent) is not None:
+                    warn_of_cut_off(group.file.path, key, column, extent)
+        places: dict[tuple[int, str], int] = {}
+        row = 0
+        for i, group in enumerate(groups):
+            for demo in group.demos:
+                places[i, demo.name] = row
+                row += demo.length
+        files = {key: [opened[key] for opened in found] for key in columns}
+        every = [opened for column in files.values() for opened in column]
+        fits = sum(opened.file.size for opened in every) <= _MAX_SHARE * free_memory()
+        pool = ThreadPoolExecutor(THREADS, "raymimic-cache")
+        maps = _Maps(every) if fits else None
+        return cls(columns, files, places, maps, pool, frozenset(lost), numbers)
+
+    def rows_of(self, demos: Sequence[DemoRef]) -> np.ndarray:
+        """The cache's rows of some demos, int64 `[N]`, in their order."""
+        lengths = np.array([demo.length for demo in demos], dtype=np.int64)
+        firsts = [self.places[self._groups[_own(demo)], demo.name] for demo in demos]
+        shift = np.array(firsts, dtype=np.int64) - (np.cumsum(lengths) - lengths)
+        rows: np.ndarray = np.arange(int(lengths.sum())) + np.repeat(shift, lengths)
+        return rows
+
+    def take(self, demos: Sequence[DemoRef]) -> dict[str, CachedColumn]:
+        """The columns of some demos, in their order."""
+        rows = self.rows_of(demos)
+        whole = sum(x.file.shape[0] for x in next(iter(self.files.values()), []))
+        every = np.array_equal(rows, np.arange(whole))
+        return {
+            key: CachedColumn(files, None if every else rows, self.maps, self.pool)
+            for key, files in self.files.items()
+        }
+
+
+def _own(demo: DemoRef) -> object:
+    given = tuple(sorted((key, tuple(values)) for key, values in demo.given.items()))
+    return demo.file, given
+
+
+def _groups(layouts: Sequence[Layout]) -> tuple[list[DemoGroup], dict[object, int]]:
+    """The demos of all layouts, each once, by their file."""
+    demos: dict[object, dict[str, DemoRef]] = {}
+    linked: dict[object, frozenset[Path]] = {}
+    for layout in layouts:
+        source = np.repeat(np.arange(len(layout.source_sizes)), layout.source_sizes)
+        for demo, number in zip(layout.demos, source, strict=True):
+            demos.setdefault(_own(demo), {})[demo.name] = demo
+            linked[demo.file] = linked.get(demo.file, frozenset()) | layout.linked[number]
+    groups = []
+    for members in demos.values():
+        ordered = sorted(members.values(), key=lambda demo: demo_order(demo.name))
+        file = ordered[0].file
+        groups.append(DemoGroup(file, linked[file], tuple(ordered), ordered[0].given))
+    return groups, {own: i for i, own in enumerate(demos)}

@@ -1,0 +1,170 @@
+"""The folder of the cache: its files, the limit of their sizes, which are deleted for others."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymimic import storage
+from raymimic.data.cache.column_file import (
+    COLUMN,
+    LEDGER,
+    PARTIAL,
+    DamagedColumnError,
+    held,
+    read_header,
+)
+from raymimic.data.columns import amount
+from raymimic.data.fetch import cache_dir
+from raymimic.errors import ConfigError, OutputError
+
+LIMIT = "RAYMIMIC_CACHE_GB"
+"""Variable with the most GB that all columns may take; without it half of the disk."""
+
+_PATIENCE_S = 60.0
+
+
+class NoCacheError(OutputError):
+    """The disk does not take the cache of a training."""
+
+
+def columns_folder() -> Path:
+    """The folder of all columns of all datasets."""
+    return cache_dir() / "columns"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A file of the cache.
+
+    Attributes:
+        path: of the file.
+        size: its bytes.
+        used: when it was last opened [s since 1970].
+        content: of its header; empty while it is built, or if it is damaged.
+        in_use: whether a process reads or builds it.
+    """
+
+    path: Path
+    size: int
+    used: float
+    content: dict[str, Any]
+    in_use: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole column, not one that is being built or whose builder was ended."""
+        return self.path.suffix == COLUMN
+
+    def delete(self) -> bool:
+        """Deletes it, unless a process uses it; tells whether it is gone."""
+        with held(self.path) as free:
+            if free:
+                self.path.unlink(missing_ok=True)
+                self.path.with_suffix(LEDGER).unlink(missing_ok=True)
+        return not self.path.exists()
+
+
+def entries(folder: Path | None = None) -> list[CacheEntry]:
+    """The files of the cache, those that were not used for longest first."""
+    found = []
+    folder = columns_folder() if folder is None else folder
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix not in (COLUMN, PARTIAL):
+            continue
+        with contextlib.suppress(FileNotFoundError), held(path) as free:
+            status = path.stat(follow_symlinks=False)
+            content = _content(path) if path.suffix == COLUMN else _begun(path)
+            found.append(CacheEntry(path, status.st_size, status.st_mtime, content, not free))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        with storage.open_own(path, os.O_RDONLY, "rb") as file:
+            return read_header(file.fileno())
+    except (DamagedColumnError, OSError):
+        return {}
+
+
+def _begun(path: Path) -> dict[str, Any]:
+    """What the first line of a ledger says of a file that is being built."""
+    with contextlib.suppress(OSError, ValueError):
+        with path.with_suffix(LEDGER).open() as ledger:
+            content = json.loads(ledger.readline())
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def limit(folder: Path) -> int:
+    """The most bytes that all files of the cache may take.
+
+    Raises:
+        ConfigError: the variable `LIMIT` is not a number.
+    """
+    text = os.environ.get(LIMIT, "").strip()
+    if not text:
+        return shutil.disk_usage(folder).total // 2
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ConfigError(
+            f"the variable {LIMIT} is '{text}': it must be a number, the most GB that the cache of"
+            " datasets may take on this machine"
+        )
+    return int(number * 1e9)
+
+
+@contextlib.contextmanager
+def room_for(needed: int, own: Collection[Path]) -> Iterator[None]:
+    """Deletes files that were not used for longest until there is room for further ones.
+
+    Files in use stay. Other builders wait until this one has taken its room.
+
+    Args:
+        needed: bytes.
+        own: files that stay.
+
+    Raises:
+        NoCacheError: there is no such room.
+    """
+    folder = columns_folder()
+    with (folder / "lock").open("w") as lock:
+        try:
+            storage.lock(lock, _PATIENCE_S)
+        except BlockingIOError as error:
+            raise NoCacheError(
+                f"another process has made room in the cache '{folder}' for more than"
+                f" {_PATIENCE_S:.0f} s: end it, or name another folder by RAYMIMIC_CACHE"
+            ) from error
+        _make_room(folder, needed, own)
+        yield
+
+
+def _make_room(folder: Path, needed: int, own: Collection[Path]) -> None:
+    found, most = entries(folder), limit(folder)
+    other = [entry for entry in found if entry.path not in own]
+    spare = [entry for entry in other if not entry.in_use]
+    taken, free = sum(entry.size for entry in found), shutil.disk_usage(folder).free
+    least = taken - sum(entry.size for entry in spare)
+    # Nothing is deleted in vain.
+    for room, reason in (
+        (most - least, f"all caches together may take {amount(most)} ({LIMIT})"),
+        (free + taken - least, f"the disk of '{folder}' has {amount(free)} free"),
+    ):
+        if needed > room:
+            raise NoCacheError(f"the cache of the data takes {amount(needed)}, but {reason}")
+    for entry in spare:
+        if needed <= min(most - taken, free):
+            break
+        if entry.delete():
+            taken -= entry.size
+            free = shutil.disk_usage(folder).free
