@@ -33,7 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_clusters_and_servers_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _no_clusters_and_servers_of_the_user(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYMIMIC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         for name in USERS_VARIABLES:

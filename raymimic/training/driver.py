@@ -28,6 +28,7 @@ from raymimic.training.link import (
     Committed,
     Event,
     Fatal,
+    Loading,
     MachineLoad,
     Mishap,
     Progress,
@@ -63,6 +64,7 @@ class Driver:
         self.evaluator = evaluator
         self.fatal: Fatal | None = None
         self.started = False
+        self.loading = ""  # how far the first rank is, before it has started
         self._tags, self._data = run.tags, run.prepared.data
         self._models = KeptModels(self.config, self._data, self.tracker)
         self._post = post
@@ -135,6 +137,9 @@ class Driver:
         match event:
             case Started():
                 self._on_started(event)
+            case Loading():
+                self.loading = event.text
+                self.progress.phase(self.preparation, self.loading)
             case Progress():
                 self.progress.within(event.epoch, event.step, event.steps_per_s)
             case Committed():
@@ -163,8 +168,8 @@ class Driver:
                 f"training {self.config.algo_name} ({info['parameters']:,} parameters) on "
                 f"{info['samples']:,} samples, device {info['device']}"
             )
-            if info["split"]:
-                self.progress.line(info["split"])
+            for line in filter(None, (info["place"], info["split"])):
+                self.progress.line(line)
             self.folder.write_config(self.config)  # a resumed run may have another number of epochs
             self.tracker.start(self.folder.local, self.config.to_dict(), self._tags)
             self.tracker.log_datasets(dataset_uses(self.config, self._data))

@@ -17,6 +17,17 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """A sign of life of the first rank while it loads data.
+
+    Attributes:
+        text: how far it is.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Started:
     """The workers have loaded data and model; training begins after `epoch`.
 
@@ -109,7 +120,7 @@ class Fatal:
     traceback: str
 
 
-Event = Placed | Started | Progress | Committed | MachineLoad | Mishap | Fatal
+Event = Placed | Loading | Started | Progress | Committed | MachineLoad | Mishap | Fatal
 
 
 class Link(Protocol):

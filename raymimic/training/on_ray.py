@@ -176,7 +176,7 @@ class WorkersOnRay:
             number = self._resources.num_workers
             self._progress.phase(f"placing {number} worker{'s' if number > 1 else ''}")
         elif not driver.started:
-            self._progress.phase(driver.preparation)
+            self._progress.phase(driver.preparation, driver.loading)
 
     def _stop(self, thread: "TrainerThread", reason: str, seconds: float) -> None:
         """Asks the workers to end, and waits until they have or the cluster ends.

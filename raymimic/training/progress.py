@@ -68,7 +68,7 @@ class ProgressReporter:
             self._warned.add(text)
             self.line(f"warning: {text}")
 
-    def phase(self, text: str) -> None:
+    def phase(self, text: str, state: str = "") -> None:
         """Names the task that lasts until training begins; call it again while it lasts.
 
         On a terminal the live line counts its seconds. Elsewhere it is one line, and another one
@@ -76,6 +76,7 @@ class ProgressReporter:
 
         Args:
             text: such as `starting Ray`.
+            state: how far the task is.
         """
         now = time.monotonic()
         if text != self._phase:
@@ -84,7 +85,8 @@ class ProgressReporter:
         if now - self._phase_shown < (1.0 if self._live else _SIGN_OF_LIFE_S):
             return
         self._phase_shown = now
-        line = f"{text} …" + (f" {duration(spent)}" if spent >= 1.0 else "")
+        line = f"{text}{state and f' ({state})'} …"
+        line += f" {duration(spent)}" if spent >= 1.0 else ""
         if self._live is not None:
             self._live.show(line)
         else:

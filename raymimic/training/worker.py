@@ -37,7 +37,16 @@ from raymimic.models.vision.weights import weights_follow
 from raymimic.tracking.system_metrics import Sampling
 from raymimic.training.epoch import EpochRunner
 from raymimic.training.grad_sync import GradientSync
-from raymimic.training.link import Committed, Fatal, Link, Placed, Progress, RayLink, Started
+from raymimic.training.link import (
+    Committed,
+    Fatal,
+    Link,
+    Loading,
+    Placed,
+    Progress,
+    RayLink,
+    Started,
+)
 from raymimic.training.machines import sampled, sampling_of
 from raymimic.user_modules import ImportPath
 
@@ -157,6 +166,7 @@ class _Worker:
     ) -> None:
         self.spec, self.config, self.link, self.rank = spec, config, link, rank
         self.sync = GradientSync(world_size)
+        self.last_progress = time.monotonic()
         torch.set_num_threads(_threads(config))
         self.data = make_loaders(
             config,
@@ -165,6 +175,7 @@ class _Worker:
             rank=rank,
             world_size=world_size,
             language=spec.language,
+            say=self._say_loading,
         )
         self._check_data()
         fill_in_schedule_lengths(config, self.data.train.num_steps)
@@ -201,7 +212,7 @@ class _Worker:
         )
         self.unsent: list[EpochRecord] = []
         self.report_s = 0.0
-        self.last_commit = self.last_progress = time.monotonic()
+        self.last_commit = time.monotonic()
 
     def _restore(self, content: CheckpointContent | None) -> None:
         """Takes up the run's last checkpoint, or else the weights to begin with."""
@@ -334,6 +345,7 @@ class _Worker:
             "parameters": sum(p.numel() for p in self.algo.nets.parameters()),
             "samples": self.data.train.num_samples,
             "split": self.data.info.split,
+            "place": self.data.place,
             "steps_per_epoch": self.data.train.num_steps,
             "device": str(self.algo.device),
             "action_range": [bound.tolist() for bound in self.data.action_range],
@@ -379,6 +391,11 @@ class _Worker:
         if self.data.valid is None:
             raise ConfigError("experiment.validate is on but there is no validation data")
         return self.runner.run(self.data.valid, epoch, validate=True)
+
+    def _say_loading(self, text: str) -> None:
+        if self.rank == 0 and time.monotonic() - self.last_progress > 0.5:
+            self.last_progress = time.monotonic()
+            self.link.send(Loading(text))
 
     def _sign_of_life(self, epoch: int, before: int, done: int, begin: float) -> None:
         if self.rank == 0:

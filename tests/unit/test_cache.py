@@ -1,14 +1,14 @@
 """Columns in files of the cache: the batches of data in memory, whole files, one builder."""
 
 import itertools
-import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from raymimic.data import loader, placement
 from raymimic.data.cache import build, read, room
 from raymimic.data.cache.read import DemoCache
 from raymimic.data.cache.room import NoCacheError, entries
-from raymimic.data.layout import scan
 from raymimic.data.columns import ColumnRequest, DemoSource
+from raymimic.data.layout import scan
 from raymimic.data.reads import one_window
 from raymimic.data.training_data import TrainData, make_loaders
 from raymimic.errors import ConfigError, DatasetError
@@ -55,10 +55,18 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return request.param
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    options = {"chunks": (7, 8, 4, 1), "compression": "gzip"}
-    return write_cameras(tmp_path / "cameras.hdf5", sizes=[(12, 10), (8, 8)], **options)
+CHUNKS = {"chunks": (7, 8, 4, 1), "compression": "gzip"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cameras(tmp_path_factory.mktemp("data") / "cameras.hdf5", **CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that several tests fill."""
+    return tmp_path_factory.mktemp("shared")
 
 
 def config_for(path: Path | list[dict[str, Any]], mode: str | None, **settings: Any) -> BaseConfig:
@@ -135,8 +143,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("mode", ["low_dim", None])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_batches_and_statistics_are_those_of_data_in_memory(
-    path: Path, reader: str, name: str, mode: str | None
+    path: Path, shared: Path, reader: str, name: str, mode: str | None, monkeypatch: Any
 ) -> None:
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(shared))
     placements = ["replicate"] if name == "filtered" else ["replicate", "shard"]
     for placed, rank in itertools.product(placements, range(2)):
         where = {"rank": rank, "world_size": 2}
@@ -170,6 +179,418 @@ def test_a_second_training_reads_the_cache_alone(
     first = served(loaders(config_for(path, None)))
     monkeypatch.setattr(build, "_build", None)
     again = served(loaders(config_for(path, None)))
-    assert all(torch.equal(x, y) for a, b in zip(first, again, strict=True) for (_, x), (_, y) in zip(a, b, strict=True))
+    for a, b in zip(first, again, strict=True):
+        assert all(torch.equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True))
     assert {file.suffix for file in folder.iterdir()} == {".column", ".lock", ""}
     assert all(not file.stat().st_mode & 0o077 for file in folder.glob("*.column"))
+
+
+# -- building --
+
+
+def cache_of(path: Path, **settings: Any) -> DemoCache:
+    """The columns of one camera and of vectors."""
+    layout = scan([DemoSource(str(path))], REQUEST)
+    return DemoCache.open([layout], set(layout.columns), np.float32, **settings)
+
+
+def rows_of(cache: DemoCache, path: Path, key: str = "obs/camera_0") -> Tensor:
+    layout = scan([DemoSource(str(path))], REQUEST)
+    return cache.take(layout.demos)[key][:]
+
+
+def frames_of(path: Path, key: str = "obs/camera_0") -> Tensor:
+    with h5py.File(path) as file:
+        return torch.from_numpy(np.concatenate([demo[key][()] for demo in file["data"].values()]))
+
+
+@pytest.fixture(scope="module")
+def left(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a builder that was killed once it had finished two of three demos."""
+    folder = tmp_path_factory.mktemp("left")
+    child = os.fork()
+    if not child:
+        os.environ["RAYMIMIC_CACHE"] = str(folder)
+        try:
+            cache_of(
+                path, say=lambda text: ": 2 of" in text and os.kill(os.getpid(), signal.SIGKILL)
+            )
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    return folder / "columns"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """Notes demo, key and first row of each read of a builder in this process."""
+    noted = []
+    original = build.read_rows
+
+    def note(demo: Any, opened: Any, key: str, column: Any, out: Any, rows: slice) -> None:
+        noted.append((demo.name, key, rows.start))
+        original(demo, opened, key, column, out, rows)
+
+    monkeypatch.setattr(build, "read_rows", note)
+    return noted
+
+
+def test_a_killed_build_goes_on_after_its_last_demo(
+    path: Path, left: Path, folder: Path, reads: list[tuple[str, str, int]]
+) -> None:
+    shutil.copytree(left, folder)
+    assert {entry.is_whole for entry in entries()} == {False}
+    cache = cache_of(path)
+    assert {demo for demo, _, _ in reads} == {"demo_2"}
+    assert torch.equal(rows_of(cache, path), frames_of(path))
+    assert not [*folder.glob("*.partial"), *folder.glob("*.ledger")]
+    cache_of(path)
+    assert {demo for demo, _, _ in reads} == {"demo_2"}
+
+
+@pytest.mark.parametrize("damage", ["rows", "ledger", "cut", "other"])
+def test_what_a_killed_builder_left_is_not_trusted(
+    path: Path, left: Path, folder: Path, reads: list[tuple[str, str, int]], damage: str
+) -> None:
+    shutil.copytree(left, folder)
+    for partial in folder.glob("*.partial"):
+        ledger = partial.with_suffix(".ledger")
+        lines = ledger.read_text().splitlines()
+        if damage == "rows":  # of the second demo: its first row is number 30
+            data = bytearray(partial.read_bytes())
+            data[4096 + 30 * (len(data) - 4096) // 100] ^= 1
+            partial.write_bytes(data)
+        elif damage == "ledger":
+            ledger.write_text("\n".join([*lines[:2], lines[2][:9]]))
+        elif damage == "cut":
+            os.truncate(partial, 4096 + 35 * (partial.stat().st_size - 4096) // 100)
+        else:
+            ledger.write_text("\n".join(["{}", *lines[1:]]))
+    assert torch.equal(rows_of(cache_of(path), path), frames_of(path))
+    redone = {"demo_1", "demo_2"} | ({"demo_0"} if damage == "other" else set())
+    assert {demo for demo, _, _ in reads} == redone
+
+
+def test_large_demos_are_read_in_parts_of_whole_chunks(
+    path: Path, reads: list[tuple[str, str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_BLOCK_BYTES", 10 * 12 * 10 * 3)  # rows; chunks have 7
+    cache = cache_of(path)
+    of_demo = [start for demo, key, start in reads if (demo, key) == ("demo_1", "obs/camera_0")]
+    assert of_demo == [0, 14, 28]
+    assert torch.equal(rows_of(cache, path), frames_of(path))
+
+
+def _open_at_once(rank: int, path: str, folder: str) -> None:
+    os.environ["RAYMIMIC_CACHE"] = folder
+    with pytest.MonkeyPatch.context() as patch:
+        built, original = [], build._build
+        patch.setattr(build, "_build", lambda *args: [built.append(1), original(*args)])
+        assert torch.equal(rows_of(cache_of(Path(path)), Path(path)), frames_of(Path(path)))
+    Path(folder, f"built_{rank}").write_text(str(len(built)))
+
+
+@pytest.mark.slow
+def test_of_many_workers_one_builds(path: Path, folder: Path) -> None:
+    run_ranks(4, _open_at_once, str(path), str(folder.parent))
+    assert sorted(file.read_text() for file in folder.parent.glob("built_*")) == [
+        "0",
+        "0",
+        "0",
+        "1",
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_builder_is_taken_over_by_one_that_waits(path: Path, folder: Path) -> None:
+    program = (
+        "import sys, time; sys.path[:0] = ['tests', 'tests/unit']; import test_cache as t;"
+        f"t.cache_of(t.Path({str(path)!r}), say=lambda text:"
+        " ': 1 of' in text and [print(flush=True), time.sleep(1000)])"
+    )
+    env = {**os.environ, "RAYMIMIC_CACHE": str(folder.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env=env,
+        stdout=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdout.readline()
+            said: list[str] = []
+            thread = threading.Thread(target=cache_of, args=(path,), kwargs={"say": said.append})
+            thread.start()
+            wait_for(lambda: "caching cameras.hdf5: 1 of 3 demos" in said, "a waiting builder")
+            assert {entry.in_use for entry in entries()} == {True}
+        finally:
+            process.kill()
+    thread.join(DEADLINE_S)
+    assert "caching cameras.hdf5: 2 of 3 demos" in said
+    assert torch.equal(rows_of(cache_of(path), path), frames_of(path))
+
+
+def test_a_builder_that_is_stuck_is_named(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_STUCK_S", 0.1)
+    folder.mkdir(parents=True)
+
+    def build_another(text: str) -> None:
+        if ": 1 of" in text:
+            with pytest.raises(DatasetError, match=rf"process {os.getpid()} builds its cache"):
+                cache_of(path)
+
+    cache_of(path, say=build_another)
+
+
+@pytest.mark.parametrize("damage", ["magic", "header", "cut", "grown", "empty", "text"])
+def test_a_damaged_file_is_built_anew(
+    path: Path, folder: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    cache_of(path)
+    files = list(folder.glob("*.column"))
+    for file in files:
+        data = file.read_bytes()
+        place = data.index(b'"shape"')
+        changed = {
+            "magic": b"x" + data[1:],
+            "header": data[:place] + b"x" + data[place + 1 :],
+            "cut": data[:-1],
+            "grown": data + b"x",
+            "empty": b"",
+            "text": b"raymimic column\n" + b"\xff" * 100,
+        }
+        file.unlink()  # those in use are never changed
+        file.write_bytes(changed[damage])
+    assert torch.equal(rows_of(cache_of(path), path), frames_of(path))
+    assert sum("is damaged" in record.getMessage() for record in caplog.records) == len(files)
+
+
+def test_another_file_under_the_same_path_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    path = write_cameras(tmp_path / "cameras.hdf5")
+    before = rows_of(cache_of(path), path)
+    write_cameras(path, [31, 40, 30])
+    after = rows_of(cache_of(path), path)
+    assert len(before) == 100
+    assert torch.equal(after, frames_of(path))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, folder: Path) -> None:
+    path = write_cameras(tmp_path / "cameras.hdf5")
+
+    def change(text: str) -> None:
+        if ": 1 of" in text:
+            with path.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                last = file.read(1)
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([last[0] ^ 1]))
+
+    with pytest.raises(DatasetError, match=r"cameras.hdf5' was changed while it was read"):
+        cache_of(path, say=change)
+    assert not entries()
+
+
+def test_a_value_that_is_not_allowed_is_named_with_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_BLOCK_BYTES", 10 * 3 * 4)  # 10 rows of `flat`
+    path = write_cameras(tmp_path / "cameras.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["data/demo_1/obs/flat"][25] = np.nan
+    with pytest.raises(DatasetError, match=r"demo 'demo_1': 'obs/flat' holds NaN.*row 25\)"):
+        cache_of(path)
+    assert not entries()
+
+
+@pytest.mark.parametrize("mode", ["low_dim", None])
+def test_next_obs_that_nobody_needs_and_cannot_be_read_is_left_out(
+    tmp_path: Path, mode: str | None
+) -> None:
+    path = write_cameras(tmp_path / "cameras.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["data/demo_1/next_obs/flat"][25] = np.nan
+    for cached in (mode, "all"):
+        config = config_for(path, cached)
+        data = make_loaders(config, one_window(config.train), CPU)
+        batch, _, _ = next(data.train.epoch(1))
+        assert "next_obs" not in batch
+        assert set(batch["obs"]) == {"flat", "camera_0", "camera_1"}
+
+
+# -- room --
+
+
+def test_a_full_disk_leaves_nothing_and_the_data_go_to_memory(path: Path, folder: Path) -> None:
+    # A file that may not grow is refused as one on a full disk is, while rows are written.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        data = loaders(config_for(path, None))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not entries()
+    assert not data.train.dataset.store.is_cached
+    assert "cannot be used: File too large" in data.place
+    assert data.place.endswith(": the data are in memory instead")
+    assert_equal_data(data, loaders(config_for(path, "all")))
+
+
+def test_without_room_anywhere_one_sentence_names_both(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(room.LIMIT, "0.00001")
+    monkeypatch.setattr("raymimic.data.columns.free_memory", lambda: 10_000)
+    with pytest.raises(NoCacheError) as refused:
+        loaders(config_for(path, "low_dim"))
+    message = str(refused.value)
+    assert message.startswith("the cache of the data takes 1")
+    assert "all caches together may take 10,000 bytes" in message
+    assert "more than the 10,000 bytes (0.0 GB) that are free on this machine" in message
+
+
+def test_a_link_in_the_place_of_a_file_is_never_followed(path: Path, folder: Path) -> None:
+    cache_of(path)
+    for file in folder.glob("*.column"):
+        file.rename(file.with_suffix(".moved"))
+        file.symlink_to(file.with_suffix(".moved"))
+    with pytest.raises(NoCacheError, match="cannot be used"):
+        cache_of(path)
+
+
+def test_a_limit_that_is_no_number_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(room.LIMIT, "much")
+    with pytest.raises(ConfigError, match=r"RAYMIMIC_CACHE_GB is 'much'"):
+        cache_of(path)
+
+
+def test_those_not_used_for_longest_make_room_but_never_those_in_use(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_cameras(tmp_path / f"{i}.hdf5", [30 + i], [(60, 60)]) for i in range(4)]
+
+    def held() -> set[str]:
+        images = (entry for entry in entries() if "camera" in entry.content["column"])
+        return {Path(entry.content["dataset"]).stem for entry in images}
+
+    kept = cache_of(paths[0])
+    size = sum(entry.size for entry in entries())
+    monkeypatch.setenv(room.LIMIT, str(3.5 * size / 1e9))
+    for i, other in enumerate(paths[1:3]):
+        cache_of(other)
+        for entry in entries():
+            if entry.content["dataset"] == str(other):
+                os.utime(entry.path, (i, i))
+    assert held() == {"0", "1", "2"}
+    cache_of(paths[3])
+    assert held() == {"0", "2", "3"}
+    monkeypatch.setenv(room.LIMIT, str(1.5 * size / 1e9))
+    with pytest.raises(NoCacheError, match="all caches together may take"):
+        cache_of(paths[1])
+    assert held() == {"0", "2", "3"}  # nothing was deleted in vain
+    assert torch.equal(rows_of(kept, paths[0]), frames_of(paths[0]))
+
+
+# -- the place of data --
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("free", "whole", "workers", "gpu", "cached", "said"),
+    [
+        (10 * GB, 20 * GB, 1, 0, set(), "the data take 2.0 GB: in memory, as memory has 10.0 GB"),
+        (3 * GB, 20 * GB, 1, 0, {"obs/camera"}, "1.5 GB in the cache file and 0.5 GB in memory"),
+        (10 * GB, 20 * GB, 8, 0, {"obs/camera"}, "1.5 GB in the cache file"),
+        (0.5 * GB, 20 * GB, 1, 0, {"obs/camera", "obs/flat"}, "2.0 GB in the cache file, as"),
+        (3 * GB, 20 * GB, 1, 2 * GB, set(), "the data take 2.0 GB: on the GPU"),
+        (3 * GB, 20 * GB, 1, GB, {"obs/camera"}, "1.5 GB in the cache file"),
+    ],
+)
+def test_auto_chooses_by_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+    free: float,
+    whole: float,
+    workers: int,
+    gpu: int,
+    cached: set[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(placement, "free_memory", lambda: int(free))
+    monkeypatch.setattr(placement, "total_memory", lambda: int(whole))
+    columns = {
+        "obs/camera": read.Column(("obs/camera",), (), (50, 100, 3), image=True),
+        "obs/flat": read.Column(("obs/flat",), (), (1250,)),
+    }
+    demo = read.DemoRef(None, "demo_0", 100_000)
+    found = placement.place("auto", [([demo], columns)], np.float32, workers, gpu)
+    assert found.cached == cached
+    assert said in found.line
+
+
+# -- ahead of the steps --
+
+
+@pytest.fixture
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch is gathered by itself, as large ones are."""
+    monkeypatch.setattr(loader, "_CHUNK_BYTES", {"cpu": 1})
+
+
+def threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("raymimic-loader")]
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_batches_are_gathered_ahead_and_no_thread_is_left(path: Path) -> None:
+    data = loaders(config_for(path, None))
+    for seen, _ in enumerate(data.train.epoch(1)):
+        assert threads() or seen == data.train.num_steps - 1
+        if seen == 3:
+            break
+    del _
+    next(data.train.epoch(1))
+    assert not threads()
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_an_error_of_the_thread_is_raised_by_the_step_that_needs_the_batch(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = loaders(config_for(path, None))
+    gather, calls = data.train.dataset.gather, []
+
+    def fail(indices: Tensor) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise OSError("the disk is gone")
+        return gather(indices)
+
+    monkeypatch.setattr(data.train.dataset, "gather", fail)
+    steps = data.train.epoch(1)
+    for _ in range(3):
+        next(steps)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(steps)
+    assert not threads()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_named(
+    path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "_MAX_SHARE", 0)
+    cache = cache_of(path)
+    for file in folder.glob("*.column"):
+        os.truncate(file, 5000)
+    with pytest.raises(DatasetError, match=r"'obs/camera_0' cannot be read \(it was cut\)"):
+        rows_of(cache, path)
+
+
+def test_rows_beyond_the_data_are_an_error(path: Path, reader: str) -> None:
+    column = cache_of(path).take(scan([DemoSource(str(path))], REQUEST).demos)["obs/flat"]
+    for rows in ([100], [-1]):
+        with pytest.raises(IndexError):
+            column.take(torch.tensor(rows))

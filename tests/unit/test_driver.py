@@ -38,6 +38,7 @@ INFO = {
     "parameters": 10,
     "samples": 120,
     "split": "",
+    "place": "the data take 1.0 MB: in memory",
     "device": "cpu",
     "action_range": [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]],
     "steps_per_epoch": 5,
