@@ -34,6 +34,12 @@ def readable(value: float | None) -> str:
     return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
 
 
+def readable_bytes(size: int) -> str:
+    """A number of bytes for people, such as `1.5 GB`."""
+    unit, name = next((u for u in ((1e9, "GB"), (1e6, "MB")) if size >= u[0]), (1e3, "kB"))
+    return f"{size / unit:,.1f} {name}"
+
+
 def shown(path: str | Path) -> str:
     """A path for people: relative if it lies in the current folder; URIs stay as they are."""
     text = str(path)

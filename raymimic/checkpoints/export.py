@@ -233,6 +233,10 @@ def _robomimic_config(config: BaseConfig) -> dict[str, Any]:
             "there",
             config.train.validation_fraction,
         )
+    if train["hdf5_cache_mode"] == "auto":
+        # Its place for images is the file, as of robomimic's own configs for them.
+        images = {"rgb", "depth"} & set(config.all_modalities.values())
+        train["hdf5_cache_mode"] = "low_dim" if images else "all"
     if isinstance(train["data"], str):
         train["data"] = [{"path": train["data"]}]
     for optim_params in _optim_params(dic["algo"]):

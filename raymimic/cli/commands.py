@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "record a dataset with policies that come with raymimic",
     ),
     "dataset info": ("raymimic.cli.dataset_info", "print a summary of a dataset"),
+    "dataset cache": (
+        "raymimic.cli.dataset_cache",
+        "show or empty the caches of datasets on this machine",
+    ),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",
         "deliver the records that a tracking server missed while it was down",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import ConfigError, DatasetError, printable
-from raymimic.terminal import LiveLine, shown
+from raymimic.terminal import LiveLine, readable_bytes, shown
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -181,23 +181,18 @@ def _observation_lines(summary: "DatasetSummary") -> Iterator[str]:
     for key, form in summary.observations.items():
         line = f"obs/{key} {list(form.shape)} {form.dtype.name}: {form.modality or 'no modality'}"
         if form.modality in CHANNELS or form.fault:
-            line += f", {form.row_bytes:,} bytes a frame, {_size(form.num_bytes)} in all"
+            line += f", {form.row_bytes:,} bytes a frame, {readable_bytes(form.num_bytes)} in all"
             if form.stored_bytes < form.num_bytes:
-                line += f" ({_size(form.stored_bytes)} in the file)"
+                line += f" ({readable_bytes(form.stored_bytes)} in the file)"
             line += f"; {form.fault}" if form.fault else ""
         if form.modality in CHANNELS:
             images += form.memory_bytes
         yield line
     if images:
-        line = f"all images: {_size(images)} of memory"
+        line = f"all images: {readable_bytes(images)} of memory"
         if summary.held["next_obs"]:
-            line += f", {_size(2 * images)} for an algorithm that reads next_obs"
+            line += f", {readable_bytes(2 * images)} for an algorithm that reads next_obs"
         yield line
-
-
-def _size(size: int) -> str:
-    unit, name = next((u for u in ((1e9, "GB"), (1e6, "MB")) if size >= u[0]), (1e3, "kB"))
-    return f"{size / unit:,.1f} {name}"
 
 
 def _action_lines(summary: "DatasetSummary") -> Iterator[str]:

@@ -8,6 +8,7 @@ import torch
 
 from raymimic.data.columns import Column, DemoRef, FloatType
 from raymimic.data.memory import free_memory, total_memory
+from raymimic.terminal import readable_bytes
 
 Parts = Sequence[tuple[Sequence[DemoRef], Mapping[str, Column]]]
 """Demos and their columns, of the training and of the validation."""
@@ -61,13 +62,13 @@ def place(mode: str | None, parts: Parts, dtype: FloatType, workers: int, room: 
     every = frozenset(sizes)
     images = frozenset(k for _, columns in parts for k, x in columns.items() if len(x.shape) > 1)
     total, free, whole = sizes.total(), free_memory(), total_memory()
-    takes, reason = f"the data take {_gb(total)}", ""
+    takes, reason = f"the data take {readable_bytes(total)}", ""
     if mode == "auto":
         if total <= min(room, free):
             return Placement(frozenset(), f"{takes}: on the GPU")
         vectors = total - sum(sizes[key] for key in images)
         each = f" for each of {workers} workers" if workers > 1 else ""
-        reason = f", as memory has {_gb(free)} free of {_gb(whole)}"
+        reason = f", as memory has {readable_bytes(free)} free of {readable_bytes(whole)}"
         if _fits(total, free, whole, workers):
             return Placement(frozenset(), f"{takes}{each}: in memory{reason}")
         mode = "low_dim" if images and _fits(vectors, free, whole, workers) else None
@@ -75,13 +76,9 @@ def place(mode: str | None, parts: Parts, dtype: FloatType, workers: int, room: 
         where = "on the GPU" if total <= room else "in memory"
         return Placement(frozenset(), f"{takes}: {where}")
     held = sum(sizes[key] for key in cached)
-    rest = "" if cached == every else f" and {_gb(total - held)} in memory"
-    return Placement(cached, f"{takes}: {_gb(held)} in the cache file{rest}{reason}")
+    rest = "" if cached == every else f" and {readable_bytes(total - held)} in memory"
+    return Placement(cached, f"{takes}: {readable_bytes(held)} in the cache file{rest}{reason}")
 
 
 def _fits(size: int, free: int, whole: int, workers: int) -> bool:
     return size <= _MAX_MEMORY_SHARE * free and workers * size <= _MAX_MEMORY_SHARE * whole
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

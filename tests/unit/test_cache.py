@@ -1,6 +1,8 @@
 """Columns in files of the cache: the batches of data in memory, whole files, one builder."""
 
+import gc
 import itertools
+import json
 import os
 import resource
 import shutil
@@ -8,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 import torch
 from image_files import write_cameras
 from ranks import run_ranks
+from tiny import Ran
 from torch import Tensor
 from waiting import DEADLINE_S, wait_for
 
@@ -594,3 +597,45 @@ def test_rows_beyond_the_data_are_an_error(path: Path, reader: str) -> None:
     for rows in ([100], [-1]):
         with pytest.raises(IndexError):
             column.take(torch.tensor(rows))
+
+
+# -- raymimic dataset cache --
+
+
+def test_the_command_lists_and_clears(
+    path: Path, folder: Path, cli: Callable[..., Ran], left: Path
+) -> None:
+    ran = cli("dataset", "cache", "--list")
+    assert (ran.status, ran.out) == (0, f"{folder}: 0.0 kB\n")
+    assert cli("dataset", "cache", "--clear").out == f"deleted 0.0 kB from {folder}\n"
+    shutil.copytree(left, folder)
+    found = json.loads(cli("dataset", "cache", "--list", "--json").out)
+    assert found["datasets"][0]["unfinished"] == 7
+    cache = cache_of(path)
+    found = json.loads(cli("dataset", "cache", "--list", "--json").out)
+    (dataset,) = found["datasets"]
+    assert (dataset["dataset"], dataset["in_use"]) == (str(path), True)
+    assert dataset["columns"] == sorted(cache.columns)
+    assert (
+        found["bytes"] == dataset["size"] == sum(x.stat().st_size for x in folder.glob("*.column"))
+    )
+    ran = cli("dataset", "cache", "--clear")
+    assert ran.out.startswith(f"deleted 0.0 kB from {folder}\nin use, not deleted: {path}: ")
+    assert torch.equal(rows_of(cache, path), frames_of(path))
+    del cache
+    gc.collect()
+    (folder / "x.column").write_text("")  # nobody knows of what
+    (folder / "y.column").symlink_to(path)
+    lines = cli("dataset", "cache", "--list").out.splitlines()
+    assert len(lines) == 3
+    assert f"{path}: " in "".join(lines)
+    assert ", used 0 s ago, 7 columns: actions, dones, next_obs/camera_0" in "".join(lines)
+    assert cli("dataset", "cache", "--clear").status == 0
+    assert not entries()
+    assert path.exists()
+
+
+def test_the_command_asks_for_one_of_both(cli: Callable[..., Ran]) -> None:
+    ran = cli("dataset", "cache")
+    assert ran.status == 2
+    assert "one of the arguments --list --clear is required" in ran.err

@@ -374,7 +374,7 @@ class _ColumnWriter:
         Args:
             lengths: rows of all demos.
         """
-        names = ("identity", "dataset", "column")
+        names = ("identity", "digest", "dataset", "column")
         first = {name: getattr(self.file, name) for name in names}
         lines: list[bytes] = []
         with contextlib.suppress(FileNotFoundError):

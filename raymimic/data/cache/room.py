@@ -64,7 +64,7 @@ class CacheEntry:
     def delete(self) -> bool:
         """Deletes it, unless a process uses it; tells whether it is gone."""
         with held(self.path) as free:
-            if free:
+            if free or self.path.is_symlink():
                 self.path.unlink(missing_ok=True)
                 self.path.with_suffix(LEDGER).unlink(missing_ok=True)
         return not self.path.exists()
@@ -124,6 +124,48 @@ def limit(folder: Path) -> int:
 
 
 @contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one process delete files and take room at a time.
+
+    Raises:
+        NoCacheError: another one does not come to an end.
+    """
+    with (folder / "lock").open("w") as lock:
+        try:
+            storage.lock(lock, _PATIENCE_S)
+        except BlockingIOError as error:
+            raise NoCacheError(
+                f"another process has made room in the cache '{folder}' for more than"
+                f" {_PATIENCE_S:.0f} s: end it, or name another folder by RAYMIMIC_CACHE"
+            ) from error
+        yield
+
+
+def clear() -> tuple[int, list[CacheEntry]]:
+    """Deletes all files that no process uses.
+
+    Returns:
+        The bytes of those that are gone, and the files that are left.
+
+    Raises:
+        NoCacheError: they cannot be deleted.
+    """
+    folder = columns_folder()
+    if not folder.is_dir():
+        return 0, []
+    try:
+        with _alone(folder):
+            found = entries(folder)
+            left = [entry for entry in found if not entry.delete()]
+    except OSError as error:
+        raise NoCacheError(
+            f"the cache '{folder}' cannot be emptied: {error.strerror or error}; check its"
+            " permissions"
+        ) from error
+    return sum(e.size for e in found) - sum(e.size for e in left), left
+
+
+@contextlib.contextmanager
 def room_for(needed: int, own: Collection[Path]) -> Iterator[None]:
     """Deletes files that were not used for longest until there is room for further ones.
 
@@ -137,14 +179,7 @@ def room_for(needed: int, own: Collection[Path]) -> Iterator[None]:
         NoCacheError: there is no such room.
     """
     folder = columns_folder()
-    with (folder / "lock").open("w") as lock:
-        try:
-            storage.lock(lock, _PATIENCE_S)
-        except BlockingIOError as error:
-            raise NoCacheError(
-                f"another process has made room in the cache '{folder}' for more than"
-                f" {_PATIENCE_S:.0f} s: end it, or name another folder by RAYMIMIC_CACHE"
-            ) from error
+    with _alone(folder):
         _make_room(folder, needed, own)
         yield
 
