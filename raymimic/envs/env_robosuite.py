@@ -92,7 +92,8 @@ class EnvRobosuite(EnvBase):
     `input_type`, and the world as its frame. Data of a robosuite before 1.5 are played without
     `lite_physics`, as robosuite advises.
 
-    An episode has no end: the horizon of the evaluation ends it.
+    An episode has no end: the horizon of the evaluation ends it. Reward and success of a step are
+    robosuite's and robomimic's: both are of positions that are one substep of the simulation old.
 
     Args:
         env_name: such as `PickPlaceCan`. mimicgen, robocasa and mimiclabs are imported for theirs
@@ -134,7 +135,7 @@ class EnvRobosuite(EnvBase):
             if "joint_pos" in name or "eef_vel" in name:  # as robomimic does
                 self.env.modify_observable(name, "active", True)
         self._obs: Observation = {}
-        self._reward = 0.0
+        self._judged: tuple[float, dict[str, bool]] | None = None
 
     def reset(self, seed: int | None = None) -> Observation:
         """Starts an episode; see `EnvBase.reset`."""
@@ -144,34 +145,37 @@ class EnvRobosuite(EnvBase):
     def _reset(self, seed: int | None = None) -> Observation:
         with self._own_random_numbers(seed):
             self.env.reset()
-        self._reward = 0.0
+        self._judged = None
         return self._observed()
 
     def step(self, action: Array) -> tuple[Observation, float, bool, dict[str, Any]]:
         """Plays one action; see `EnvBase.step`. `done` is never true."""
         with self._own_random_numbers():
             _, reward, _, info = self.env.step(action)
-        self._reward = float(reward)
-        info = {**info, "is_success": self.is_success(), "terminated": False, "truncated": False}
-        return self._observed(), self._reward, False, info
+        # robosuite's reward is of positions one substep old, so success is of these, too.
+        success = _success(self.env)
+        self._judged = float(reward), success
+        info = {**info, "is_success": dict(success), "terminated": False, "truncated": False}
+        return self._observed(), float(reward), False, info
 
     def get_observation(self) -> Observation:
         """The last observation."""
         return dict(self._obs)
 
     def get_reward(self) -> float:
-        """The last reward; 0 before the first step."""
-        return self._reward
+        """The last step's reward; that of the present state after `reset` and `reset_to`."""
+        return float(self.env.reward()) if self._judged is None else self._judged[0]
 
     def is_done(self) -> bool:
         """False: an episode has no end of its own."""
         return False
 
     def is_success(self) -> dict[str, bool]:
-        """Whether the task is solved now, and further criteria of the environment."""
-        success = _success(self.env)
-        criteria = success if isinstance(success, Mapping) else {"task": success}
-        return {str(name): bool(met) for name, met in criteria.items()}
+        """Whether the last step solved the task, and further criteria of the environment.
+
+        After `reset` and `reset_to` it is of the present state.
+        """
+        return _success(self.env) if self._judged is None else dict(self._judged[1])
 
     def get_state(self) -> dict[str, Any]:
         """The scene and its state.
@@ -219,7 +223,7 @@ class EnvRobosuite(EnvBase):
             raise EnvError(f"'{self._name}' has states of shape {size}, not {states.shape}")
         self.env.sim.set_state_from_flattened(states)
         self.env.sim.forward()
-        self._reward = 0.0
+        self._judged = None
         return self._observed()
 
     def render(
@@ -395,8 +399,11 @@ def _observations(env: Any) -> dict[str, Array]:
     return observations
 
 
-def _success(env: Any) -> Any:
-    return env._check_success()
+def _success(env: Any) -> dict[str, bool]:
+    """Whether the task is solved, and further criteria, by name."""
+    success = env._check_success()
+    criteria = success if isinstance(success, Mapping) else {"task": success}
+    return {str(name): bool(met) for name, met in criteria.items()}
 
 
 def _simulation(env: Any) -> tuple[Any, Any]:
