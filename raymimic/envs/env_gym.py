@@ -27,7 +27,7 @@ from raymimic.envs.cameras import DEFAULT, Cameras, quiet_mujoco
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
 from raymimic.envs.kinds import UnknownEnvError
 from raymimic.envs.render_settings import IMAGE, RenderSettings, described
-from raymimic.errors import EnvError, did_you_mean, reason
+from raymimic.errors import EnvError, did_you_mean, pip_install, reason
 
 logger = logging.getLogger(__name__)
 
@@ -612,7 +612,7 @@ def _package(env_id: str) -> str:
         if env_id.startswith(start):
             if package in _EXTRAS:
                 installed = find_spec(module) is not None
-                return "" if installed else f": pip install 'raymimic[{package}]'"
+                return "" if installed else f": {pip_install(package)}"
             return f": install {package}, and name its module (--import {module})"
     return ": install its package, and name the module that registers it (--import MODULE)"
 
