@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
+from raymimic.envs.global_numbers import GlobalNumbers
 from raymimic.envs.kinds import UnknownEnvError
 from raymimic.envs.render_settings import RenderSettings, described
 from raymimic.errors import EnvError, did_you_mean, reason
@@ -127,8 +128,9 @@ class EnvRobosuite(EnvBase):
             asked = bool(env_kwargs.get("use_camera_obs")) or reads is not None
             settings = RenderSettings.of_arguments(env_kwargs, settings)
         self._cameras = Cameras(settings, reads if asked else (), _visible(env_kwargs))
-        self._random = np.random.RandomState().get_state()
-        with self._own_random_numbers():
+        # robosuite 1.5.1 draws from NumPy's global generator, 1.5.2 from the environment's own.
+        self._numbers = GlobalNumbers()
+        with self._numbers.drawn():
             self.env = robosuite.make(env_name, **_arguments(env_kwargs, self._version))
         self._absolute = _any_absolute(self.env)
         for name in self.env.observation_names:
@@ -143,14 +145,17 @@ class EnvRobosuite(EnvBase):
         return self._reset(seed)
 
     def _reset(self, seed: int | None = None) -> Observation:
-        with self._own_random_numbers(seed):
+        if seed is not None and hasattr(self.env, "rng"):
+            fresh = np.random.default_rng(seed)
+            self.env.rng.bit_generator.state = fresh.bit_generator.state
+        with self._numbers.drawn(seed):
             self.env.reset()
         self._judged = None
         return self._observed()
 
     def step(self, action: Array) -> tuple[Observation, float, bool, dict[str, Any]]:
         """Plays one action; see `EnvBase.step`. `done` is never true."""
-        with self._own_random_numbers():
+        with self._numbers.drawn():
             _, reward, _, info = self.env.step(action)
         # robosuite's reward is of positions one substep old, so success is of these, too.
         success = _success(self.env)
@@ -209,7 +214,7 @@ class EnvRobosuite(EnvBase):
             try:
                 self.env.set_ep_meta(json.loads(state.get("ep_meta") or "{}"))
                 self._reset()
-                with self._own_random_numbers():
+                with self._numbers.drawn():
                     self.env.reset_from_xml_string(self.env.edit_model_xml(model))
                     self.env.sim.reset()
             except Exception as error:  # XML and robosuite may raise anything
@@ -289,26 +294,6 @@ class EnvRobosuite(EnvBase):
             obs["object"] = np.array(given["object-state"])
         self._obs = obs | self._cameras.observe(*_simulation(self.env))
         return self.get_observation()
-
-    @contextmanager
-    def _own_random_numbers(self, seed: int | None = None) -> Iterator[None]:
-        """Scope in which robosuite draws this environment's numbers.
-
-        robosuite 1.5.1 draws from NumPy's global generator, 1.5.2 from the environment's own.
-        """
-        outside = np.random.get_state()
-        if seed is None:
-            np.random.set_state(self._random)
-        else:
-            np.random.seed(np.random.SeedSequence(seed).generate_state(4))
-            if hasattr(self.env, "rng"):
-                fresh = np.random.default_rng(seed)
-                self.env.rng.bit_generator.state = fresh.bit_generator.state
-        try:
-            yield
-        finally:
-            self._random = np.random.get_state()
-            np.random.set_state(outside)
 
 
 def _find(name: str) -> None:
