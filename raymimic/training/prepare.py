@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from raymimic import storage
@@ -20,8 +19,7 @@ from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import config_from_file, import_modules
 from raymimic.config.checks import check_config, warnings_for
 from raymimic.credentials import ServerUri
-from raymimic.data.stats import moments, stream_column
-from raymimic.data.training_data import DataInfo, inspect_data
+from raymimic.data.training_data import DataInfo, action_range, inspect_data
 from raymimic.envs.fit import PolicyInterface, clipping_warnings
 from raymimic.envs.kinds import read_env_meta
 from raymimic.errors import DatasetError, RaymimicError
@@ -93,8 +91,7 @@ class Prepared:
             bounds = process.wait()
         finally:
             process.close()
-        actions = moments(stream_column(self.data.train, "actions", np.float64))
-        return clipping_warnings(actions.low, actions.high, bounds)
+        return clipping_warnings(*action_range(self.config, self.data.train), bounds)
 
     def fetch_initial_weights(self, folder: RunFolder) -> None:
         """Copies a model of MLflow that `experiment.ckpt_path` names into the run's folder.
