@@ -7,7 +7,9 @@ defect of raymimic and keeps its traceback.
 
 import difflib
 import errno
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 _MAX_LENGTH = 4000
 _MAX_REASON_LENGTH = 300
@@ -109,6 +111,23 @@ def full_disk(error: OSError) -> OutputError | None:
     if error.errno not in FULL_DISK:
         return None
     return OutputError(f"the disk is full: {error.filename or error}; free some space")
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs an extra of raymimic, for the end of an error message.
+
+    A checkout is installed anew from its folder, with its constraints: raymimic need not be on an
+    index.
+
+    Args:
+        extra: such as `metaworld`.
+    """
+    checkout = Path(__file__).parents[1]
+    constraints = checkout / "constraints.txt"
+    if not (checkout / "pyproject.toml").is_file() or not constraints.is_file():
+        return f"pip install 'raymimic[{extra}]'"
+    place = shlex.quote(f"{checkout}[{extra}]")
+    return f"pip install -c {shlex.quote(str(constraints))} -e {place}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

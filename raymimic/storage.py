@@ -202,8 +202,7 @@ def check_writable(path: str) -> None:
 
 def _not_written(path: str, error: OSError) -> OutputError:
     return OutputError(
-        f"cannot write '{path}': {error.strerror or error}; make room there or choose another "
-        "place (results of a training: train.output_dir or ray.storage_path)"
+        f"cannot write '{path}': {error.strerror or error}; make room there or choose another place"
     )
 
 

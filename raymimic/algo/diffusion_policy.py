@@ -23,7 +23,7 @@ from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
 from raymimic.data.reads import Reads, Window
-from raymimic.errors import CheckpointError, ConfigError
+from raymimic.errors import CheckpointError, ConfigError, pip_install
 from raymimic.models.diffusion_nets import ConditionalUnet1D, DiffusionTransformer
 from raymimic.models.obs_nets import (
     ObservationGroupEncoder,
@@ -60,7 +60,7 @@ def noise_scheduler_from_config(algo_config: Config) -> Any:
     except ImportError as error:
         raise ConfigError(
             "Diffusion Policy takes its noise schedules from diffusers: "
-            f"pip install 'raymimic[diffusion]' ({error})"
+            f"{pip_install('diffusion')} ({error})"
         ) from error
     name = _scheduler_name(algo_config)
     settings = dict(algo_config[name])

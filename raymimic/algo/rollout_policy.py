@@ -12,6 +12,7 @@ from torch import Tensor
 from raymimic.algo.algo import Algo, PolicyAlgo
 from raymimic.algo.composite import HierarchicalAlgo
 from raymimic.algo.noise import EpisodeNoise
+from raymimic.data.rotations import as_played
 from raymimic.errors import ConfigError, EnvError, did_you_mean
 from raymimic.observations import normalization
 from raymimic.observations.modality import RGB, Modality, modality_named
@@ -57,8 +58,8 @@ class RolloutPolicy:
         language: the embedding `[E]` of each instruction that it was trained on.
 
     Raises:
-        ConfigError: for an algorithm that cannot act, and for actions that would have to be
-            converted to another rotation format.
+        ConfigError: for an algorithm that cannot act, and for rotations to be converted
+            (`BaseConfig.converted_actions`) without `action_normalization_stats`.
     """
 
     def __init__(
@@ -87,17 +88,21 @@ class RolloutPolicy:
             )
         self._action_offset: NDArray[Any] | float = 0.0
         self._action_scale: NDArray[Any] | float = 1.0
+        self._action_widths: dict[str, int] = {}
+        self._conversions = policy.global_config.converted_actions
         if action_normalization_stats is not None:
-            train = policy.global_config.train
-            for key in train.action_keys:
-                if train.action_config[key].get("format") == "rot_6d":
-                    raise ConfigError(
-                        f"train.action_config['{key}'].format='rot_6d' is not available: "
-                        "store this action in the format that the environment takes"
-                    )
-            stats = [action_normalization_stats[key] for key in train.action_keys]
-            self._action_offset = np.concatenate([np.ravel(s["offset"]) for s in stats])
+            keys = policy.global_config.train.action_keys
+            stats = [action_normalization_stats[key] for key in keys]
+            offsets = [np.ravel(s["offset"]) for s in stats]
+            self._action_offset = np.concatenate(offsets)
             self._action_scale = np.concatenate([np.ravel(s["scale"]) for s in stats])
+            self._action_widths = {key: len(x) for key, x in zip(keys, offsets, strict=True)}
+        for key in self._conversions:
+            if self._action_widths.get(key) != 6:
+                raise ConfigError(
+                    f"train.action_config['{key}'].format is 'rot_6d', and the policy has no "
+                    "statistics of six components of it (action_normalization_stats)"
+                )
 
     @property
     def obs_keys(self) -> list[str]:
@@ -217,6 +222,7 @@ class RolloutPolicy:
             action = self.policy.get_action(obs, goals).cpu().numpy()
         # Statistics may be float64; the environment gets the policy's own type.
         action = (action * self._action_scale + self._action_offset).astype(action.dtype)
+        action = as_played(action, self._action_widths, self._conversions)
         return action if batched_ob else action[0]
 
     def _prepare(

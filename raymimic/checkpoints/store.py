@@ -37,6 +37,7 @@ from raymimic.checkpoints.reading import read_checkpoint
 from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
 from raymimic.errors import CheckpointError
 from raymimic.lease import Lease
+from raymimic.tracking.episode_rows import knows_success
 
 # Names of checkpoints' files, and of the temporary files that a killed process leaves.
 _FILE = re.compile(r"model_epoch_(\d+)\.pth")
@@ -549,13 +550,16 @@ class CheckpointStore:
             self.scores.best = score
 
     def _score(self, evaluation: Evaluation) -> list[float] | None:
-        """Gives the rank for `best`: by success rate if the run saves by it, else by return."""
+        """Gives the rank for `best`: by success rate if the run saves by it, then by return.
+
+        The rate is 0 where the environment tells no success, so that the return decides.
+        """
         if not all(evaluation.episodes.values()):
             return None  # one environment failed altogether, and others are not comparable
         means = [
             sum(v.values()) / len(v) for v in (evaluation.success_rates, evaluation.returns) if v
         ]
-        if not self._save.on_best_rollout_success_rate or self._save.on_best_rollout_return:
+        if not self._save.on_best_rollout_success_rate:
             means = means[-1:]
         return means if means and all(map(math.isfinite, means)) else None
 
@@ -573,7 +577,10 @@ class CheckpointStore:
                 values = [e.returns.get(env) for e in evaluations]
                 self._give(f"best_return/{env}", list(map(_finite, values)))
             if self._save.on_best_rollout_success_rate:
-                values = [e.success_rates.get(env) for e in evaluations]
+                values = [
+                    e.success_rates.get(env) if knows_success(e.played.get(env, [])) else None
+                    for e in evaluations
+                ]
                 self._give(f"best_success_rate/{env}", list(map(_finite, values)))
 
     def _give(self, reason: str, scores: list[list[float] | None]) -> None:

@@ -281,7 +281,8 @@ class BaseConfig(Rules, Config):
         self.train.pad_frame_stack = True  # repeat the first step where a demo starts too late
         self.train.dataset_keys = ("actions", "rewards", "dones")  # loaded besides observations
         self.train.action_keys = ["actions"]  # joined in this order to the action vector
-        # How each action key is normalised: null, "min_max" (to [-1, 1]) or "gaussian".
+        # How each action key is normalised: null, "min_max" (to [-1, 1]) or "gaussian". Format
+        # "rot_6d": six numbers of a rotation; convert_at_runtime "rot_axis_angle" or "rot_euler".
         self.train.action_config = {"actions": {"normalization": None}}
         self.train.goal_mode = None  # "last": a demo's last observation is its goal
 
@@ -433,6 +434,20 @@ class BaseConfig(Rules, Config):
             for group in section.values()
         ]
         return {key: name for g in groups for key, name in modalities_of(g).items()}
+
+    @property
+    def converted_actions(self) -> dict[str, str]:
+        """The action keys that are rotations of six numbers, and the form in which they are played.
+
+        `format` is `rot_6d`; `convert_at_runtime` is `rot_axis_angle` (the default, as in
+        robomimic) or `rot_euler`. Both forms have three numbers.
+        """
+        options = {key: self.train.action_config.get(key) or {} for key in self.train.action_keys}
+        return {
+            key: own.get("convert_at_runtime") or "rot_axis_angle"
+            for key, own in options.items()
+            if own.get("format") == "rot_6d"
+        }
 
     @property
     def all_obs_keys(self) -> list[str]:

@@ -36,6 +36,8 @@ DATASET_KEYS: dict[str, Any] = {
 }
 # Keys of an action of `train.action_config`.
 ACTION_KEYS = ("normalization", "format", "convert_at_runtime")
+# The forms in which an action of format "rot_6d" is played.
+PLAYED_ROTATIONS = ("rot_axis_angle", "rot_euler")
 
 
 def check_config(config: BaseConfig) -> None:
@@ -378,10 +380,11 @@ def _action_problems(config: BaseConfig) -> Iterator[str]:
         if not isinstance(options, dict):
             yield f"'train.action_config.{action}' must be a section, such as {{}}"
             continue
-        if options.get("format") == "rot_6d":
+        form = options.get("convert_at_runtime")
+        if options.get("format") == "rot_6d" and form not in (None, *PLAYED_ROTATIONS):
             yield (
-                f"'train.action_config.{action}.format' is 'rot_6d', which is not available: store "
-                "this action in the format that the environment takes"
+                f"'train.action_config.{action}.convert_at_runtime' is {shown(form)}: it must be "
+                f"{' or '.join(map(repr, PLAYED_ROTATIONS))}"
             )
         if isinstance(options.get("normalization"), dict):
             key = f"train.action_config.{action}.normalization"

@@ -29,12 +29,15 @@ class TD3_BCConfig(QLearningConfig):
     PERTURBABLE: ClassVar[tuple[str, ...]] = ("algo.alpha",)
 
     def experiment_config(self) -> None:
-        """Evaluates by return after each epoch of 5000 steps."""
+        """Evaluates after each epoch of 5000 steps; keeps the best by return and by success.
+
+        robomimic keeps the best by return alone, which is wrong where episodes end once the task
+        is solved: then the longer failures have the larger return.
+        """
         super().experiment_config()
         self.experiment.render_video = False  # record evaluation episodes
         self.experiment.save.every_n_epochs = 20  # keep one every so many epochs
         self.experiment.save.on_best_rollout_return = True  # keep each new highest mean return
-        self.experiment.save.on_best_rollout_success_rate = False  # keep each new best success rate
         self.experiment.epoch_every_n_steps = 5000  # gradient steps in an epoch; null: one pass
         self.experiment.rollout.horizon = 1000  # longest episode, in environment steps
         self.experiment.rollout.rate = 1  # evaluate every so many epochs

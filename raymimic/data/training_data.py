@@ -35,6 +35,7 @@ from raymimic.data.metadata import content_digest
 from raymimic.data.observation_keys import explanation, relisting
 from raymimic.data.placement import Placement, gpu_room, place
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, OBS, PAD_MASK, Reads
+from raymimic.data.rotations import as_played
 from raymimic.data.sampler import EpochSampler, Sampler, ValidationSampler
 from raymimic.data.sequence import SequenceDataset
 from raymimic.data.split import hold_out
@@ -105,8 +106,8 @@ class TrainData:
         obs_normalization_stats: by observation key, if `train.hdf5_normalize_obs`. Batches come
             as they are; the algorithm normalises them.
         action_normalization_stats: by action key. The batches' actions are normalised already.
-        action_range: least and greatest value of each component `[A]` of the training actions, as
-            recorded.
+        action_range: least and greatest value of each component of the training actions, as they
+            are played.
         info: shapes, environments, digest.
         out_of_reach: a sentence for each action key that leaves [-1, 1] after normalisation, for
             algorithms with `Algo.bounded_actions`.
@@ -158,6 +159,7 @@ def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = N
     entries = dataset_entries(config)
     request, language = _request(config, reads), language or {}
     train = _scanned(config, _sources(config, entries, "filter_key", language), request)
+    _check_rotations(config, train)
     if config.train.hdf5_normalize_obs:
         _check_statistics(train.shape_metadata(config.all_modalities)["all_shapes"])
     valid, split = None, ""
@@ -187,6 +189,22 @@ def _scanned(config: BaseConfig, sources: Sequence[DemoSource], request: ColumnR
         raise DatasetError(f"{error}{explanation(config, error.known)}") from error
     except MislistedObservationError as error:
         raise DatasetError(f"{error}{relisting(config, error.key, error.fits)}") from error
+
+
+def _check_rotations(config: BaseConfig, layout: Layout) -> None:
+    """Makes sure that the rotations that policies convert have six numbers.
+
+    Raises:
+        DatasetError: one has not.
+    """
+    actions = layout.columns["actions"]
+    for key, width in zip(actions.parts, actions.widths, strict=True):
+        if key in config.converted_actions and width != 6:
+            raise DatasetError(
+                f"dataset '{layout.demos[0].path}': '{key}' has {width} components, but "
+                f"train.action_config['{key}'].format is 'rot_6d', which has 6: correct "
+                "train.action_keys, or leave 'format' out"
+            )
 
 
 def _check_statistics(shapes: Mapping[str, Sequence[int]]) -> None:
@@ -454,7 +472,7 @@ class _Statistics(NamedTuple):
     Attributes:
         obs: by observation key, if observations are normalised.
         actions: by action key.
-        action_range: least and greatest value of each component `[A]`, as recorded.
+        action_range: least and greatest value of each component, as they are played.
         out_of_reach: warnings for an algorithm with bounded actions.
     """
 
@@ -481,7 +499,9 @@ def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> 
     actions = layout.columns["actions"]
     widths = dict(zip(actions.parts, actions.widths, strict=True))
     all_actions = of("actions")
-    action_range = (all_actions.low, all_actions.high)
+    played = all_actions.low, all_actions.high
+    if config.converted_actions:
+        played = action_range(config, layout)
     found_actions = all_actions.split(widths)
     action_stats = action_normalization_stats(found_actions, config.train.action_config)
     reach = {k: greatest_magnitude(found_actions[k], entry) for k, entry in action_stats.items()}
@@ -489,11 +509,27 @@ def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> 
     if bounded_actions and out_of_reach:
         raise ConfigError(out_of_reach[0])
     if not config.train.hdf5_normalize_obs:
-        return _Statistics(None, action_stats, action_range, out_of_reach)
+        return _Statistics(None, action_stats, played, out_of_reach)
     modalities = config.all_modalities
     found = {key: of(f"obs/{key}", modalities.get(key, "low_dim")) for key in config.all_obs_keys}
     obs_stats = obs_normalization_stats(found)
-    return _Statistics(obs_stats, action_stats, action_range, out_of_reach)
+    return _Statistics(obs_stats, action_stats, played, out_of_reach)
+
+
+def action_range(config: BaseConfig, layout: Layout) -> tuple[Array, Array]:
+    """Least and greatest value of each component of the actions, as they are played.
+
+    Args:
+        config: section `train` is read.
+        layout: the demos, whose actions are read.
+    """
+    actions = layout.columns["actions"]
+    widths = dict(zip(actions.parts, actions.widths, strict=True))
+    found = moments(
+        torch.from_numpy(as_played(piece.numpy(), widths, config.converted_actions))
+        for piece in stream_column(layout, "actions", np.float64)
+    )
+    return found.low, found.high
 
 
 def _out_of_reach(config: BaseConfig, reach: Mapping[str, float]) -> list[str]:

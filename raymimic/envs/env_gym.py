@@ -25,14 +25,16 @@ import numpy.typing as npt
 
 from raymimic.envs.cameras import DEFAULT, Cameras, quiet_mujoco
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
+from raymimic.envs.global_numbers import GlobalNumbers
 from raymimic.envs.kinds import UnknownEnvError
 from raymimic.envs.render_settings import IMAGE, RenderSettings, described
-from raymimic.errors import EnvError, did_you_mean, reason
+from raymimic.errors import EnvError, did_you_mean, pip_install, reason
 
 logger = logging.getLogger(__name__)
 
 FLAT_KEY = "flat"
 SUCCESS_KEYS = ("is_success", "success")
+GOAL = "desired_goal"
 
 _MODERNISE = "bring it to gymnasium's interface, or wrap it by the package shimmy"
 
@@ -75,6 +77,18 @@ def _mujoco(env: gymnasium.Env[Any, Any]) -> Any | None:
     """The unwrapped environment if it is one of gymnasium's MuJoCo family."""
     base = env.unwrapped
     return base if hasattr(base, "model") and hasattr(base, "set_state") else None
+
+
+def _lasting_action_space(base: Any) -> Any:
+    """The action space of an unwrapped environment, from which OGBench draws in its reset.
+
+    OGBench makes it anew each time it is asked for, with new random numbers: it gets one that stays
+    and can be seeded.
+    """
+    space, cls = base.action_space, type(base)
+    if space is not base.action_space:
+        base.__class__ = type(cls.__name__, (cls,), {"action_space": space})
+    return space
 
 
 def _present(base: Any) -> Any:
@@ -182,6 +196,9 @@ class EnvGym(EnvBase):
         self._reward = 0.0
         self._done = False
         self._success: dict[str, bool] = {}
+        self._numbers = GlobalNumbers()
+        self._seed: int | None = None  # of the episode
+        self._has_goal = False
 
     def reset(self, seed: int | None = None) -> Observation:
         """Starts an episode; see `EnvBase.reset`.
@@ -191,14 +208,23 @@ class EnvGym(EnvBase):
                 `render_settings` ask for more than its own picture where MuJoCo does not simulate
                 it.
         """
-        with self._of_gymnasium("reset"):
+        return self._started(*self._begun(seed))
+
+    def _begun(self, seed: int | None) -> tuple[Observation, Mapping[str, Any]]:
+        """Resets the environment; its observation is without images of cameras."""
+        with self._of_gymnasium("reset"), self._numbers.drawn(seed):
+            if seed is not None:
+                _lasting_action_space(self.env.unwrapped).seed(seed)
             answer = self.env.reset(seed=seed)
+        self._seed = seed
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise EnvError(
                 f"environment '{self._name}' returns from its reset {_kind(answer)}, as old gym's "
                 f"do, and not (observation, info): {_MODERNISE}"
             )
-        return self._started(_as_dict(answer[0]), self._info(answer[1]))
+        obs, info = _as_dict(answer[0]), self._info(answer[1])
+        self._has_goal = "goal" in info or any(key.split("/")[0] == GOAL for key in obs)
+        return obs, info
 
     def step(self, action: Array) -> tuple[Observation, float, bool, dict[str, Any]]:
         """Plays one action; see `EnvBase.step`.
@@ -206,7 +232,7 @@ class EnvGym(EnvBase):
         Raises:
             EnvError: the environment does not return the values of gymnasium's interface.
         """
-        with self._of_gymnasium("step"):
+        with self._of_gymnasium("step"), self._numbers.drawn():
             answer: Any = self.env.step(action)
         if not isinstance(answer, tuple) or len(answer) != 5:
             raise EnvError(
@@ -265,7 +291,7 @@ class EnvGym(EnvBase):
         """
         goal: Observation = {}
         for key, value in self._obs.items():
-            if key.split("/")[0] == "desired_goal":
+            if key.split("/")[0] == GOAL:
                 goal |= {key: value, key.replace("desired", "achieved", 1): value}
         if not goal:
             raise EnvError(
@@ -274,12 +300,12 @@ class EnvGym(EnvBase):
             )
         return goal
 
-    def get_state(self) -> dict[str, Array]:
+    def get_state(self) -> dict[str, Any]:
         """MuJoCo's full physics state.
 
         Returns:
-            `{"states": [S]}`: time, positions, velocities and actuator activations, as
-            robomimic's flattened states begin.
+            `states` `[S]`: time, positions, velocities and actuator activations, as robomimic's
+            flattened states begin; `seed` of the episode, if it has one: its goal follows from it.
 
         Raises:
             EnvError: this is no MuJoCo environment.
@@ -288,28 +314,36 @@ class EnvGym(EnvBase):
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         state = np.empty(mujoco.mj_stateSize(base.model, kind))
         mujoco.mj_getState(base.model, base.data, state, kind)
-        return {"states": state}
+        return {"states": state} if self._seed is None else {"states": state, "seed": self._seed}
 
-    def reset_to(self, state: Mapping[str, Array]) -> Observation:
+    def reset_to(self, state: Mapping[str, Any]) -> Observation:
         """Starts an episode in a MuJoCo state.
 
         The steps that follow depend on the state and the actions alone. They repeat those after the
         original state only up to the contact solver's tolerance, since the solver's warm start is
-        no part of the state.
+        no part of the state. A goal is none either: it is that of the episode's seed.
 
         Args:
-            state: `{"states": [S]}` from `get_state` or a dataset.
+            state: from `get_state` or a dataset: `states` `[S]` and, optionally, the `seed` of the
+                episode; without it the present episode's counts.
 
         Raises:
-            EnvError: this is no MuJoCo environment, or the state is of another model.
+            EnvError: this is no MuJoCo environment, the state is of another model, or the
+                environment draws a goal and there is no seed.
         """
+        seed = state.get("seed", self._seed)
+        self._begun(seed)  # clears the time limit, the warm start and all forces
         base = self._simulator()
         states = np.asarray(state["states"], np.float64)
         kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
         size = mujoco.mj_stateSize(base.model, kind)
         if states.shape != (size,):
             raise EnvError(f"'{self._name}' has states of shape ({size},), not {states.shape}")
-        self.env.reset()  # clears the time limit, the warm start and all forces
+        if self._has_goal and seed is None:
+            raise EnvError(
+                f"a state of '{self._name}' does not hold the goal of its episode, which follows "
+                "from the seed: give it as 'seed' of the state, or reset(seed=…) before"
+            )
         mujoco.mj_setState(base.model, base.data, states, kind)
         mujoco.mj_forward(base.model, base.data)
         return self._started(_as_dict(_present(base)), {})
@@ -612,7 +646,7 @@ def _package(env_id: str) -> str:
         if env_id.startswith(start):
             if package in _EXTRAS:
                 installed = find_spec(module) is not None
-                return "" if installed else f": pip install 'raymimic[{package}]'"
+                return "" if installed else f": {pip_install(package)}"
             return f": install {package}, and name its module (--import {module})"
     return ": install its package, and name the module that registers it (--import MODULE)"
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
+from raymimic.envs.global_numbers import GlobalNumbers
 from raymimic.envs.kinds import UnknownEnvError
 from raymimic.envs.render_settings import RenderSettings, described
 from raymimic.errors import EnvError, did_you_mean, reason
@@ -92,7 +93,8 @@ class EnvRobosuite(EnvBase):
     `input_type`, and the world as its frame. Data of a robosuite before 1.5 are played without
     `lite_physics`, as robosuite advises.
 
-    An episode has no end: the horizon of the evaluation ends it.
+    An episode has no end: the horizon of the evaluation ends it. Reward and success of a step are
+    robosuite's and robomimic's: both are of positions that are one substep of the simulation old.
 
     Args:
         env_name: such as `PickPlaceCan`. mimicgen, robocasa and mimiclabs are imported for theirs
@@ -126,15 +128,16 @@ class EnvRobosuite(EnvBase):
             asked = bool(env_kwargs.get("use_camera_obs")) or reads is not None
             settings = RenderSettings.of_arguments(env_kwargs, settings)
         self._cameras = Cameras(settings, reads if asked else (), _visible(env_kwargs))
-        self._random = np.random.RandomState().get_state()
-        with self._own_random_numbers():
+        # robosuite 1.5.1 draws from NumPy's global generator, 1.5.2 from the environment's own.
+        self._numbers = GlobalNumbers()
+        with self._numbers.drawn():
             self.env = robosuite.make(env_name, **_arguments(env_kwargs, self._version))
         self._absolute = _any_absolute(self.env)
         for name in self.env.observation_names:
             if "joint_pos" in name or "eef_vel" in name:  # as robomimic does
                 self.env.modify_observable(name, "active", True)
         self._obs: Observation = {}
-        self._reward = 0.0
+        self._judged: tuple[float, dict[str, bool]] | None = None
 
     def reset(self, seed: int | None = None) -> Observation:
         """Starts an episode; see `EnvBase.reset`."""
@@ -142,36 +145,42 @@ class EnvRobosuite(EnvBase):
         return self._reset(seed)
 
     def _reset(self, seed: int | None = None) -> Observation:
-        with self._own_random_numbers(seed):
+        if seed is not None and hasattr(self.env, "rng"):
+            fresh = np.random.default_rng(seed)
+            self.env.rng.bit_generator.state = fresh.bit_generator.state
+        with self._numbers.drawn(seed):
             self.env.reset()
-        self._reward = 0.0
+        self._judged = None
         return self._observed()
 
     def step(self, action: Array) -> tuple[Observation, float, bool, dict[str, Any]]:
         """Plays one action; see `EnvBase.step`. `done` is never true."""
-        with self._own_random_numbers():
+        with self._numbers.drawn():
             _, reward, _, info = self.env.step(action)
-        self._reward = float(reward)
-        info = {**info, "is_success": self.is_success(), "terminated": False, "truncated": False}
-        return self._observed(), self._reward, False, info
+        # robosuite's reward is of positions one substep old, so success is of these, too.
+        success = _success(self.env)
+        self._judged = float(reward), success
+        info = {**info, "is_success": dict(success), "terminated": False, "truncated": False}
+        return self._observed(), float(reward), False, info
 
     def get_observation(self) -> Observation:
         """The last observation."""
         return dict(self._obs)
 
     def get_reward(self) -> float:
-        """The last reward; 0 before the first step."""
-        return self._reward
+        """The last step's reward; that of the present state after `reset` and `reset_to`."""
+        return float(self.env.reward()) if self._judged is None else self._judged[0]
 
     def is_done(self) -> bool:
         """False: an episode has no end of its own."""
         return False
 
     def is_success(self) -> dict[str, bool]:
-        """Whether the task is solved now, and further criteria of the environment."""
-        success = _success(self.env)
-        criteria = success if isinstance(success, Mapping) else {"task": success}
-        return {str(name): bool(met) for name, met in criteria.items()}
+        """Whether the last step solved the task, and further criteria of the environment.
+
+        After `reset` and `reset_to` it is of the present state.
+        """
+        return _success(self.env) if self._judged is None else dict(self._judged[1])
 
     def get_state(self) -> dict[str, Any]:
         """The scene and its state.
@@ -205,7 +214,7 @@ class EnvRobosuite(EnvBase):
             try:
                 self.env.set_ep_meta(json.loads(state.get("ep_meta") or "{}"))
                 self._reset()
-                with self._own_random_numbers():
+                with self._numbers.drawn():
                     self.env.reset_from_xml_string(self.env.edit_model_xml(model))
                     self.env.sim.reset()
             except Exception as error:  # XML and robosuite may raise anything
@@ -219,7 +228,7 @@ class EnvRobosuite(EnvBase):
             raise EnvError(f"'{self._name}' has states of shape {size}, not {states.shape}")
         self.env.sim.set_state_from_flattened(states)
         self.env.sim.forward()
-        self._reward = 0.0
+        self._judged = None
         return self._observed()
 
     def render(
@@ -285,26 +294,6 @@ class EnvRobosuite(EnvBase):
             obs["object"] = np.array(given["object-state"])
         self._obs = obs | self._cameras.observe(*_simulation(self.env))
         return self.get_observation()
-
-    @contextmanager
-    def _own_random_numbers(self, seed: int | None = None) -> Iterator[None]:
-        """Scope in which robosuite draws this environment's numbers.
-
-        robosuite 1.5.1 draws from NumPy's global generator, 1.5.2 from the environment's own.
-        """
-        outside = np.random.get_state()
-        if seed is None:
-            np.random.set_state(self._random)
-        else:
-            np.random.seed(np.random.SeedSequence(seed).generate_state(4))
-            if hasattr(self.env, "rng"):
-                fresh = np.random.default_rng(seed)
-                self.env.rng.bit_generator.state = fresh.bit_generator.state
-        try:
-            yield
-        finally:
-            self._random = np.random.get_state()
-            np.random.set_state(outside)
 
 
 def _find(name: str) -> None:
@@ -395,8 +384,11 @@ def _observations(env: Any) -> dict[str, Array]:
     return observations
 
 
-def _success(env: Any) -> Any:
-    return env._check_success()
+def _success(env: Any) -> dict[str, bool]:
+    """Whether the task is solved, and further criteria, by name."""
+    success = env._check_success()
+    criteria = success if isinstance(success, Mapping) else {"task": success}
+    return {str(name): bool(met) for name, met in criteria.items()}
 
 
 def _simulation(env: Any) -> tuple[Any, Any]:

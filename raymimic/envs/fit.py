@@ -74,7 +74,7 @@ class PolicyInterface:
         return cls(
             raw(config.obs_from_env),
             raw(config.goals_from_env),
-            int(shape_meta["ac_dim"]),
+            int(shape_meta["ac_dim"]) - 3 * len(config.converted_actions),
             int(config.train.frame_stack),
             {**config.obs_from_env, **config.goals_from_env},
         )

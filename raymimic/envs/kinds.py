@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.render_settings import DEPTH, IMAGE, RenderSettings
 from raymimic.envs.rendering import use_renderer
-from raymimic.errors import ConfigError, EnvError, perhaps, reason
+from raymimic.errors import ConfigError, EnvError, perhaps, pip_install, reason
 from raymimic.user_modules import check_imported, module_of
 
 Kind = int | str
@@ -159,7 +159,7 @@ def _failure(kind: Kind, error: Exception) -> str:
     package, too_new = _SIMULATORS.get(kind, (None, ()))
     if isinstance(error, ImportError):
         if package is not None and error.name == package:
-            return f"needs {package}, which is not installed: pip install 'raymimic[{package}]'"
+            return f"needs {package}, which is not installed: {pip_install(package)}"
         return f"needs a package that cannot be imported: {reason(error)}"
     failure = f"cannot be made: {reason(error)}"
     if package is not None:

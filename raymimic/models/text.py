@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from raymimic.errors import ConfigError, reason
+from raymimic.errors import ConfigError, pip_install, reason
 
 # robomimic pads to so many tokens. The embedding is that of the end of the text, which the padding
 # after it does not change.
@@ -51,7 +51,7 @@ def embeddings_of(sentences: Sequence[str], folder: str) -> dict[str, list[float
         transformers: Any = import_module("transformers")  # untyped for the most part
     except ImportError as error:
         raise ConfigError(
-            "'train.text_encoder' needs transformers: pip install 'raymimic[lang]'"
+            f"'train.text_encoder' needs transformers: {pip_install('lang')}"
         ) from error
     local = {"local_files_only": True, "trust_remote_code": False}
     try:

@@ -3,11 +3,11 @@
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from raymimic import storage
@@ -19,8 +19,7 @@ from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import config_from_file, import_modules
 from raymimic.config.checks import check_config, warnings_for
 from raymimic.credentials import ServerUri
-from raymimic.data.stats import moments, stream_column
-from raymimic.data.training_data import DataInfo, inspect_data
+from raymimic.data.training_data import DataInfo, action_range, inspect_data
 from raymimic.envs.fit import PolicyInterface, clipping_warnings
 from raymimic.envs.kinds import read_env_meta
 from raymimic.errors import DatasetError, RaymimicError
@@ -92,8 +91,7 @@ class Prepared:
             bounds = process.wait()
         finally:
             process.close()
-        actions = moments(stream_column(self.data.train, "actions", np.float64))
-        return clipping_warnings(actions.low, actions.high, bounds)
+        return clipping_warnings(*action_range(self.config, self.data.train), bounds)
 
     def fetch_initial_weights(self, folder: RunFolder) -> None:
         """Copies a model of MLflow that `experiment.ckpt_path` names into the run's folder.
@@ -161,7 +159,8 @@ def prepare(config: Configured, run: str | None = None) -> Prepared:
     algo = algo_class(config.algo_name, config)
     known = {} if run is None else embeddings_of_run(run, config)
     data = inspect_data(config, algo.reads(config), embeddings_for(config, known))
-    _try_networks(config, data.shape_meta)
+    begun = run is not None or config.experiment.ckpt_path is not None
+    _try_networks(config, data.shape_meta, begun)
     envs: dict[str, dict[str, Any]] = {}
     if config.experiment.rollout.enabled:
         if can_act(algo):
@@ -221,8 +220,15 @@ def _own_config(config: Configured) -> BaseConfig:
     return own
 
 
-def _try_networks(config: BaseConfig, shape_meta: Mapping[str, Any]) -> None:
-    """Makes the networks without memory or weights: a mistake in them shows before data are read.
+def _try_networks(config: BaseConfig, shape_meta: Mapping[str, Any], begun: bool) -> None:
+    """Makes the networks without memory: a mistake in them shows before data are read.
+
+    Files of pretrained weights are read, too, unless the weights are those of a checkpoint.
+
+    Args:
+        config: the training.
+        shape_meta: shapes of its data.
+        begun: whether the training begins with a checkpoint.
 
     Raises:
         RaymimicError: they cannot be made.
@@ -232,7 +238,7 @@ def _try_networks(config: BaseConfig, shape_meta: Mapping[str, Any]) -> None:
     trial.lock()
     meta = torch.device("meta")
     try:
-        with meta, weights_follow():
+        with meta, weights_follow() if begun else nullcontext():
             shapes, ac_dim = shape_meta["all_shapes"], shape_meta["ac_dim"]
             algo_factory(config.algo_name, trial, shapes, ac_dim, meta)
     except RaymimicError:

@@ -21,7 +21,7 @@ from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.config import BaseConfig
 from raymimic.data.training_data import make_loaders
-from raymimic.errors import CheckpointError, ConfigError, DatasetError, EnvError
+from raymimic.errors import CheckpointError, ConfigError, DatasetError, EnvError, pip_install
 from raymimic.models.text import embeddings_of
 from raymimic.training.language import embeddings_for, embeddings_of_run
 from raymimic.training.prepare import prepare
@@ -247,4 +247,4 @@ def test_a_text_encoder_that_cannot_be_used(
     data = [{"path": str(paths[0]), "lang": HOP}]
     settings = [f"train.data={json.dumps(data)}", f"train.text_encoder={encoder}", LISTED]
     ran = cli("train", "--algo", "bc", "--workers", "0", "--set", *SETTINGS, *settings)
-    assert_refused(ran, "'train.text_encoder' needs transformers: pip install 'raymimic[lang]'")
+    assert_refused(ran, f"'train.text_encoder' needs transformers: {pip_install('lang')}")

@@ -1,5 +1,6 @@
 """Which checkpoints exist, and which are kept."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from raymimic.checkpoints.records import EpochRecord, Evaluation
 from raymimic.checkpoints.store import CheckpointStore
 from raymimic.config import config_factory
 from raymimic.errors import CheckpointError
+from raymimic.tracking.episode_rows import EpisodeRow
 
 
 def save_settings(**settings: Any) -> Any:
@@ -107,13 +109,30 @@ def test_evaluations_survive_and_are_settled_once(tmp_path: Path) -> None:
     assert again.scores.best_return == {"env": 10.0}
 
 
-def test_success_ranks_before_return_where_success_is_what_is_saved(tmp_path: Path) -> None:
-    s = store(tmp_path, on_best_rollout_return=False, on_best_rollout_success_rate=True)
+@pytest.mark.parametrize("by_return", [False, True])
+def test_success_ranks_before_return_where_success_is_saved(
+    by_return: bool, tmp_path: Path
+) -> None:
+    s = store(tmp_path, on_best_rollout_return=by_return, on_best_rollout_success_rate=True)
     for epoch, (value, success) in enumerate([(50.0, 0.0), (1.0, 0.5), (9.0, 0.5)], 1):
         commit(s, epoch, pending=True)
         settle(s, epoch, value, success)
     assert s.best is not None
     assert s.best.epoch == 3
+
+
+def test_the_return_decides_where_the_environment_tells_no_success(tmp_path: Path) -> None:
+    s = CheckpointStore(str(tmp_path), config_factory("td3_bc").experiment.save)  # by both
+    for epoch, value in enumerate([1.0, 50.0, 9.0, 8.0], 1):
+        commit(s, epoch, pending=True)
+        row = EpisodeRow(seed=0, episode_return=value, length=9, success=None, error=None)
+        outcome = dataclasses.replace(evaluation(epoch, value), played={"env": [row]})
+        EvaluationLog(str(tmp_path)).append(outcome)
+        s.settle(outcome)
+    assert s.best is not None
+    assert s.best.epoch == 2
+    assert [e.epoch for e in s.entries] == [2, 3, 4]  # none is kept for a success of 0
+    assert s.best.keep == ["best", "best_return/env"]
 
 
 def test_nothing_but_the_last_two_is_kept_where_saving_is_disabled(tmp_path: Path) -> None:

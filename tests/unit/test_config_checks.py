@@ -295,8 +295,11 @@ AT_ODDS = [
     ),
     (
         "td3_bc",
-        ["train.action_config.actions.format=rot_6d"],
-        "'train.action_config.actions.format' is 'rot_6d', which is not available",
+        [
+            "train.action_config.actions.format=rot_6d",
+            "train.action_config.actions.convert_at_runtime=rot_quat",
+        ],
+        "convert_at_runtime' is 'rot_quat': it must be 'rot_axis_angle' or 'rot_euler'",
     ),
     (
         "td3_bc",

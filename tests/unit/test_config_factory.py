@@ -433,7 +433,7 @@ def test_the_table_for_robomimic_users_has_every_key_once():
 def test_the_table_says_which_keys_have_no_effect():
     rows = table_rows()
     assert {key for key, status in rows.items() if status == "no effect"} == set(NO_EFFECT)
-    assert set(rows.values()) == {"honoured", "mapped", "no effect", "refused", "new"}
+    assert set(rows.values()) == {"honoured", "mapped", "no effect", "new"}
 
 
 def test_templates_are_named_like_algorithms():

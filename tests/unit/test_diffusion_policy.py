@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import sys
 
 import numpy as np
@@ -16,7 +17,7 @@ from raymimic.algo.diffusion_policy import DiffusionPolicyTransformer, ema_decay
 from raymimic.checkpoints.policy import config_from_checkpoint
 from raymimic.config import config_factory
 from raymimic.config.checks import warnings_for
-from raymimic.errors import ConfigError
+from raymimic.errors import ConfigError, pip_install
 
 torch.set_num_threads(1)
 
@@ -177,7 +178,7 @@ class TestDenoising:
 
     def test_without_diffusers(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "diffusers.schedulers.scheduling_ddim", None)
-        with pytest.raises(ConfigError, match=r"pip install 'raymimic\[diffusion\]'"):
+        with pytest.raises(ConfigError, match=re.escape(pip_install("diffusion"))):
             make()
 
 

@@ -316,6 +316,46 @@ def test_ogbenchs_ids_are_known_where_it_is_installed():
         env_from_metadata({"env_name": "cube-sngle-v0", "type": 2})
 
 
+def ogbench_goal(env):
+    """The task, the observation of its goal, and where the goal is drawn."""
+    base = env.env.unwrapped
+    places = base.data.mocap_pos if hasattr(base, "compute_ob_info") else base.cur_goal_xy
+    return [base.cur_task_id, *np.ravel(base._cur_goal_ob), *np.ravel(places)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="OGBench needs Python below 3.13")
+@pytest.mark.parametrize("name", ["cube-single-v0", "scene-v0", "puzzle-3x3-v0"])
+def test_the_goal_of_ogbench_follows_from_the_seed_and_comes_back_with_a_state(name):
+    env = env_from_metadata({"env_name": name, "type": 2})
+    first = env.reset(seed=5)["flat"]
+    goal = ogbench_goal(env)
+    for _ in range(5):
+        env.step(np.ones(env.action_dimension))
+    state = env.get_state()
+    others = []
+    for seed in (6, 7, 8, 9, 10):
+        np.random.seed(seed)  # of the process: the episode does not depend on it
+        before = np.random.get_state()[1].copy()
+        env.reset(seed=seed)
+        np.testing.assert_array_equal(np.random.get_state()[1], before)
+        others.append(ogbench_goal(env))
+    assert len({other[0] for other in others}) > 1  # the seed chooses among the tasks
+    assert goal not in others
+    other = env_from_metadata({"env_name": name, "type": 2})
+    state_alone = {"states": state["states"]}
+    for each in (env, other):
+        each.reset_to(state)
+        np.testing.assert_array_equal(each.get_state()["states"], state["states"])
+        assert ogbench_goal(each) == goal
+        each.reset_to(state_alone)  # the present episode goes on
+        assert ogbench_goal(each) == goal
+    np.testing.assert_array_equal(other.reset(seed=5)["flat"], first)
+    other.reset()
+    with pytest.raises(EnvError, match=r"does not hold the goal .* give it as 'seed'"):
+        other.reset_to(state_alone)
+
+
 def test_a_backend_that_cannot_work_is_named(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     with pytest.raises(EnvError, match=r"'Hopper-v5' cannot be rendered here \(nonsense: .*") as e:

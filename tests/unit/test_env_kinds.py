@@ -2,6 +2,7 @@
 
 import importlib
 import random
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from raymimic.envs.env_base import EnvBase
 from raymimic.envs.env_gym import EnvGym
 from raymimic.envs.fit import PolicyInterface, check_fit
 from raymimic.envs.kinds import UnknownEnvError, env_from_metadata, register_env_kind
-from raymimic.errors import ConfigError, EnvError
+from raymimic.errors import ConfigError, EnvError, pip_install
 
 TOY = {"env_name": "Push", "type": "toy", "env_kwargs": {"goal_steps": 2, "render_mode": "human"}}
 
@@ -184,7 +185,7 @@ def test_a_simulator_that_is_not_installed_is_named_with_its_extra(
         monkeypatch.delitem(sys.modules, entry.partition(":")[0], raising=False)
         monkeypatch.setitem(sys.modules, package, None)
         name = "task"
-    with pytest.raises(EnvError, match=rf"'{name}' .*pip install 'raymimic\[{package}\]'"):
+    with pytest.raises(EnvError, match=rf"'{name}' .*{re.escape(pip_install(package))}"):
         env_from_metadata({"env_name": name, "type": kind})
 
 

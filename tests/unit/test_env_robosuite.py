@@ -208,3 +208,28 @@ def test_a_file_of_the_form_of_mimicgen_or_robocasa_plays_where_its_package_is(
     assert task.layouts == [3, None]  # type: ignore[attr-defined]
     assert env.serialize() == meta
     env.close()
+
+
+def test_reward_and_success_of_a_step_agree_when_the_cube_rises_in_its_last_substep() -> None:
+    # One substep a step: the last substep of each is the only one.
+    env = env_from_metadata(described("Lift", control_freq=500))
+    try:
+        env.reset(seed=0)
+        state = env.get_state()
+        joint = env.base_env.cube.joints[0]
+        up = env.base_env.sim.model.get_joint_qvel_addr(joint)[0] + 2
+        state["states"][1 + env.base_env.sim.model.nq + up] = 1.0  # metres per second
+        env.reset_to(state)
+        assert (env.get_reward(), env.is_success()) == (0.0, {"task": False})
+        steps = []
+        while len(steps) < 100 and not env.is_success()["task"]:
+            _, reward, _, info = env.step(np.zeros(7))
+            assert info["is_success"] == env.is_success()
+            assert env.get_reward() == reward
+            steps.append((reward, env.is_success()["task"]))
+        assert steps[-1] == (1.0, True)
+        assert set(steps[:-1]) == {(0.0, False)}
+        env.reset_to(env.get_state())
+        assert (env.get_reward(), env.is_success()) == (1.0, {"task": True})
+    finally:
+        env.close()

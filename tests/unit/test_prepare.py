@@ -7,14 +7,18 @@ from pathlib import Path
 
 import odd_envs
 import pytest
+import torch
 from image_files import write_cameras
 from tiny import small_config
 
 from raymimic.config.base_config import sections_named
 from raymimic.data import store
 from raymimic.errors import ConfigError, DatasetError
+from raymimic.models.vision.resnets import resnet_parts
 from raymimic.training.prepare import prepare, prepare_resumed
 from raymimic.training.run_folder import RunFolder
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
 def test_a_prepared_training_is_the_callers_own_and_its_workers_plain_data(
@@ -100,3 +104,35 @@ def test_a_mistake_in_an_encoder_is_found_before_data_are_read(
             continue
         with pytest.raises(ConfigError, match=words):
             prepare(config)
+
+
+def test_weights_that_cannot_be_read_are_found_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_cameras(tmp_path / "cameras.hdf5", lengths=(4, 4))
+    config = small_config("bc", **{"train.data": str(path), "experiment.rollout.enabled": False})
+    config.train.batch_size = 4
+    config.observation.modalities.obs.rgb = ["camera_0"]
+    file = tmp_path / "net.pth"
+    config.observation.encoder.rgb.core_kwargs = {
+        "backbone_class": "ResNet18Conv",
+        "backbone_kwargs": {"pretrained": True, "pretrained_path": str(file)},
+    }
+    monkeypatch.setattr(store, "read_columns", lambda *args: pytest.fail("data are read"))
+    with pytest.raises(ConfigError, match=r"cannot read the weights .*net.pth: No such file"):
+        prepare(config)
+    parts = dict(zip(("conv1", "bn1", "", "", *LAYERS), resnet_parts("resnet18"), strict=True))
+    weights = {
+        f"{name}.{key}": x for name, part in parts.items() for key, x in part.state_dict().items()
+    }
+    torch.save({**weights, "bn1.bias": torch.zeros(3)}, file)
+    with pytest.raises(ConfigError, match=r"net.pth do not fit: 'bn1.bias' .* it is \[3\]"):
+        prepare(config)
+    torch.save(weights, file)
+    prepare(config)
+    file.unlink()
+    # Weights of a checkpoint follow.
+    with pytest.raises(ConfigError, match="No such file"):
+        prepare(config)
+    config.experiment.ckpt_path = str(tmp_path / "begun.pth")
+    prepare(config)

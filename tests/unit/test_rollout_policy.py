@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from raymimic.algo import PolicyAlgo, RolloutPolicy, ValueAlgo, algo_factory
 from raymimic.config import config_factory
@@ -159,11 +160,37 @@ def test_what_cannot_act_is_no_policy():
         RolloutPolicy(algo)
 
 
-def test_rotations_that_would_need_conversion_are_refused():
-    keys = {"actions": {"normalization": None, "format": "rot_6d"}}
-    algo = make_algo(action_config=keys)
-    with pytest.raises(ConfigError, match="rot_6d"):
-        RolloutPolicy(algo, None, {"actions": {"offset": [[0.0] * 6], "scale": [[1.0] * 6]}})
+@pytest.mark.parametrize("form", [None, "rot_axis_angle", "rot_euler"])
+def test_rotations_of_six_numbers_are_played_as_three(form):
+    options = {"format": "rot_6d"} | ({} if form is None else {"convert_at_runtime": form})
+    keys = {"rot": options, "pos": {}}
+    torch.manual_seed(0)
+    config = config_factory("td3_bc")
+    config.train.update(action_keys=["pos", "rot"], action_config=keys)
+    algo = algo_factory("td3_bc", config, {"flat": [OBS_DIM]}, 9, "cpu")
+    offset = np.arange(6.0)
+    stats = {
+        "rot": {"offset": [offset], "scale": [np.full(6, 2.0)]},
+        "pos": {"offset": [[1.0, 2.0, 3.0]], "scale": [[1.0] * 3]},
+    }
+    obs = {"flat": RNG.normal(size=(4, OBS_DIM))}
+    tensors = {"flat": torch.as_tensor(obs["flat"], dtype=torch.float32)}
+    raw = algo.get_action(tensors).detach().numpy()
+    action = RolloutPolicy(algo, None, stats)(obs, batched_ob=True)
+    assert (action.shape, action.dtype) == ((4, 6), np.float32)
+    np.testing.assert_allclose(action[:, :3], raw[:, :3] + [1, 2, 3], rtol=1e-6)
+    for row, six in zip(action, raw[:, 3:] * 2 + offset, strict=True):
+        first = six[:3] / np.linalg.norm(six[:3])
+        normal = np.cross(six[:3], six[3:])
+        normal /= np.linalg.norm(normal)
+        expected = Rotation.from_matrix([first, np.cross(normal, first), normal])
+        made = Rotation.from_euler("XYZ", row[3:]) if form == "rot_euler" else None
+        made = made or Rotation.from_rotvec(row[3:])
+        assert (made.inv() * expected).magnitude() < 1e-5
+    single = {"flat": obs["flat"][0]}
+    np.testing.assert_allclose(RolloutPolicy(algo, None, stats)(single), action[0], atol=1e-5)
+    with pytest.raises(ConfigError, match=r"\['rot'\].format is 'rot_6d', and the policy has no"):
+        RolloutPolicy(algo)
 
 
 def test_a_policy_with_goals_asks_for_one():

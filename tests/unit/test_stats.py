@@ -1,5 +1,7 @@
 """Normalisation statistics: right, finite, the same for every placement of the data."""
 
+from functools import partial
+
 import h5py
 import numpy as np
 import pytest
@@ -32,6 +34,10 @@ def rewrite(path, key, values):
         for demo in handle["data"].values():
             del demo[key]
             demo[key] = values(demo.attrs["num_samples"])
+
+
+def normal(rng, mean, std, width, rows):
+    return rng.normal(mean, std, (rows, width)).astype(np.float32)
 
 
 def test_moments_of_blocks_are_those_of_the_whole():
@@ -130,6 +136,46 @@ def test_action_keys_are_normalised_each_in_its_way(tmp_path):
     assert actions.shape == (70, 3)
     assert actions[:, 0].aminmax() == pytest.approx((-0.999999, 0.999999), abs=1e-6)
     assert data.shape_meta["ac_dim"] == 3
+
+
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("method", ["min_max", "gaussian"])
+def test_statistics_of_several_datasets_are_those_of_their_demos_together(tmp_path, method, shard):
+    files = {
+        "a.hdf5": ({"filter_key": "few", "weight": 5.0}, ["demo_0", "demo_2"], (0, 1)),
+        "b.hdf5": ({"demo_limit": 1}, ["demo_0"], (50, 20)),
+        "c.hdf5": ({"weight": 0.1}, ["demo_0", "demo_1", "demo_2"], (-3, 0.01)),
+    }
+    entries, observed, acted = [], [], []
+    for number, (name, (options, names, (mean, std))) in enumerate(files.items()):
+        path = write_demos(tmp_path / name, (20, 30, 10), masks={"few": ["demo_0", "demo_2"]})
+        rewrite(path, "obs/flat", partial(normal, np.random.default_rng(number), mean, std, 3))
+        rewrite(path, "actions", partial(normal, np.random.default_rng(number), -mean, std, 2))
+        with h5py.File(path) as handle:
+            observed += [handle[f"data/{demo}/obs/flat"][()] for demo in names]
+            acted += [handle[f"data/{demo}/actions"][()] for demo in names]
+        entries.append({"path": str(path), **options})
+    config = config_for("", method, shard=shard)
+    config.train.data = entries
+    reads = one_window(config.train, frozenset())
+    parts = [make_loaders(config, reads, CPU, rank, 2) for rank in range(2)]
+    obs, actions = (np.concatenate(x).astype(np.float64) for x in (observed, acted))
+    for data in parts:
+        found = data.obs_normalization_stats["flat"]
+        np.testing.assert_allclose(found["offset"][0], obs.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found["scale"][0], obs.std(0) + 1e-3, rtol=1e-6)
+        found = data.action_normalization_stats["actions"]
+        if method == "gaussian":
+            expected = actions.mean(0), actions.std(0)
+        else:
+            half = (actions.max(0) - actions.min(0)) / (2 * 0.999999)
+            expected = actions.min(0) + 0.999999 * half, half
+        np.testing.assert_allclose(found["offset"][0], expected[0], rtol=1e-6)
+        np.testing.assert_allclose(found["scale"][0], expected[1], rtol=1e-6)
+    whole = np.concatenate([all_actions(data.train) for data in (parts if shard else parts[:1])])
+    scaled = whole * expected[1] + expected[0]
+    order = [np.lexsort(x.round(3).T) for x in (scaled, actions)]
+    np.testing.assert_allclose(scaled[order[0]], actions[order[1]], atol=1e-2)
 
 
 def test_unknown_method(tmp_path):

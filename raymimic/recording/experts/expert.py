@@ -14,7 +14,14 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from raymimic.envs.env_base import Array, EnvBase, Observation
-from raymimic.errors import ConfigError, EnvError, RaymimicError, did_you_mean, reason
+from raymimic.errors import (
+    ConfigError,
+    EnvError,
+    RaymimicError,
+    did_you_mean,
+    pip_install,
+    reason,
+)
 from raymimic.user_modules import same_definition
 
 ExpertClass = TypeVar("ExpertClass", bound=type["Expert"])
@@ -171,7 +178,7 @@ def expert_of(dataset: str, noise: float | None = None, horizon: int | None = No
         except ModuleNotFoundError as error:
             raise EnvError(
                 f"'{dataset}' needs {name}, and a part of it is not installed ({reason(error)}): "
-                f"pip install 'raymimic[{name}]'"
+                + pip_install(name)
             ) from error
         except Exception as error:  # MuJoCo without a renderer that MUJOCO_GL names, for one
             raise EnvError(

@@ -18,7 +18,7 @@ from raymimic.config.checks import check_config, problems
 from raymimic.config.limits import perturbable, range_problems, shown, type_problems
 from raymimic.config.names import name_problem
 from raymimic.credentials import ServerUri
-from raymimic.errors import ConfigError, did_you_mean, perhaps
+from raymimic.errors import ConfigError, did_you_mean, perhaps, pip_install
 from raymimic.sweep.spec.space import Grid, canonical, draw_setting, grid_settings, sample
 from raymimic.sweep.spec.sweep_spec import SweepSpec
 from raymimic.sweep.spec.terms import (
@@ -207,7 +207,7 @@ def check_combinations(spec: SweepSpec) -> None:
 
 def _check_optuna(spec: SweepSpec) -> None:
     if find_spec("optuna") is None:
-        raise ConfigError("search optuna needs Optuna: pip install 'raymimic[tune]'")
+        raise ConfigError(f"search optuna needs Optuna: {pip_install('tune')}")
     grids = [path for path, dimension in spec.space.items() if isinstance(dimension, Grid)]
     if grids:
         raise ConfigError(
