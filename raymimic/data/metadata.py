@@ -115,8 +115,13 @@ def _demo_order(name: str) -> tuple[int, str]:
     return (int(number.group()) if number else -1, name)
 
 
-def _filter_keys(reader: DatasetReader, problems: list[str]) -> dict[str, list[str]]:
-    """The named subsets of an open dataset's demos, each in order of demo number."""
+def filter_keys(reader: DatasetReader, problems: list[str]) -> dict[str, list[str]]:
+    """The named subsets of an open dataset's demos, each in order of demo number.
+
+    Args:
+        reader: the open dataset.
+        problems: collects faults, a sentence each.
+    """
     found: dict[str, list[str]] = {}
     try:
         mask = reader.find(None, "mask", str(reader))
@@ -191,7 +196,7 @@ def read_metadata(
                 found = _shapes(demo, problems)
                 shapes = {k[4:]: shape for k, shape in found.items() if k.startswith("obs/")}
             lengths[name] = length
-        masks = _filter_keys(reader, problems)
+        masks = filter_keys(reader, problems)
         total = sum(lengths.values())
         attrs = reader.attributes(reader.data)
         attrs.pop("env_args", None)
