@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "raymimic.cli.dataset_extract_obs",
         "play a dataset's states back, and write their observations and images",
     ),
+    "dataset playback": (
+        "raymimic.cli.dataset_playback",
+        "film a dataset, or measure how far its actions lead from its states",
+    ),
     "dataset info": ("raymimic.cli.dataset_info", "print a summary of a dataset"),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",

@@ -120,7 +120,7 @@ def filter_keys(reader: DatasetReader, problems: list[str]) -> dict[str, list[st
 
     Args:
         reader: the open dataset.
-        problems: collects faults, a sentence each.
+        problems: collects the faults of those that cannot be read.
     """
     found: dict[str, list[str]] = {}
     try:

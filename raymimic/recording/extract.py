@@ -29,7 +29,7 @@ from raymimic.recording.parts import keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
-from raymimic.recording.source import OpenEnv, Source, SourceDemo, begin, begin_one
+from raymimic.recording.source import OpenEnv, Source, SourceDemo, begin, first_that_works
 from raymimic.storage import check_writable
 
 _SUCCESS, _END, _BOTH = DONE_MODES = (0, 1, 2)
@@ -157,7 +157,7 @@ def extract_observations(
     """
     import_modules(imports)
     if Path(out).exists():
-        raise OutputError(f"'{out}' exists already: delete it, or choose another --out")
+        raise OutputError(f"'{out}' exists already: delete it, or choose another name")
     given = Source.locate(source, allow_links)
     names = given.demos(n)
     given.check_states(names)
@@ -226,7 +226,7 @@ class Extractor:
     def prepare(self) -> Tried:
         """Makes the environment, and plays the first state of a demo."""
         env = self._open()
-        demo = begin_one(env, self._source, self._trial)
+        demo = first_that_works(self._trial, self._begun)
         # The source's description may have entries that the environment does not know.
         env_args = {**self._env_meta, **env.serialize()}
         return Tried(env_args, self._notes(env, demo))
@@ -242,6 +242,11 @@ class Extractor:
     def close(self) -> None:
         """Closes the environment; it is made anew for the next demo."""
         self._open.close()
+
+    def _begun(self, name: str) -> SourceDemo:
+        demo = self._source.read(name)
+        begin(self._open(), demo)
+        return demo
 
     def _played(self, env: EnvBase, demo: SourceDemo) -> RecordedEpisode:
         observed = [begin(env, demo)]

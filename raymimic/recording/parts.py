@@ -109,13 +109,13 @@ def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) ->
         lock(held)
     except BlockingIOError as error:
         raise OutputError(
-            f"another process is writing '{out}': wait for it, or choose another --out"
+            f"another process is writing '{out}': wait for it, or choose another name"
         ) from error
     kept = read_json(folder / _PLAN)
     if any(folder.glob(_PARTS)) and kept != plan:
         differing = [key for key in plan if kept.get(key) != plan[key]]
         raise OutputError(
             f"'{folder}' holds demos of an earlier run with another {', '.join(differing)}: give "
-            "the same arguments to go on with them, delete the folder, or choose another --out"
+            "the same arguments to go on with them, delete the folder, or choose another name"
         )
     write_json(folder / _PLAN, plan)

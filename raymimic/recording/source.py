@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -18,6 +18,8 @@ from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import DatasetError, EnvError, RaymimicError, did_you_mean, reason
 from raymimic.recording.demos import STATE_ATTRS, seeded_generators
 from raymimic.storage import absolute
+
+T = TypeVar("T")
 
 _OBSERVED = ("obs", "next_obs")
 
@@ -232,21 +234,19 @@ def begin(env: EnvBase, demo: SourceDemo) -> Observation:
     return env.reset_to(demo.first)
 
 
-def begin_one(env: EnvBase, source: Source, names: Sequence[str]) -> SourceDemo:
-    """Begins the first of some demos that can be begun.
+def first_that_works(names: Sequence[str], play: Callable[[str], T]) -> T:
+    """Plays the first of some demos that can be played, as a trial of all.
 
     Returns:
-        the demo.
+        the answer of `play`.
 
     Raises:
-        RaymimicError: none can; it is about the first one.
+        RaymimicError: none can be played; it is about the first one.
     """
     faults: list[RaymimicError] = []
     for name in names:
         try:
-            demo = source.read(name)
-            begin(env, demo)
-            return demo
+            return play(name)
         except RaymimicError as error:
             faults.append(error)
         except Exception as error:  # a simulator may raise anything
