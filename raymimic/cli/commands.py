@@ -27,6 +27,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "raymimic.cli.dataset_make",
         "record a dataset with policies that come with raymimic",
     ),
+    "dataset extract-obs": (
+        "raymimic.cli.dataset_extract_obs",
+        "play a dataset's states back, and write their observations and images",
+    ),
+    "dataset playback": (
+        "raymimic.cli.dataset_playback",
+        "film a dataset, or measure how far its actions lead from its states",
+    ),
     "dataset info": ("raymimic.cli.dataset_info", "print a summary of a dataset"),
     "dataset cache": (
         "raymimic.cli.dataset_cache",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from raymimic.cli.shared import add_import, natural, positive
+from raymimic.cli.cameras import OF_CAMERAS, add_cameras, render_settings
+from raymimic.cli.shared import add_actors, add_import, natural, positive
 from raymimic.errors import ConfigError
 from raymimic.terminal import shown
 
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from raymimic.recording.demos import RecordedDataset
 
 _DEMOS, _TRANSITIONS = 50, 100_000
-_SIZE = (84, 84)
 _OF_POLICIES = ("expert", "medium")
-_OF_CAMERAS = ("size", "depth", "shadows", "reflections", "multisampling")
 _OF_EXPERTS = (
-    *("demos", "cameras", *_OF_CAMERAS, "noise", "horizon", "keep_failures", "next_obs"),
+    *("demos", "cameras", *OF_CAMERAS, "noise", "horizon", "keep_failures", "next_obs"),
     *("compress", "imports"),
 )
 
@@ -32,13 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="such as walker2d-medium-expert, metaworld-push-v3, ogbench-cube-single-play",
     )
     parser.add_argument("--out", help="HDF5 file to write (default: <name>.hdf5 here)")
-    parser.add_argument(
-        "--actors",
-        "--procs",
-        type=natural,
-        help="Ray actors that share the episodes; 0: one process, without Ray (default: one per "
-        "CPU)",
-    )
+    add_actors(parser)
     parser.add_argument("--seed", type=natural, default=0, help="of the episodes (default 0)")
     policies = parser.add_argument_group("walker2d, halfcheetah, hopper")
     for level, owner in (("expert", "expert"), ("medium", "medium policy")):
@@ -47,24 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         )
     experts = parser.add_argument_group("simulators with experts: metaworld, robosuite, ogbench")
     experts.add_argument("--demos", type=positive, help=f"number (default {_DEMOS})")
-    experts.add_argument(
-        "--cameras", type=_names, metavar="A,B", help="record the images of these cameras"
-    )
-    experts.add_argument(
-        "--size", type=_size, metavar="84", help="of images: a side, or HEIGHTxWIDTH (default 84)"
-    )
-    for flag, help_text in (
-        ("--depth", "record distances too"),
-        ("--shadows", "draw shadows (slow)"),
-        ("--reflections", "draw reflections (slow)"),
-    ):
-        experts.add_argument(flag, action="store_true", help=help_text)
-    experts.add_argument(
-        "--multisampling",
-        type=natural,
-        metavar="N",
-        help="samples of a pixel, for smooth edges (slow; default 0: none)",
-    )
+    add_cameras(experts)
     experts.add_argument(
         "--noise", type=_noise, help="of the actions, in the expert's unit (default: the expert's)"
     )
@@ -123,11 +98,11 @@ def _record(args: argparse.Namespace, out: str) -> None:
     from raymimic.recording.demos import Recipe, record_demos
 
     if args.cameras is None:
-        _refuse(args, (*_OF_CAMERAS, "compress"), " without --cameras")
+        _refuse(args, (*OF_CAMERAS, "compress"), " without --cameras")
     made = record_demos(
         Recipe(
             args.name,
-            render=_render(args),
+            render=render_settings(args),
             noise=args.noise,
             horizon=args.horizon,
             next_obs=args.next_obs or None,
@@ -142,21 +117,6 @@ def _record(args: argparse.Namespace, out: str) -> None:
     )
     for line in _lines(made):
         print(line)
-
-
-def _render(args: argparse.Namespace) -> dict[str, Any] | None:
-    if args.cameras is None:
-        return None
-    height, width = args.size or _SIZE
-    return {
-        "cameras": args.cameras,
-        "height": height,
-        "width": width,
-        "depth": args.depth,
-        "shadows": args.shadows,
-        "reflections": args.reflections,
-        "multisampling": args.multisampling or 0,
-    }
 
 
 def _lines(made: RecordedDataset) -> list[str]:
@@ -197,20 +157,6 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], where: str = "") -
         if value is not None and value is not False and value != []:
             option = "--import" if name == "imports" else f"--{name.replace('_', '-')}"
             raise ConfigError(f"'{args.name}' takes no {option}{where}: leave it out")
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"'{text}' is no list of different names, such as a,b")
-    return names
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match or not int(match[1]) or (match[2] is not None and not int(match[2])):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size in pixels, such as 84 or 96x128")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def _noise(text: str) -> float:

@@ -11,7 +11,7 @@ import signal
 import sys
 import termios
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from raymimic.cli.commands import parse
@@ -33,6 +33,24 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = parse(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
+    with _own_stderr():
+        _run(args, argv)
+
+
+def run_script(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], None],
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Runs a script with arguments of its own, and exits as a command does.
+
+    Args:
+        parser: of its arguments.
+        run: the script.
+        argv: arguments, those of the process unless given.
+    """
+    args = parser.parse_args(argv)
+    args.run_command, args.traceback, args.verbose = run, False, False
     with _own_stderr():
         _run(args, argv)
 

@@ -47,6 +47,22 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_actors(parser: argparse.ArgumentParser, shared: str = "episodes") -> None:
+    """Adds `--actors`.
+
+    Args:
+        parser: of the command.
+        shared: the things that the actors share.
+    """
+    parser.add_argument(
+        "--actors",
+        "--procs",
+        type=natural,
+        help=f"Ray actors that share the {shared}; 0: one process, without Ray (default: one per "
+        "CPU)",
+    )
+
+
 def add_allow_links(parser: argparse.ArgumentParser) -> None:
     """Adds `--allow-links`."""
     parser.add_argument(

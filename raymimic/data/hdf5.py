@@ -576,9 +576,9 @@ class MissingObservationError(DatasetError):
         known: row shape of each observation that it has.
     """
 
-    def __init__(self, message: str, known: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, message: str, known: Mapping[str, tuple[int, ...]] | None = None) -> None:
         super().__init__(message)
-        self.known = dict(known)
+        self.known = dict(known or {})
 
 
 class MislistedObservationError(DatasetError):
@@ -589,10 +589,10 @@ class MislistedObservationError(DatasetError):
         fits: the modality that each observation of the demo fits which is listed under another.
     """
 
-    def __init__(self, message: str, key: str, fits: Mapping[str, str]) -> None:
+    def __init__(self, message: str, key: str = "", fits: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.key = key
-        self.fits = dict(fits)
+        self.fits = dict(fits or {})
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,13 @@ def demo_order(name: str) -> tuple[int, str]:
     return (int(number.group()) if number else -1, name)
 
 
-def _filter_keys(reader: DatasetReader, problems: list[str]) -> dict[str, list[str]]:
-    """The named subsets of an open dataset's demos, each in order of demo number."""
+def filter_keys(reader: DatasetReader, problems: list[str]) -> dict[str, list[str]]:
+    """The named subsets of an open dataset's demos, each in order of demo number.
+
+    Args:
+        reader: the open dataset.
+        problems: collects the faults of those that cannot be read.
+    """
     found: dict[str, list[str]] = {}
     try:
         mask = reader.find(None, "mask", str(reader))
@@ -192,7 +197,7 @@ def read_metadata(
                 found = _shapes(demo, problems)
                 shapes = {k[4:]: shape for k, shape in found.items() if k.startswith("obs/")}
             lengths[name] = length
-        masks = _filter_keys(reader, problems)
+        masks = filter_keys(reader, problems)
         total = sum(lengths.values())
         attrs = reader.attributes(reader.data)
         attrs.pop("env_args", None)

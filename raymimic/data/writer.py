@@ -82,12 +82,15 @@ class DatasetWriter:
         self._data, self._compress = data, compress
         self._filter_keys: dict[str, list[str]] = {key: [] for key in filter_keys}
 
-    def add(self, episode: RecordedEpisode, filter_keys: Iterable[str] = ()) -> str:
+    def add(
+        self, episode: RecordedEpisode, filter_keys: Iterable[str] = (), name: str | None = None
+    ) -> str:
         """Writes an episode.
 
         Args:
             episode: the episode.
             filter_keys: named subsets that it belongs to, besides its own.
+            name: of the demo; None: `demo_<number>`.
 
         Returns:
             The demo's name.
@@ -95,7 +98,7 @@ class DatasetWriter:
         Raises:
             DatasetError: the episode is empty, or its arrays differ in length.
         """
-        name = f"demo_{self.num_demos}"
+        name = f"demo_{self.num_demos}" if name is None else name
         if not len(episode):
             raise DatasetError(f"{name} has no steps: leave the episode out")
         for key, array in episode.arrays().items():
@@ -113,11 +116,25 @@ class DatasetWriter:
                 group.create_dataset(key, data=array, chunks=frame, compression="gzip")
             else:
                 group[key] = array
-        for key in dict.fromkeys((*episode.filter_keys, *filter_keys)):
+        self._count(name, len(episode), (*episode.filter_keys, *filter_keys))
+        return name
+
+    def copy(self, demo: h5py.Group, name: str, filter_keys: Iterable[str] = ()) -> None:
+        """Copies a demo of another file, which a writer wrote, byte for byte.
+
+        Args:
+            demo: the group of the demo.
+            name: of the demo here.
+            filter_keys: named subsets that it belongs to.
+        """
+        self._data.copy(demo, self._data, name)
+        self._count(name, int(demo.attrs["num_samples"]), filter_keys)
+
+    def _count(self, name: str, steps: int, filter_keys: Iterable[str]) -> None:
+        for key in dict.fromkeys(filter_keys):
             self._filter_keys.setdefault(key, []).append(name)
         self.num_demos += 1
-        self.num_transitions += len(episode)
-        return name
+        self.num_transitions += steps
 
     def finish(self, env_meta: Mapping[str, Any], file: h5py.File) -> None:
         """Writes all that concerns the dataset as a whole."""

@@ -39,8 +39,8 @@ class EnvBase(ABC):
     not affect it. A `reset` without an argument `seed`, as robomimic's environments have it, draws
     from the generators of NumPy and Python: these are seeded first.
 
-    raymimic itself does not call `get_reward`, `is_done` and `get_goal` without goals; they are
-    part of robomimic's contract.
+    raymimic itself does not call `is_done`, nor `get_goal` without goals, nor `get_reward` but to
+    extract observations from states; they are part of robomimic's contract.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -92,6 +92,14 @@ class EnvBase(ABC):
     @property
     def knows_success(self) -> bool:
         """Whether `is_success` tells of the task now; one that never does has no success rate."""
+        return True
+
+    @property
+    def judges_states(self) -> bool:
+        """Whether `get_reward` and `is_success` tell of a state that `reset_to` has set.
+
+        If not, they tell of the last step alone.
+        """
         return True
 
     @abstractmethod

@@ -276,6 +276,11 @@ class EnvGym(EnvBase):
         """Whether the last `info` says if the task is solved."""
         return "task" in self._success
 
+    @property
+    def judges_states(self) -> bool:
+        """False: gymnasium gives rewards and success of steps."""
+        return False
+
     def get_goal(self) -> Observation:
         """The goal of this episode, by gymnasium's convention for goals.
 

@@ -112,6 +112,11 @@ class EnvMetaworld(EnvBase):
         """Success according to the last `info`."""
         return {"task": self._solved}
 
+    @property
+    def judges_states(self) -> bool:
+        """False: Meta-World gives rewards and success of steps."""
+        return False
+
     def get_goal(self) -> Observation:
         """The goal of this episode: `goal` `[3]` [m]."""
         return {"goal": self._obs["goal"]}

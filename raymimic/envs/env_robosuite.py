@@ -204,7 +204,9 @@ class EnvRobosuite(EnvBase):
 
         Returns:
             The observation in that state. (robomimic takes it after one update of robosuite's
-            observables, some of which are computed from others of the update before.)
+            observables, some of which are computed from others of the update before. It leaves the
+            controllers where they were, so that the first action after a state aims from
+            elsewhere; here they aim from the state.)
 
         Raises:
             EnvError: the scene or the state are of another environment or robosuite.
@@ -228,6 +230,7 @@ class EnvRobosuite(EnvBase):
             raise EnvError(f"'{self._name}' has states of shape {size}, not {states.shape}")
         self.env.sim.set_state_from_flattened(states)
         self.env.sim.forward()
+        _aim_from_here(self.env)
         self._judged = None
         return self._observed()
 
@@ -394,6 +397,15 @@ def _success(env: Any) -> dict[str, bool]:
 def _simulation(env: Any) -> tuple[Any, Any]:
     """MuJoCo's model and data, which robosuite wraps."""
     return env.sim.model._model, env.sim.data._data
+
+
+def _aim_from_here(env: Any) -> None:
+    """Lets the controllers know a state that was set, from which the next action is relative."""
+    for robot in env.robots:
+        for controller in robot.part_controllers.values():
+            controller.update(force=True)
+            if hasattr(controller, "reset_goal"):
+                controller.reset_goal()
 
 
 def _any_absolute(env: Any) -> bool:

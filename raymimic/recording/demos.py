@@ -36,7 +36,8 @@ VALID_EVERY = 10
 MOST_IN_A_ROW = 20
 """Recording ends with an error when so many episodes in a row are of no use."""
 _MOST_DEMOS = EPISODES // 2
-_STATE_ATTRS = {"model": "model_file", "ep_meta": "ep_meta"}  # robomimic's names in a file
+STATE_ATTRS = {"model": "model_file", "ep_meta": "ep_meta"}
+"""The parts of a state that are the same in a whole demo, and their attributes in a file."""
 _LARGEST_SEED = 2**24  # the seeds of its episodes are below 2**63
 
 
@@ -255,7 +256,7 @@ class ExpertPlayer:
             the `env_args` of the file.
         """
         expert, env = self._open()
-        expert.start(env, 0, _generators(0))
+        expert.start(env, 0, seeded_generators(0))
         return expert.env_args(env.serialize())
 
     def play(self, job: int) -> Demo:
@@ -292,9 +293,9 @@ def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True)
         seed: of everything random in the episode.
         next_obs: whether to keep the observations after each step.
     """
-    rng = _generators(seed)
+    rng = seeded_generators(seed)
     obs = expert.start(env, seed, rng)
-    keys = [key for key, value in obs.items() if np.asarray(value).dtype.kind in "fiub"]
+    keys = numeric_keys(obs)
     extras, has_states = _described(env)
     has_task = expert.hold is not None
     observed, rows, solved, knows, spoiled, left = [obs], _Rows(), False, False, False, None
@@ -323,8 +324,8 @@ def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True)
     if outcome is not None:
         attrs["success"] = solved
     episode = RecordedEpisode(
-        obs=_stacked(observed[:-1], keys),
-        next_obs=_stacked(observed[1:], keys) if next_obs else {},
+        obs=stacked(observed[:-1], keys),
+        next_obs=stacked(observed[1:], keys) if next_obs else {},
         actions=columns.pop("actions"),
         rewards=rewards if has_task else None,
         dones=dones if has_task else None,
@@ -349,7 +350,7 @@ class _Rows:
         return {key: np.asarray(values) for key, values in self._rows.items()}
 
 
-def _generators(seed: int) -> np.random.Generator:
+def seeded_generators(seed: int) -> np.random.Generator:
     """Seeds the global generators, which simulators and oracles use, and returns one of its own."""
     np.random.seed(np.random.SeedSequence(seed).generate_state(8))
     random.seed(seed)
@@ -362,11 +363,16 @@ def _described(env: EnvBase) -> tuple[dict[str, Any], bool]:
         state = env.get_state()
     except EnvError:
         return {}, False
-    return {_STATE_ATTRS[key]: value for key, value in state.items() if key in _STATE_ATTRS}, True
+    return {STATE_ATTRS[key]: value for key, value in state.items() if key in STATE_ATTRS}, True
 
 
-def _stacked(observed: Sequence[Observation], keys: Sequence[str]) -> dict[str, Array]:
-    """Observations `[T, ...]` by key."""
+def numeric_keys(obs: Observation) -> list[str]:
+    """The keys of an observation whose values are numbers, which a dataset can hold."""
+    return [key for key, value in obs.items() if np.asarray(value).dtype.kind in "fiub"]
+
+
+def stacked(observed: Sequence[Observation], keys: Sequence[str]) -> dict[str, Array]:
+    """Observations `[T, ...]` by key; floating-point numbers as float32."""
     columns = {key: np.stack([obs[key] for obs in observed]) for key in keys}
     return {
         key: column.astype(np.float32) if column.dtype.kind == "f" else column

@@ -3,8 +3,10 @@
 import functools
 import json
 import math
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,19 +105,53 @@ def encode_mp4(frames: Sequence[Picture], fps: int = FPS) -> bytes:
         fps: frames per second.
 
     Returns:
-        the file's content. H.264 takes even sizes only: the last row or column is repeated.
+        the file's content, see `writing_mp4`.
 
     Raises:
         ValueError: the pictures have several sizes.
     """
-    import imageio
-
-    if len({frame.shape for frame in frames}) > 1:
-        raise ValueError("they are of several sizes")
-    height, width, *rest = frames[0].shape
-    edges = [(0, height % 2), (0, width % 2), *((0, 0) for _ in rest)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        even: list[Any] = [np.pad(frame, edges, mode="edge") for frame in frames]
-        imageio.mimwrite(path, even, fps=fps, macro_block_size=2)
+        with writing_mp4(path, fps) as add:
+            for frame in frames:
+                add(frame)
         return path.read_bytes()
+
+
+@contextmanager
+def writing_mp4(path: Path, fps: int = FPS) -> Iterator[Callable[[Picture], None]]:
+    """Writes an mp4 file (H.264) frame by frame; it appears once the block is complete.
+
+    Args:
+        path: of the file; an existing one is replaced.
+        fps: frames per second.
+
+    Yields:
+        a function that adds a picture `[H, W, 3]`. It raises ValueError if the picture is of
+        another size than the first. H.264 takes even sizes only: the last row or column is
+        repeated.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import imageio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+    shapes: set[tuple[int, ...]] = set()
+    opened: Any = imageio.get_writer(part, fps=fps, macro_block_size=2)
+    try:
+        with opened as writer:
+
+            def add(frame: Picture) -> None:
+                shapes.add(frame.shape)
+                if len(shapes) > 1:
+                    raise ValueError("they are of several sizes")
+                height, width, *rest = frame.shape
+                edges = [(0, height % 2), (0, width % 2), *((0, 0) for _ in rest)]
+                writer.append_data(np.pad(frame, edges, mode="edge"))
+
+            yield add
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

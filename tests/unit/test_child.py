@@ -1,6 +1,7 @@
 """The second process for simulators: calls, errors and crashes; evaluations without Ray."""
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from waiting import wait_for
 
 from raymimic.algo import BC, algo_factory, register_algo_factory_func
 from raymimic.config import BCConfig, import_modules
-from raymimic.errors import ConfigError
+from raymimic.errors import ConfigError, RaymimicError
 from raymimic.rollout.child import ChildProcess
 from raymimic.rollout.episodes import Episode
 from raymimic.rollout.evaluation import EvalJob
@@ -118,3 +119,20 @@ def test_an_algorithm_that_only_this_process_knows_is_played_here(
     torch.save(content, tmp_path / "model.pth")
     episodes = play(str(tmp_path / "model.pth"), apart=True)
     assert [e.episode_return for e in episodes] == [10.0] * 3
+
+
+def test_every_error_of_the_user_passes_between_processes() -> None:
+    import raymimic.data.hdf5
+    import raymimic.training.trainer  # with all rooms
+
+    waiting, seen = [RaymimicError], []
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        if kind.__module__.startswith("raymimic."):
+            seen.append(kind)
+            passed = pickle.loads(pickle.dumps(kind("a sentence")))
+            assert (type(passed), str(passed)) == (kind, "a sentence")
+    assert raymimic.data.hdf5.MissingObservationError in seen
+    missing = raymimic.data.hdf5.MissingObservationError("a sentence", {"x": (3,)})
+    assert pickle.loads(pickle.dumps(missing)).known == {"x": (3,)}
