@@ -4,12 +4,20 @@ A format is one file in this folder with a subclass of `FormatReader`, registere
 `register_format`, and one line below. A user's own stands in a module that `--import` names.
 """
 
-from raymimic.data.convert.registry import (
+from raymimic.data.convert.conversion import (
     ConvertedDataset,
-    FormatReader,
     convert_dataset,
+    export_dataset,
+    reader_of,
+)
+from raymimic.data.convert.registry import (
+    FormatReader,
+    FormatWriter,
+    recognised_format,
     register_format,
+    register_writer,
     registered_formats,
+    registered_writers,
 )
 
 # isort: split
@@ -19,8 +27,14 @@ from raymimic.data.convert.robomimic import RobomimicReader
 __all__ = [
     "ConvertedDataset",
     "FormatReader",
+    "FormatWriter",
     "RobomimicReader",
     "convert_dataset",
+    "export_dataset",
+    "reader_of",
+    "recognised_format",
     "register_format",
+    "register_writer",
     "registered_formats",
+    "registered_writers",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from raymimic.data.convert.heads import demo_of
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.hdf5 import DemoReader, open_dataset
 from raymimic.data.metadata import demo_names, read_metadata
@@ -14,11 +15,19 @@ from raymimic.errors import DatasetError
 class RobomimicReader(FormatReader):
     """Reads all that the demos hold, in the file's own types."""
 
+    trains_as_is = True
+    general = True
+
     def __init__(self, source: str) -> None:
         super().__init__(source)
         self._meta = read_metadata(source)
         if self._meta.problems:
             raise DatasetError(self._meta.problems[0])
+
+    @classmethod
+    def recognises(cls, source: str) -> bool:
+        """Whether it is an HDF5 file with demos in its group `data`."""
+        return demo_of(source) is not None
 
     @property
     def env_meta(self) -> dict[str, Any]:
@@ -29,6 +38,11 @@ class RobomimicReader(FormatReader):
     def attrs(self) -> dict[str, Any]:
         """Further attributes, such as measured returns."""
         return self._meta.attrs
+
+    @property
+    def num_episodes(self) -> int:
+        """Demos of the file."""
+        return self._meta.num_demos
 
     def episodes(self) -> Iterator[RecordedEpisode]:
         """Yields the demos by number."""
