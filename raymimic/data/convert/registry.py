@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
+from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.writer import RecordedEpisode
 from raymimic.errors import ConfigError, DatasetError, did_you_mean
@@ -57,6 +58,12 @@ class FormatReader(ABC):
     def name(self) -> str:
         """The dataset's own name: an id, or the last part of its path."""
         return Path(self.source.rstrip("/")).name
+
+    @classmethod
+    def file_name(cls, source: str) -> str:
+        """A name for the HDF5 file that a source is converted into."""
+        name = storage.file_names([Path(source.rstrip("/")).stem])
+        return f"{next(iter(name.values()))}.hdf5"
 
     @property
     def version(self) -> str:
