@@ -13,6 +13,7 @@ from raymimic.data.convert.conversion import (
 from raymimic.data.convert.registry import (
     FormatReader,
     FormatWriter,
+    absolute_dataset,
     recognised_format,
     register_format,
     register_writer,
@@ -22,13 +23,17 @@ from raymimic.data.convert.registry import (
 
 # isort: split
 # Importing a format registers it.
+from raymimic.data.convert.minari import MinariReader, MinariWriter
 from raymimic.data.convert.robomimic import RobomimicReader
 
 __all__ = [
     "ConvertedDataset",
     "FormatReader",
     "FormatWriter",
+    "MinariReader",
+    "MinariWriter",
     "RobomimicReader",
+    "absolute_dataset",
     "convert_dataset",
     "export_dataset",
     "reader_of",

@@ -45,6 +45,11 @@ class FormatReader(ABC):
         """
         return False
 
+    @classmethod
+    def absolute(cls, source: str) -> str:
+        """The source's absolute path, which means the same in every process; of an id too."""
+        return storage.absolute(source)
+
     @property
     def files(self) -> list[Path]:
         """The files that the dataset consists of: what its digest is made of."""
@@ -266,3 +271,10 @@ def recognised_format(source: str | Path) -> type[FormatReader] | None:
             " their own, or name the format (raymimic dataset convert --format)"
         )
     return found[0] if found else None
+
+
+def absolute_dataset(source: str) -> str:
+    """A dataset's absolute path, or its URI, of whatever format it is."""
+    there = storage.is_uri(source) or Path(source).expanduser().exists()
+    kind = None if there else recognised_format(source)
+    return storage.absolute(source) if kind is None else kind.absolute(source)
