@@ -23,16 +23,26 @@ from raymimic.data.convert.registry import (
 
 # isort: split
 # Importing a format registers it.
+from raymimic.data.convert.d4rl import D4rlReader
+from raymimic.data.convert.isaac_lab import IsaacLabReader
+from raymimic.data.convert.libero import LiberoReader
+from raymimic.data.convert.mimicgen import MimicgenReader
 from raymimic.data.convert.minari import MinariReader, MinariWriter
 from raymimic.data.convert.robomimic import RobomimicReader
+from raymimic.data.convert.robosuite_raw import RobosuiteRawReader
 
 __all__ = [
     "ConvertedDataset",
+    "D4rlReader",
     "FormatReader",
     "FormatWriter",
+    "IsaacLabReader",
+    "LiberoReader",
+    "MimicgenReader",
     "MinariReader",
     "MinariWriter",
     "RobomimicReader",
+    "RobosuiteRawReader",
     "absolute_dataset",
     "convert_dataset",
     "export_dataset",
