@@ -132,6 +132,35 @@ def _replace(target: Path, data: bytes | memoryview, permissions: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Writes a local folder, which appears under its name once the block is complete.
+
+    Args:
+        path: of the folder; an empty one is replaced.
+
+    Yields:
+        The folder to write to, beside it. If the block raises, nothing is left.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds something already.
+    """
+    path = path.absolute()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise OutputError(f"'{path}' is there already: choose another place, or remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise _not_written(str(path), error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def append_bytes(path: str, data: bytes) -> None:
     """Appends to a local file; the bytes are on the disk when this returns.
 

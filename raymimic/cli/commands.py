@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "raymimic.cli.dataset_cache",
         "show or empty the caches of datasets on this machine",
     ),
+    "dataset convert": (
+        "raymimic.cli.dataset_convert",
+        "write a dataset of another format as robomimic's HDF5, and back",
+    ),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",
         "deliver the records that a tracking server missed while it was down",

@@ -75,6 +75,30 @@ class DatasetFile:
 
 
 @contextmanager
+def open_hdf5(
+    dataset: DatasetFile | str | Path, allow_links: Sequence[str | Path] = ()
+) -> Iterator["DatasetReader"]:
+    """Opens an HDF5 file of any layout for reading.
+
+    Args:
+        dataset: as for `open_dataset`.
+        allow_links: as for `DatasetFile.locate`.
+
+    Yields:
+        The open file.
+
+    Raises:
+        DatasetError: the file is missing, empty, truncated or not HDF5.
+    """
+    if not isinstance(dataset, DatasetFile):
+        dataset = DatasetFile.locate(dataset, allow_links)
+    with ExitStack() as stack:
+        reader = DatasetReader(dataset, stack.enter_context(_opened(dataset.path)))
+        stack.callback(reader.close_linked_files)
+        yield reader
+
+
+@contextmanager
 def open_dataset(
     dataset: DatasetFile | str | Path, allow_links: Sequence[str | Path] = ()
 ) -> Iterator["DatasetReader"]:
@@ -90,11 +114,7 @@ def open_dataset(
     Raises:
         DatasetError: the file is missing, empty, truncated, not HDF5 or has no demos.
     """
-    if not isinstance(dataset, DatasetFile):
-        dataset = DatasetFile.locate(dataset, allow_links)
-    with ExitStack() as stack:
-        reader = DatasetReader(dataset, stack.enter_context(_opened(dataset.path)))
-        stack.callback(reader.close_linked_files)
+    with open_hdf5(dataset, allow_links) as reader:
         if not reader.names(reader.data):
             raise DatasetError(
                 f"{reader} holds no demos: its group 'data' is empty; record or convert the"
@@ -112,6 +132,7 @@ class DatasetReader:
 
     Attributes:
         path: of the dataset.
+        root: its root group.
         linked: other files that were read from so far, resolved.
     """
 
@@ -119,7 +140,7 @@ class DatasetReader:
         self.path = file.path
         self.linked: set[Path] = set()
         self._folders = file.folders
-        self._root = h5py.Group(handle.id)
+        self.root = h5py.Group(handle.id)
         self._main = file.path.resolve()
         self._others: dict[Path, h5py.File] = {}
 
@@ -134,7 +155,7 @@ class DatasetReader:
         data = self.find(None, "data", str(self))
         if isinstance(data, h5py.Group):
             return data
-        there = ", ".join(self.names(self._root)[:8])
+        there = ", ".join(self.names(self.root)[:8])
         raise DatasetError(
             f"{self} has no group 'data': it is HDF5{there and f' (of {there})'}, but not in"
             " robomimic's format (data/<demo>/obs, data/<demo>/actions, …)"
@@ -168,7 +189,7 @@ class DatasetReader:
             DatasetError: a link leads nowhere, in a circle, or out of the allowed folders, or the
                 file is damaged.
         """
-        start = self._root if group is None else group
+        start = self.root if group is None else group
         try:
             return self._walk(start, name, where, iter(range(_MAX_STEPS)), above)
         except _CircleError:
@@ -291,7 +312,7 @@ class DatasetReader:
             named_in = Path(_text(h5py.h5f.get_name(origin.id)))
         path = self._place(named_in, name, leads)
         if path == self._main:
-            return self._root
+            return self.root
         self.linked.add(path)
         if path not in self._others:
             try:
@@ -537,6 +558,17 @@ class DatasetReader:
                 memory["values"] = inner
                 memory["values"].id.read(space, source_space, values)
         return values
+
+    def rows(self, item: h5py.Dataset, start: int, stop: int | None, what: str) -> np.ndarray:
+        """Rows `start` to `stop` of a dataset that was checked (`check`), in its own type.
+
+        A virtual dataset is read whole.
+        """
+        with _reading(what):
+            if not item.is_virtual:
+                values: np.ndarray = np.asarray(item[start:stop])
+                return values
+        return self.values(item, what)[start:stop]
 
     def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
         """One row of a dataset that was checked (`check`), in its own type.

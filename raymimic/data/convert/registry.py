@@ -1,26 +1,79 @@
-"""The registry of dataset formats, and conversion into robomimic's HDF5."""
+"""The registries of dataset formats: readers, and writers of those that can be written."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar
 
-from raymimic.data.metadata import content_digest
-from raymimic.data.writer import RecordedEpisode, writing_dataset
+from raymimic import storage
+from raymimic.data.fetch import is_remote, local_path
+from raymimic.data.writer import RecordedEpisode
 from raymimic.errors import ConfigError, DatasetError, did_you_mean
 from raymimic.user_modules import same_definition
 
 
 class FormatReader(ABC):
-    """Reads the episodes of a dataset of some format.
+    """Reads the episodes of a dataset of some format. It never runs code that the dataset names.
+
+    Each episode is a `RecordedEpisode`: `dones` are 1 where the task ended, never at a time limit;
+    a format that knows time limits gives them as `others["truncated"]`, 1 where the episode was cut
+    off (both `[T]`, int64).
 
     Args:
-        source: where the dataset lies, as the user names it.
+        source: where the dataset lies, as the user names it: a file, a folder, perhaps an id.
+
+    Attributes:
+        format: the name that the class is registered by.
+        trains_as_is: whether a training reads such files without a conversion.
+        general: whether other formats are special cases of this one; they come before it.
     """
+
+    format: ClassVar[str] = ""
+    trains_as_is: ClassVar[bool] = False
+    general: ClassVar[bool] = False
 
     def __init__(self, source: str) -> None:
         self.source = source
+
+    @classmethod
+    def recognises(cls, source: str) -> bool:
+        """Whether a source is of this format, judged by its names and headers alone.
+
+        Args:
+            source: as for the class; it may be anything, or not be there.
+        """
+        return False
+
+    @classmethod
+    def absolute(cls, source: str) -> str:
+        """The source's absolute path, which means the same in every process; of an id too."""
+        return storage.absolute(source)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that the dataset consists of: what its digest is made of."""
+        place = Path(self.source).expanduser()
+        if not place.is_dir():
+            return [local_path(self.source)]
+        found = (path for path in place.rglob("*") if path.is_file())
+        return sorted(path for path in found if not _hidden(path.relative_to(place)))
+
+    @property
+    def name(self) -> str:
+        """The dataset's own name: an id, or the last part of its path."""
+        return Path(self.source.rstrip("/")).name
+
+    @classmethod
+    def file_name(cls, source: str) -> str:
+        """A name for the HDF5 file that a source is converted into."""
+        name = storage.file_names([Path(source.rstrip("/")).stem])
+        return f"{next(iter(name.values()))}.hdf5"
+
+    @property
+    def version(self) -> str:
+        """The version of the format, or of the library that wrote it, as the source states it."""
+        return ""
 
     @property
     @abstractmethod
@@ -32,6 +85,19 @@ class FormatReader(ABC):
         """Attributes of the dataset as a whole."""
         return {}
 
+    @property
+    def num_episodes(self) -> int | None:
+        """How many episodes there are, where that is known beforehand."""
+        return None
+
+    @property
+    def mapping(self) -> list[str]:
+        """What became of what: lines `source's name -> robomimic's name, units, range, notes`.
+
+        Complete once all episodes were read.
+        """
+        return []
+
     @abstractmethod
     def episodes(self) -> Iterator[RecordedEpisode]:
         """Yields all episodes, one at a time.
@@ -40,10 +106,69 @@ class FormatReader(ABC):
             DatasetError: the source cannot be read.
         """
 
+    def close(self) -> None:  # noqa: B027  # most readers hold nothing open
+        """Closes the files that the reader holds open."""
 
-_FORMATS: dict[str, type[FormatReader]] = {}
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+class FormatWriter(ABC):
+    """Writes a dataset of some format into a folder.
+
+    Args:
+        folder: an empty folder, which gets its name once `finish` has returned.
+        target: the path that it gets then, absolute.
+        env_meta: the environment: `env_name`, `type`, `env_kwargs`; empty: not known.
+        attrs: attributes of the dataset as a whole.
+
+    Attributes:
+        format: the name that the class is registered by.
+        mapping: lines `robomimic's name -> the format's name, units, range, notes`; complete after
+            `finish`.
+    """
+
+    format: ClassVar[str] = ""
+
+    def __init__(
+        self, folder: Path, target: Path, env_meta: Mapping[str, Any], attrs: Mapping[str, Any]
+    ) -> None:
+        self.folder = folder
+        self.target = target
+        self.env_meta = dict(env_meta)
+        self.attrs = dict(attrs)
+        self.mapping: list[str] = []
+
+    @abstractmethod
+    def add(self, episode: RecordedEpisode) -> None:
+        """Writes an episode.
+
+        Raises:
+            DatasetError: the format cannot hold it.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Writes all that concerns the dataset as a whole."""
+
+
+_READERS: dict[str, type[FormatReader]] = {}
+_WRITERS: dict[str, type[FormatWriter]] = {}
 
 Reader = TypeVar("Reader", bound=type[FormatReader])
+Writer = TypeVar("Writer", bound=type[FormatWriter])
 
 
 def register_format(name: str) -> Callable[[Reader], Reader]:
@@ -57,63 +182,99 @@ def register_format(name: str) -> Callable[[Reader], Reader]:
     """
 
     def decorator(reader: Reader) -> Reader:
-        known = _FORMATS.get(name, reader)
-        if not same_definition(known, reader):
-            raise ConfigError(
-                f"a dataset format '{name}' is registered already, by {known.__module__}: choose"
-                " another name"
-            )
-        _FORMATS[name] = reader
+        _refuse_another(_READERS.get(name, reader), reader, name)
+        reader.format = name
+        _READERS[name] = reader
         return reader
 
     return decorator
 
 
-def registered_formats() -> list[str]:
-    """Returns the names of all formats."""
-    return sorted(_FORMATS)
-
-
-@dataclass(frozen=True)
-class ConvertedDataset:
-    """A dataset that was converted.
-
-    Attributes:
-        path: of the HDF5 file.
-        num_demos: its episodes.
-        num_transitions: their steps.
-        digest: of the file's content, see `raymimic.data.metadata.content_digest`.
-    """
-
-    path: Path
-    num_demos: int
-    num_transitions: int
-    digest: str
-
-
-def convert_dataset(source: str | Path, target: str | Path, format_name: str) -> ConvertedDataset:
-    """Writes a dataset of any registered format as robomimic's HDF5.
+def register_writer(name: str) -> Callable[[Writer], Writer]:
+    """Registers the decorated class as the writer of a format, for `convert --to`.
 
     Args:
-        source: where it lies.
-        target: the HDF5 file; it appears once it is complete, and replaces an existing one.
-        format_name: as registered.
+        name: of the format.
+
+    Raises:
+        ConfigError: another class has that name already.
+    """
+
+    def decorator(writer: Writer) -> Writer:
+        _refuse_another(_WRITERS.get(name, writer), writer, name)
+        writer.format = name
+        _WRITERS[name] = writer
+        return writer
+
+    return decorator
+
+
+def _refuse_another(known: type, new: type, name: str) -> None:
+    if not same_definition(known, new):
+        raise ConfigError(
+            f"a dataset format '{name}' is registered already, by {known.__module__}: choose"
+            " another name"
+        )
+
+
+def registered_formats() -> list[str]:
+    """Names of all formats that can be read."""
+    return sorted(_READERS)
+
+
+def registered_writers() -> list[str]:
+    """Names of all formats that can be written."""
+    return sorted(_WRITERS)
+
+
+def format_reader(name: str) -> type[FormatReader]:
+    """The reader of a format.
 
     Raises:
         ConfigError: there is no such format.
-        DatasetError: the source cannot be read, or has no episodes.
-        OutputError: the file cannot be written.
     """
-    if format_name not in _FORMATS:
-        raise ConfigError(
-            f"unknown dataset format '{format_name}'{did_you_mean(format_name, _FORMATS)}"
+    if name not in _READERS:
+        raise ConfigError(f"unknown dataset format '{name}'{did_you_mean(name, _READERS)}")
+    return _READERS[name]
+
+
+def format_writer(name: str) -> type[FormatWriter]:
+    """The writer of a format.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in _WRITERS:
+        raise ConfigError(f"no dataset is written in format '{name}'{did_you_mean(name, _WRITERS)}")
+    return _WRITERS[name]
+
+
+def recognised_format(source: str | Path) -> type[FormatReader] | None:
+    """The reader of the format that a source is of, by its names and headers.
+
+    Args:
+        source: as for `FormatReader`; a URI is fetched.
+
+    Returns:
+        The reader; None if no format recognises the source.
+
+    Raises:
+        DatasetError: several formats do, such as in a folder that mixes files.
+    """
+    text = str(local_path(source) if is_remote(source) else source).removeprefix("file://")
+    found = [reader for _, reader in sorted(_READERS.items()) if reader.recognises(text)]
+    found = [reader for reader in found if not reader.general] or found
+    if len(found) > 1:
+        names = " and ".join(f"'{reader.format}'" for reader in found)
+        raise DatasetError(
+            f"'{source}' looks like {names} at once: put the files of one format into a folder of"
+            " their own, or name the format (raymimic dataset convert --format)"
         )
-    reader = _FORMATS[format_name](str(source))
-    with writing_dataset(target, reader.env_meta) as writer:
-        writer.attrs.update(reader.attrs)
-        for episode in reader.episodes():
-            writer.add(episode)
-        if not writer.num_demos:
-            raise DatasetError(f"dataset '{source}' holds no episodes: there is nothing to convert")
-    digest = content_digest(target)
-    return ConvertedDataset(Path(target), writer.num_demos, writer.num_transitions, digest)
+    return found[0] if found else None
+
+
+def absolute_dataset(source: str) -> str:
+    """A dataset's absolute path, or its URI, of whatever format it is."""
+    there = storage.is_uri(source) or Path(source).expanduser().exists()
+    kind = None if there else recognised_format(source)
+    return storage.absolute(source) if kind is None else kind.absolute(source)

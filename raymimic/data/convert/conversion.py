@@ -1,0 +1,214 @@
+"""Converts datasets: of any format into robomimic's HDF5, and back into some of them."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raymimic import storage
+from raymimic.data.convert.registry import (
+    FormatReader,
+    format_reader,
+    format_writer,
+    recognised_format,
+    registered_formats,
+)
+from raymimic.data.convert.robomimic import RobomimicReader
+from raymimic.data.fetch import local_path
+from raymimic.data.metadata import content_digest, digest_of_files
+from raymimic.data.writer import RecordedEpisode, writing_dataset
+from raymimic.errors import DatasetError
+
+Progress = Callable[[int, int | None], None]
+"""Is told how many episodes were converted, of how many (None: not known)."""
+
+SOURCE = "source"
+"""Attribute of a converted file: JSON of the source's `format`, `version`, `name`, `digest`."""
+
+
+@dataclass(frozen=True)
+class ConvertedDataset:
+    """A dataset that was converted.
+
+    Attributes:
+        path: of the HDF5 file, or of the folder of another format.
+        num_demos: its episodes.
+        num_transitions: their steps.
+        digest: of the file's content, see `raymimic.data.metadata.content_digest`; empty for a
+            folder.
+        format: of the source, or of the folder.
+        mapping: what became of what, see `FormatReader.mapping`.
+        action_range: least and greatest action of all.
+        terminated: episodes that end in a done.
+        truncated: episodes that were cut off, where the source says so.
+    """
+
+    path: Path
+    num_demos: int
+    num_transitions: int
+    digest: str
+    format: str
+    mapping: tuple[str, ...]
+    action_range: tuple[float, float]
+    terminated: int
+    truncated: int
+
+
+def reader_of(source: str | Path, format_name: str | None = None) -> FormatReader:
+    """Opens a dataset of any format.
+
+    Args:
+        source: see `FormatReader`; a URI of a file is fetched.
+        format_name: as registered; None looks at the source.
+
+    Raises:
+        ConfigError: there is no such format.
+        DatasetError: the source is not there, of no known format, of several, or cannot be read.
+    """
+    kind = recognised_format(source) if format_name is None else format_reader(format_name)
+    if kind is None:
+        place = local_path(source)
+        raise DatasetError(
+            f"'{place}' is of none of the formats {', '.join(registered_formats())}, or damaged:"
+            " --format names the format, and the reason why it cannot be read then"
+        )
+    return kind(str(source))
+
+
+def convert_dataset(
+    source: str | Path,
+    target: str | Path,
+    format_name: str | None = None,
+    progress: Progress | None = None,
+) -> ConvertedDataset:
+    """Writes a dataset of any registered format as robomimic's HDF5.
+
+    Args:
+        source: where it lies.
+        target: the HDF5 file; it appears once it is complete, and replaces an existing one.
+        format_name: as registered; None looks at the source.
+        progress: is told of each episode.
+
+    Raises:
+        ConfigError: there is no such format.
+        DatasetError: the source cannot be read, has no episodes, or changed meanwhile.
+        OutputError: the file cannot be written.
+    """
+    with reader_of(source, format_name) as reader:
+        return convert(reader, target, progress)
+
+
+def convert(
+    reader: FormatReader, target: str | Path, progress: Progress | None = None
+) -> ConvertedDataset:
+    """As `convert_dataset`, of a dataset that is open."""
+    before = stamps(reader.files)
+    if any(_is_same_file(file, target) for file in reader.files):
+        raise DatasetError(f"'{target}' is the source itself: choose another file to write")
+    count = _Count(progress, reader.num_episodes)
+    with writing_dataset(target, reader.env_meta) as writer:
+        writer.attrs.update(reader.attrs)
+        for episode in reader.episodes():
+            writer.add(episode)
+            count.add(episode)
+        if not writer.num_demos:
+            raise DatasetError(
+                f"dataset '{reader.source}' holds no episodes: there is nothing to convert"
+            )
+        identity = {
+            "format": reader.format,
+            "version": reader.version,
+            "name": reader.name,
+            "digest": digest_of_files(reader.files),
+        }
+        if reader.format != RobomimicReader.format:  # a copy keeps the source of its source
+            writer.attrs.setdefault(SOURCE, json.dumps(identity))
+        if stamps(reader.files) != before:
+            raise DatasetError(
+                f"dataset '{reader.source}' changed while it was read: convert it again when"
+                " nothing writes it any more"
+            )
+    return count.result(target, content_digest(target), reader.format, reader.mapping)
+
+
+def export_dataset(
+    source: str | Path, target: str | Path, format_name: str, progress: Progress | None = None
+) -> ConvertedDataset:
+    """Writes robomimic's HDF5 as a folder of another format.
+
+    Args:
+        source: the HDF5 file.
+        target: the folder; it appears once it is complete.
+        format_name: as registered by `register_writer`.
+        progress: is told of each episode.
+
+    Raises:
+        ConfigError: there is no such format.
+        DatasetError: the file cannot be read, or holds data that the format cannot hold.
+        OutputError: the folder cannot be written, or holds something already.
+    """
+    kind = format_writer(format_name)
+    with RobomimicReader(str(source)) as reader, storage.writing_folder(Path(target)) as folder:
+        count = _Count(progress, reader.num_episodes)
+        writer = kind(folder, Path(target).absolute(), reader.env_meta, reader.attrs)
+        for episode in reader.episodes():
+            writer.add(episode)
+            count.add(episode)
+        writer.finish()
+    return count.result(target, "", format_name, writer.mapping)
+
+
+class _Count:
+    """Counts what was converted.
+
+    Args:
+        progress: is told of each episode.
+        total: episodes, where that is known.
+    """
+
+    def __init__(self, progress: Progress | None, total: int | None) -> None:
+        self._progress, self._total = progress, total
+        self._demos = self._steps = self._terminated = self._truncated = 0
+        self._low, self._high = np.inf, -np.inf
+
+    def add(self, episode: RecordedEpisode) -> None:
+        """Counts an episode."""
+        self._demos += 1
+        self._steps += len(episode)
+        self._low = min(self._low, float(np.min(episode.actions)))
+        self._high = max(self._high, float(np.max(episode.actions)))
+        self._terminated += episode.dones is not None and bool(np.any(episode.dones))
+        self._truncated += bool(np.any(episode.others.get("truncated", False)))
+        if self._progress is not None:
+            self._progress(self._demos, self._total)
+
+    def result(
+        self, path: str | Path, digest: str, format_name: str, mapping: Sequence[str]
+    ) -> ConvertedDataset:
+        """All of it."""
+        return ConvertedDataset(
+            path=Path(path),
+            num_demos=self._demos,
+            num_transitions=self._steps,
+            digest=digest,
+            format=format_name,
+            mapping=tuple(mapping),
+            action_range=(self._low, self._high),
+            terminated=self._terminated,
+            truncated=self._truncated,
+        )
+
+
+def stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Path, size [bytes] and time of change [ns] of each file: they change when a file does."""
+    try:
+        found = [(file, file.stat()) for file in files]
+    except OSError as error:
+        raise DatasetError(f"'{error.filename}' cannot be read: {error.strerror}") from error
+    return [(str(file.absolute()), stat.st_size, stat.st_mtime_ns) for file, stat in found]
+
+
+def _is_same_file(file: Path, target: str | Path) -> bool:
+    return Path(target).exists() and file.exists() and file.samefile(target)
