@@ -22,13 +22,19 @@ from raymimic.data.convert.registry import (
 
 # isort: split
 # Importing a format registers it.
+from raymimic.data.convert.npz_folder import NpzFolderReader
+from raymimic.data.convert.ogbench import OgbenchReader
 from raymimic.data.convert.robomimic import RobomimicReader
+from raymimic.data.convert.zarr_buffer import ZarrReader
 
 __all__ = [
     "ConvertedDataset",
     "FormatReader",
     "FormatWriter",
+    "NpzFolderReader",
+    "OgbenchReader",
     "RobomimicReader",
+    "ZarrReader",
     "convert_dataset",
     "export_dataset",
     "reader_of",
