@@ -22,6 +22,7 @@ from raymimic.data.convert.registry import (
 
 # isort: split
 # Importing a format registers it.
+from raymimic.data.convert.lerobot import LeRobotReader
 from raymimic.data.convert.npz_folder import NpzFolderReader
 from raymimic.data.convert.ogbench import OgbenchReader
 from raymimic.data.convert.robomimic import RobomimicReader
@@ -31,6 +32,7 @@ __all__ = [
     "ConvertedDataset",
     "FormatReader",
     "FormatWriter",
+    "LeRobotReader",
     "NpzFolderReader",
     "OgbenchReader",
     "RobomimicReader",
