@@ -7,9 +7,13 @@ import math
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+# Between two lines about long work in a log [s].
+_LOG_PAUSE_S = 30.0
 
 
 def duration(seconds: float) -> str:
@@ -106,6 +110,43 @@ class LiveLine:
         if self._width:
             write(self._stream, "\r" + " " * self._width + "\r")
             self._width = 0
+
+
+class Counting:
+    """Tells how far long work is: by a live line after a second, elsewhere by a line now and then.
+
+    Args:
+        verb: such as `looked at`.
+        things: the name of the things that are counted.
+    """
+
+    def __init__(self, verb: str, things: str) -> None:
+        self._verb, self._things = verb, things
+        self._line = LiveLine(sys.stderr)
+        self._pause = 1.0 if sys.stderr.isatty() else _LOG_PAUSE_S
+        self._next = time.monotonic() + self._pause
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Counts.
+
+        Args:
+            done: things that are done.
+            total: of so many; None: not known.
+        """
+        if done == total:
+            self._line.clear()
+        elif time.monotonic() > self._next:
+            self._next = time.monotonic() + self._pause
+            of = f" of {total:,}" if total is not None else ""
+            text = f"{self._verb} {done:,}{of} {self._things}"
+            if sys.stderr.isatty():
+                self._line.show(text)
+            else:
+                write(sys.stderr, f"{text}\n")
+
+    def clear(self) -> None:
+        """Takes the live line off the terminal."""
+        self._line.clear()
 
 
 @contextlib.contextmanager

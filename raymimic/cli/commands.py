@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "record a dataset with policies that come with raymimic",
     ),
     "dataset info": ("raymimic.cli.dataset_info", "print a summary of a dataset"),
+    "dataset convert": (
+        "raymimic.cli.dataset_convert",
+        "write a dataset of another format as robomimic's HDF5, and back",
+    ),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",
         "deliver the records that a tracking server missed while it was down",

@@ -3,21 +3,19 @@
 import argparse
 import json
 import shlex
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import ConfigError, DatasetError, printable
-from raymimic.terminal import LiveLine, shown
+from raymimic.terminal import Counting, shown
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
+    from raymimic.data.convert import FormatReader
     from raymimic.data.summary import DatasetSummary
 
-_PATIENCE_S = 1.0
 _MOST_COMPONENTS = 12
 
 
@@ -49,28 +47,65 @@ def run(args: argparse.Namespace) -> None:
         OutputError: the picture cannot be written.
     """
     from raymimic.config.base_config import config_from_file, import_modules
+    from raymimic.data.convert import recognised_format
     from raymimic.data.summary import summarize
     from raymimic.storage import check_writable
     from raymimic.training.trainable import obstacles
 
     _check_arguments(args)
     import_modules(args.imports)
+    kind = recognised_format(args.path)
+    if kind is not None and not kind.trains_as_is:
+        _tell_format(args, kind)
+        return
     config = None if args.config is None else config_from_file(args.config)
     if args.images:
         check_writable(_picture(args))
-    summary = summarize(args.path, args.allow_links, _Progress())
+    summary = summarize(args.path, args.allow_links, Counting("looked at", "demos"))
     found = obstacles(summary)
     images = _draw(args, config, summary) if args.images and summary.meta.demos else None
     if args.json:
         drawn = {} if images is None else {"images": images}
         print(json_text({**summary.to_dict(), "obstacles": found, **drawn}), flush=True)
     else:
-        for line in (*_lines(summary), *_verdict(summary, found), *_image_lines(images)):
+        form = [] if kind is None or kind.general else [f"form: {kind.format}"]
+        for line in (*form, *_lines(summary), *_verdict(summary, found), *_image_lines(images)):
             print(printable(line))
     problems = summary.meta.problems
     if problems:
         more = f" (the first of {len(problems)} problems)" if len(problems) > 1 else ""
         raise DatasetError(problems[0] + more)
+
+
+def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
+    """Prints what a dataset of another format is, and the command that converts it."""
+    source = shlex.quote(str(args.path))
+    command = f"raymimic dataset convert {source} {shlex.quote(kind.file_name(args.path))}"
+    if args.images:
+        raise DatasetError(
+            f"'{args.path}' is a dataset of format '{kind.format}', whose images are drawn once it"
+            f" is converted: {command}"
+        )
+    with kind(args.path) as reader:
+        told: dict[str, object] = {
+            "format": reader.format,
+            "version": reader.version,
+            "episodes": reader.num_episodes,
+            "env_args": reader.env_meta,
+            "convert": command,
+        }
+    if args.json:
+        print(json_text({"path": args.path, **told}), flush=True)
+        return
+    version = f" {reader.version}" if reader.version else ""
+    count = "" if reader.num_episodes is None else f", {reader.num_episodes:,} episodes"
+    for line in (
+        f"{args.path}: format '{reader.format}'{version}{count}",
+        f"environment: {json.dumps(reader.env_meta) if reader.env_meta else 'not stated'}",
+        f"convert: {command}",
+        f"train: raymimic train --algo bc --dataset {source} (converts it once into a cache)",
+    ):
+        print(printable(line))
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -126,21 +161,6 @@ def _image_lines(images: dict[str, list[str]] | None) -> Iterator[str]:
     if images is not None:
         yield from (f"warning: {warning}" for warning in images["warnings"])
         yield from (f"images: {shown(file)}" for file in images["files"])
-
-
-class _Progress:
-    """Shows on a terminal, after a second, how many demos were looked at."""
-
-    def __init__(self) -> None:
-        self._line = LiveLine(sys.stderr)
-        self._next = time.monotonic() + _PATIENCE_S
-
-    def __call__(self, done: int, total: int) -> None:
-        if done == total:
-            self._line.clear()
-        elif time.monotonic() > self._next:
-            self._next = time.monotonic() + _PATIENCE_S
-            self._line.show(f"looked at {done:,} of {total:,} demos")
 
 
 def _lines(summary: "DatasetSummary") -> Iterator[str]:

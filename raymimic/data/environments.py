@@ -44,7 +44,7 @@ def environments(config: BaseConfig, entries: Sequence[dict[str, Any]]) -> list[
 
     Args:
         config: section `experiment` is read.
-        entries: of `train.data`.
+        entries: of `train.data`; `file` is the file in robomimic's format, if `path` is another.
 
     Returns:
         One for each dataset that says where it was recorded; entries of one file share it. Its key
@@ -60,7 +60,7 @@ def environments(config: BaseConfig, entries: Sequence[dict[str, Any]]) -> list[
     """
     experiment = config.experiment
     played = bool(experiment.rollout.enabled)
-    metas = [_env_meta(config, entry["path"]) for entry in entries]
+    metas = [_env_meta(config, entry.get("file", entry["path"])) for entry in entries]
     # As in robomimic, which calls a dataset without an instruction "dummy".
     sees = bool(language_keys(config.all_modalities))
     told = [{"lang": entry.get("lang")} if sees else {} for entry in entries]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from raymimic.config.base_config import BaseConfig
 from raymimic.data.columns import ColumnRequest, DemoSource, Layout, check_memory, numpy_dtype
+from raymimic.data.convert.cached import trainable_file
 from raymimic.data.environments import EvalEnv, environments
 from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError
 from raymimic.data.language import Language, given_by
@@ -60,7 +61,7 @@ class DataInfo:
         eval_envs: see `environments`.
         train: demos to train on.
         valid: demos to validate on, if `experiment.validate`.
-        paths: files or URIs, one for each entry of `train.data`.
+        paths: files or URIs in robomimic's format, one for each entry of `train.data`.
         split: a line about the demos that `train.validation_fraction` held out; empty without it.
         language: embeddings of instructions.
     """
@@ -142,7 +143,7 @@ def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = N
             `train.seq_length` and `train.frame_stack` leave out.
     """
     _check_windows(config, reads)
-    entries = dataset_entries(config)
+    entries = _trainable_entries(config)
     request, language = _request(config, reads), language or {}
     train = _scanned(config, _sources(config, entries, "filter_key", language), request)
     if config.train.hdf5_normalize_obs:
@@ -160,7 +161,7 @@ def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = N
         eval_envs=environments(config, entries),
         train=train,
         valid=valid,
-        paths=tuple(entry["path"] for entry in entries),
+        paths=tuple(entry["file"] for entry in entries),
         split=split,
         language=language,
     )
@@ -505,6 +506,12 @@ def dataset_entries(config: BaseConfig) -> list[dict[str, Any]]:
     return [dict(entry) for entry in data]
 
 
+def _trainable_entries(config: BaseConfig) -> list[dict[str, Any]]:
+    """As `dataset_entries`, each with its `file` in robomimic's format, see `trainable_file`."""
+    entries = dataset_entries(config)
+    return [{**entry, "file": trainable_file(str(entry["path"]))} for entry in entries]
+
+
 def data_label(config: BaseConfig) -> str:
     """The training's data in a few words, such as `walker.hdf5 (train)` or `a.hdf5 and 2 more`."""
     first, *others = dataset_entries(config)
@@ -521,7 +528,7 @@ def _sources(
     common = config.train[f"hdf5_{filter_name}"]
     return [
         DemoSource(
-            entry["path"],
+            entry["file"],
             entry.get(filter_name, common),
             entry.get("demo_limit"),
             tuple(config.train.allow_links),
@@ -533,7 +540,7 @@ def _sources(
 
 def instruction_sources(config: BaseConfig) -> list[tuple[str, DemoSource]]:
     """The instructions of `train.data`, each with the demos that it belongs to."""
-    entries = dataset_entries(config)
+    entries = _trainable_entries(config)
     sources = _sources(config, entries, "filter_key", {})
     return [(e["lang"], s) for e, s in zip(entries, sources, strict=True) if e.get("lang")]
 

@@ -17,6 +17,11 @@ from raymimic.errors import EnvError
 Array = npt.NDArray[Any]
 Observation = dict[str, Array]
 
+FLAT_KEY = "flat"
+"""The key of an observation that is one array."""
+SUCCESS_KEYS = ("is_success", "success")
+"""The keys under which gymnasium's environments report success in `info`."""
+
 
 class EnvType:
     """Robomimic's numbers for kinds of environments, the `type` in `env_args`; see `kinds.py`."""

@@ -24,15 +24,19 @@ import numpy as np
 import numpy.typing as npt
 
 from raymimic.envs.cameras import DEFAULT, Cameras, quiet_mujoco
-from raymimic.envs.env_base import Array, EnvBase, EnvType, Observation
+from raymimic.envs.env_base import (
+    FLAT_KEY,
+    SUCCESS_KEYS,
+    Array,
+    EnvBase,
+    EnvType,
+    Observation,
+)
 from raymimic.envs.kinds import UnknownEnvError
 from raymimic.envs.render_settings import IMAGE, RenderSettings, described
 from raymimic.errors import EnvError, did_you_mean, reason
 
 logger = logging.getLogger(__name__)
-
-FLAT_KEY = "flat"
-SUCCESS_KEYS = ("is_success", "success")
 
 _MODERNISE = "bring it to gymnasium's interface, or wrap it by the package shimmy"
 

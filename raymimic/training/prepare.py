@@ -19,6 +19,7 @@ from raymimic.config import BaseConfig, config_factory
 from raymimic.config.base_config import config_from_file, import_modules
 from raymimic.config.checks import check_config, warnings_for
 from raymimic.credentials import ServerUri
+from raymimic.data.convert import absolute_dataset
 from raymimic.data.stats import moments, stream_column
 from raymimic.data.training_data import DataInfo, inspect_data
 from raymimic.envs.fit import PolicyInterface, clipping_warnings
@@ -206,9 +207,9 @@ def _own_config(config: Configured) -> BaseConfig:
     with own.unlocked():
         data = own.train.data
         if isinstance(data, str):
-            own.train.data = storage.absolute(data)
+            own.train.data = absolute_dataset(data)
         elif data is not None:
-            own.train.data = [{**d, "path": storage.absolute(d["path"])} for d in data]
+            own.train.data = [{**d, "path": absolute_dataset(d["path"])} for d in data]
         own.train.allow_links = list(map(storage.absolute, own.train.allow_links))
         if own.train.text_encoder is not None:
             own.train.text_encoder = storage.absolute(own.train.text_encoder)

@@ -16,9 +16,7 @@ import pytest
 import zarr
 
 from raymimic.data.convert import convert_dataset, recognised_format
-from raymimic.data.convert.ogbench import OBS_KEY
 from raymimic.data.metadata import read_metadata
-from raymimic.envs.env_gym import FLAT_KEY
 from raymimic.errors import DatasetError
 
 RNG = np.random.default_rng(0)
@@ -86,7 +84,6 @@ def test_an_ogbench_file_has_the_steps_of_ogbenchs_own_loader(tmp_path: Path, pi
             np.testing.assert_array_equal(joined(ours), expected[theirs])
         assert joined("obs/flat").dtype == expected["observations"].dtype
         assert not joined("dones").any()
-    assert OBS_KEY == FLAT_KEY
 
 
 @pytest.mark.parametrize("compact", [False, True])

@@ -13,6 +13,7 @@ from raymimic.data.convert.conversion import (
 from raymimic.data.convert.registry import (
     FormatReader,
     FormatWriter,
+    absolute_dataset,
     recognised_format,
     register_format,
     register_writer,
@@ -23,6 +24,7 @@ from raymimic.data.convert.registry import (
 # isort: split
 # Importing a format registers it.
 from raymimic.data.convert.lerobot import LeRobotReader
+from raymimic.data.convert.minari import MinariReader, MinariWriter
 from raymimic.data.convert.npz_folder import NpzFolderReader
 from raymimic.data.convert.ogbench import OgbenchReader
 from raymimic.data.convert.robomimic import RobomimicReader
@@ -33,10 +35,13 @@ __all__ = [
     "FormatReader",
     "FormatWriter",
     "LeRobotReader",
+    "MinariReader",
+    "MinariWriter",
     "NpzFolderReader",
     "OgbenchReader",
     "RobomimicReader",
     "ZarrReader",
+    "absolute_dataset",
     "convert_dataset",
     "export_dataset",
     "reader_of",

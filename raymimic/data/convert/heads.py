@@ -9,6 +9,10 @@ import h5py
 
 from raymimic.data.hdf5 import open_hdf5
 from raymimic.errors import RaymimicError
+from raymimic.storage import parse_json
+
+# The bounds of spaces of images are written number by number.
+_MOST_JSON_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,17 @@ def hdf5_members(source: str) -> dict[str, bool]:
             return {name: isinstance(item, h5py.Group) for name, item in found.items()}
     except RaymimicError:
         return {}
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """The JSON object of a small file; an empty one if there is none."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_JSON_BYTES:
+            return {}
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def is_file(source: str) -> bool:

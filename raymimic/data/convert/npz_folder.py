@@ -11,9 +11,9 @@ import numpy as np
 
 from raymimic.data.convert.folders import inside
 from raymimic.data.convert.npz import NpzFile, array_names, natural_order
-from raymimic.data.convert.ogbench import OBS_KEY
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.writer import Array, RecordedEpisode
+from raymimic.envs.env_base import FLAT_KEY
 from raymimic.errors import DatasetError
 
 _SINGLE = {
@@ -157,7 +157,7 @@ def _name(key: str) -> str:
     if key in _SINGLE:
         return _SINGLE[key]
     group, _, rest = key.partition("/")
-    return f"{_GROUPS[group]}/{rest or OBS_KEY}" if group in _GROUPS else key
+    return f"{_GROUPS[group]}/{rest or FLAT_KEY}" if group in _GROUPS else key
 
 
 def _fits(file: NpzFile, key: str, length: int, name: str) -> bool:

@@ -18,14 +18,11 @@ from raymimic.data.convert.npz import NpzArray, NpzFile, array_names
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.writer import Array, RecordedEpisode
+from raymimic.envs.env_base import FLAT_KEY, EnvType
 from raymimic.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
-OBS_KEY = "flat"
-"""The observation's name in gymnasium's environments, `raymimic.envs.env_gym.FLAT_KEY`."""
-
-_GYM_TYPE = 2
 _REQUIRED = ("observations", "actions", "terminals")
 _KEPT = ("rewards", "masks", "qpos", "qvel", "button_states")
 # OGBench's kinds of data; the rest of the name is the environment's.
@@ -49,7 +46,7 @@ class OgbenchReader(FormatReader):
     @classmethod
     def recognises(cls, source: str) -> bool:
         """Whether the file is .npz and holds OGBench's arrays."""
-        path = Path(source)
+        path = Path(source).expanduser()
         return path.suffix == ".npz" and set(_REQUIRED) <= array_names(path)
 
     @property
@@ -63,7 +60,7 @@ class OgbenchReader(FormatReader):
         named = _DATASET.fullmatch(self._path.stem)
         if named is None:
             return {}
-        return {"env_name": f"{named[1]}-{named[2]}", "type": _GYM_TYPE, "env_kwargs": {}}
+        return {"env_name": f"{named[1]}-{named[2]}", "type": EnvType.GYM_TYPE, "env_kwargs": {}}
 
     @property
     def mapping(self) -> list[str]:
@@ -72,16 +69,16 @@ class OgbenchReader(FormatReader):
             arrays = file.arrays
         kept = [key for key in _KEPT if key in arrays]
         lines = [
-            f"observations -> obs/{OBS_KEY}, {_shown(arrays, 'observations')}",
+            f"observations -> obs/{FLAT_KEY}, {_shown(arrays, 'observations')}",
             f"actions -> actions, {_shown(arrays, 'actions')}, OGBench's range is -1 to 1",
             "terminals -> truncated: trajectories end by a time limit",
             "masks -> dones, 1 - masks" if "masks" in arrays else "no source -> dones, 0",
             *(f"{key} -> {key}, {_shown(arrays, key)}" for key in kept if key != "masks"),
         ]
         if "next_observations" in arrays:
-            lines.append(f"next_observations -> next_obs/{OBS_KEY}")
+            lines.append(f"next_observations -> next_obs/{FLAT_KEY}")
         else:
-            lines.append(f"the next row of observations -> next_obs/{OBS_KEY}")
+            lines.append(f"the next row of observations -> next_obs/{FLAT_KEY}")
         if self._held_out is not None:
             lines.append(f"{self._held_out.name} -> filter key valid, {self._path.name} -> train")
         if left := sorted(set(arrays) - {*_REQUIRED, "next_observations", "valids", *kept}):
@@ -139,8 +136,8 @@ def _episode(
     truncated[-1] = 1
     masks = others.pop("masks", np.ones(len(obs)))
     return RecordedEpisode(
-        obs={OBS_KEY: obs},
-        next_obs={OBS_KEY: following},
+        obs={FLAT_KEY: obs},
+        next_obs={FLAT_KEY: following},
         actions=others.pop("actions"),
         rewards=others.pop("rewards", None),
         dones=(masks == 0).astype(np.int64),

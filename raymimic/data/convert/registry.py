@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
+from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.writer import RecordedEpisode
 from raymimic.errors import ConfigError, DatasetError, did_you_mean
@@ -44,6 +45,11 @@ class FormatReader(ABC):
         """
         return False
 
+    @classmethod
+    def absolute(cls, source: str) -> str:
+        """The source's absolute path, which means the same in every process; of an id too."""
+        return storage.absolute(source)
+
     @property
     def files(self) -> list[Path]:
         """The files that the dataset consists of: what its digest is made of."""
@@ -57,6 +63,12 @@ class FormatReader(ABC):
     def name(self) -> str:
         """The dataset's own name: an id, or the last part of its path."""
         return Path(self.source.rstrip("/")).name
+
+    @classmethod
+    def file_name(cls, source: str) -> str:
+        """A name for the HDF5 file that a source is converted into."""
+        name = storage.file_names([Path(source.rstrip("/")).stem])
+        return f"{next(iter(name.values()))}.hdf5"
 
     @property
     def version(self) -> str:
@@ -259,3 +271,10 @@ def recognised_format(source: str | Path) -> type[FormatReader] | None:
             " their own, or name the format (raymimic dataset convert --format)"
         )
     return found[0] if found else None
+
+
+def absolute_dataset(source: str) -> str:
+    """A dataset's absolute path, or its URI, of whatever format it is."""
+    there = storage.is_uri(source) or Path(source).expanduser().exists()
+    kind = None if there else recognised_format(source)
+    return storage.absolute(source) if kind is None else kind.absolute(source)
