@@ -24,6 +24,7 @@ from raymimic.data.convert.registry import (
 # isort: split
 # Importing a format registers it.
 from raymimic.data.convert.lerobot import LeRobotReader
+from raymimic.data.convert.lerobot_writer import LeRobotWriter
 from raymimic.data.convert.minari import MinariReader, MinariWriter
 from raymimic.data.convert.npz_folder import NpzFolderReader
 from raymimic.data.convert.ogbench import OgbenchReader
@@ -35,6 +36,7 @@ __all__ = [
     "FormatReader",
     "FormatWriter",
     "LeRobotReader",
+    "LeRobotWriter",
     "MinariReader",
     "MinariWriter",
     "NpzFolderReader",

@@ -26,6 +26,7 @@ from raymimic.data.convert.folders import (
     read_object,
     reading,
 )
+from raymimic.data.convert.heads import is_folder, json_of
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.convert.video import VideoFrames
 from raymimic.data.memory import free_memory
@@ -129,10 +130,9 @@ class LeRobotReader(FormatReader):
     @classmethod
     def recognises(cls, source: str) -> bool:
         """Whether the folder has LeRobot's `meta/info.json`."""
-        try:
-            return b"codebase_version" in (Path(source).expanduser() / INFO).read_bytes()
-        except (OSError, ValueError, RuntimeError):
+        if not is_folder(source):
             return False
+        return "codebase_version" in json_of(Path(source).expanduser() / INFO)
 
     @property
     def version(self) -> str:
@@ -372,6 +372,8 @@ class LeRobotReader(FormatReader):
     def _episode(
         self, episode: _Episode, arrays: dict[str, Array], tasks: Array
     ) -> RecordedEpisode:
+        own = self._own(episode.index)
+        filter_keys = self._subsets(episode.index, tasks)
         names = self._extra.get("scalars")
         scalars = names if isinstance(names, list) else [n for n in arrays if _is_scalar(n)]
         for name, x in arrays.items():
@@ -386,11 +388,10 @@ class LeRobotReader(FormatReader):
         attrs: dict[str, Any] = {}
         if len(texts) == 1 and None not in texts:
             attrs["lang"] = texts.pop()
-        if len(texts) > 1:
+        if len(texts) > 1 and own is None:
             arrays["task_index"] = tasks
-        if "success" in arrays:
+        if "success" in arrays and own is None:
             attrs["success"] = bool(arrays["success"].any())
-        attrs_of_ours, filter_keys = self._own(episode.index)
         return RecordedEpisode(
             obs=_group(arrays, "obs/"),
             next_obs=_group(arrays, "next_obs/"),
@@ -399,16 +400,16 @@ class LeRobotReader(FormatReader):
             dones=arrays.pop("dones", None),
             states=arrays.pop("states", None),
             others=arrays,
-            attrs={**attrs, **attrs_of_ours},
-            filter_keys=filter_keys or self._subsets(episode.index, tasks),
+            attrs=attrs if own is None else own[0],
+            filter_keys=filter_keys if own is None else own[1],
         )
 
-    def _own(self, index: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _own(self, index: int) -> tuple[dict[str, Any], tuple[str, ...]] | None:
         """Attributes and filter keys of an episode, where raymimic wrote the dataset."""
         demos = self._extra.get("demos")
         demo = demos[index] if isinstance(demos, list) and index < len(demos) else None
         if not isinstance(demo, dict):
-            return {}, ()
+            return None
         with reading(f"'{self._root / EXTRA}'"):
             return dict(demo.get("attrs", {})), tuple(map(str, demo.get("filter_keys", ())))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from raymimic.data.convert.folders import inside
+from raymimic.data.convert.heads import is_folder
 from raymimic.data.convert.npz import NpzFile, array_names, natural_order
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.writer import Array, RecordedEpisode
@@ -75,10 +76,11 @@ class NpzFolderReader(FormatReader):
     @classmethod
     def recognises(cls, source: str) -> bool:
         """Whether there are .npz files in the folder, and the first holds actions."""
-        folder = Path(source).expanduser()
+        if not is_folder(source):
+            return False
         try:
-            files = [path for path in folder.iterdir() if path.suffix == ".npz"]
-        except OSError:
+            files = [p for p in Path(source).expanduser().iterdir() if p.suffix == ".npz"]
+        except OSError:  # may not be read
             return False
         first = min(files, key=lambda path: natural_order(path.name), default=None)
         return first is not None and not {"action", "actions"}.isdisjoint(array_names(first))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from raymimic.data.convert.folders import inside
+from raymimic.data.convert.heads import is_file
 from raymimic.data.convert.npz import NpzArray, NpzFile, array_names
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import is_remote, local_path
@@ -46,8 +47,9 @@ class OgbenchReader(FormatReader):
     @classmethod
     def recognises(cls, source: str) -> bool:
         """Whether the file is .npz and holds OGBench's arrays."""
-        path = Path(source).expanduser()
-        return path.suffix == ".npz" and set(_REQUIRED) <= array_names(path)
+        if not (source.endswith(".npz") and is_file(source)):
+            return False
+        return set(_REQUIRED) <= array_names(Path(source).expanduser())
 
     @property
     def files(self) -> list[Path]:

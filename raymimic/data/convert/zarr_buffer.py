@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from raymimic.data.convert.folders import inside, is_plain, parsed_object, reading
+from raymimic.data.convert.heads import is_file, is_folder
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import local_path
 from raymimic.data.memory import free_memory
@@ -77,8 +78,11 @@ class ZarrReader(FormatReader):
     @classmethod
     def recognises(cls, source: str) -> bool:
         """Whether there is an array `meta/episode_ends` in a folder or in a .zip file."""
+        if is_folder(source):
+            place = Path(source).expanduser() / _ENDS
+            return any(is_file(str(place / name)) for name in _METADATA)
         try:
-            return _prefix(_members(Path(source).expanduser())) is not None
+            return is_file(source) and _prefix(_members(Path(source).expanduser())) is not None
         except (OSError, ValueError, zipfile.BadZipFile):
             return False
 
