@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", metavar="NAME", help="the source's format (default: it is recognised)"
     )
-    parser.add_argument("--to", metavar="NAME", help="write this format: minari")
+    parser.add_argument("--to", metavar="NAME", help="write this format: lerobot, minari")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,0 +1,102 @@
+"""Decodes videos of strangers from their first frame to their last, each frame once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raymimic.data.convert.folders import reading
+from raymimic.data.writer import Array
+from raymimic.errors import DatasetError
+
+
+class VideoFrames:
+    """The colour frames of an MP4 file, in the order of their times.
+
+    The file is opened as MP4 whatever it holds, and by its content alone: FFmpeg would otherwise
+    follow a playlist or a reference in it to other files and servers.
+
+    Args:
+        path: of the file.
+        size: height and width that its frames must have.
+        fps: frames in a second.
+
+    Attributes:
+        path: of the file.
+        position: time of the last frame that was decoded [s]; -inf before the first.
+
+    Raises:
+        DatasetError: the file is damaged, or the package `av` is missing.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise DatasetError(
+                f"'{path}' is a video, which the package 'av' decodes: pip install"
+                " 'raymimic[lerobot]'"
+            ) from error
+        self.path, self.position = path, -np.inf
+        self._size, self._tolerance = size, 0.5 / fps
+        self._count = 0
+        self._file = path.open("rb")
+        try:
+            with reading(f"'{path}'"):
+                self._container: Any = av.open(self._file, "r", format="mp4")
+                streams = self._container.streams.video
+                if not streams:
+                    raise ValueError("it holds no video")
+                self._frames = iter(self._container.decode(streams[0]))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+        self._file.close()
+
+    def take(self, times: Array) -> Array:
+        """The frames at the given times.
+
+        Args:
+            times: `[T]`, rising, none before `position` [s].
+
+        Returns:
+            `[T, H, W, 3]`, uint8. Each is another frame, at most half a frame from its time.
+
+        Raises:
+            DatasetError: there are no such frames, or they are of another size.
+        """
+        frames = np.empty((len(times), *self._size, 3), np.uint8)
+        for i, time in enumerate(times):
+            frame = self._next(float(time))
+            frames[i] = frame.to_ndarray(format="rgb24")
+        return frames
+
+    def _next(self, time: float) -> Any:
+        while True:
+            with reading(f"'{self.path}', after {self._count} frames,"):
+                frame = next(self._frames, None)
+            if frame is None:
+                raise DatasetError(
+                    f"'{self.path}' ends after {self._count} frames, and one at {time:.3f} s is"
+                    " missing: it was copied or downloaded in part; fetch it again"
+                )
+            self._count += 1
+            if (frame.height, frame.width) != self._size:
+                raise DatasetError(
+                    f"'{self.path}' has frames of {frame.height} x {frame.width}, but the dataset"
+                    f" says {self._size[0]} x {self._size[1]}"
+                )
+            self.position = self.position if frame.time is None else float(frame.time)
+            if self.position > time + self._tolerance:
+                raise DatasetError(
+                    f"'{self.path}' has no frame of its own at {time:.3f} s, the next is at"
+                    f" {self.position:.3f} s: frames were lost; record or download it again"
+                )
+            if self.position >= time - self._tolerance:
+                return frame

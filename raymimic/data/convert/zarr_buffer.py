@@ -1,0 +1,367 @@
+"""diffusion_policy's replay buffers in Zarr (Chi et al. 2023, its `common/replay_buffer.py`).
+
+A group `data` has an array `[N, ...]` for each key, `meta/episode_ends` the end of each episode.
+The store is a folder or, as `.zarr.zip`, one file. Codecs of objects, such as `pickle`, run what
+the file holds: the metadata of all arrays are read and checked before Zarr opens one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raymimic.data.convert.folders import inside, is_plain, parsed_object, reading
+from raymimic.data.convert.heads import is_file, is_folder
+from raymimic.data.convert.registry import FormatReader, register_format
+from raymimic.data.fetch import local_path
+from raymimic.data.memory import free_memory
+from raymimic.data.writer import Array, RecordedEpisode
+from raymimic.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+_ENDS = "meta/episode_ends"
+_METADATA = {".zarray": 2, "zarr.json": 3}
+"""Names of an array's metadata, and the version of Zarr's format."""
+_RENAMED = {
+    "action": "actions",
+    "reward": "rewards",
+    "done": "dones",
+    "terminals": "dones",
+    "timeouts": "truncated",
+}
+_NO_OBSERVATIONS = ("actions", "rewards", "dones", "truncated", "states")
+_IMAGE_CODECS = ("jpeg2k", "jpegxl", "jpeg", "png", "webp")
+_NUMBER_CODECS = (
+    *("blosc", "zlib", "gzip", "bz2", "lzma", "zstd", "lz4", "shuffle", "delta", "crc32"),
+    *("adler32", "crc32c", "fletcher32", "fixedscaleoffset", "quantize", "bitround", "astype"),
+    *("bytes", "transpose", "sharding_indexed"),
+)
+_CODECS = {*_NUMBER_CODECS, *(f"imagecodecs_{name}" for name in _IMAGE_CODECS)}
+_INSTALL = "pip install 'raymimic[zarr]'"
+_IMAGE_DIMS = 4  # [N, H, W, C]
+
+
+@register_format("zarr")
+class ZarrReader(FormatReader):
+    """Reads each array of `data` as an observation, but for actions, rewards and ends.
+
+    Colour images of floating-point numbers, as PushT's, become bytes: whole numbers of 0 to 255 as
+    they are, fractions of 0 to 1 times 255.
+    """
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self._path = local_path(source)
+        self._notes: list[str] = []
+        self._store = _Store(self._path)
+        self._arrays = {
+            key.removeprefix("data/"): what
+            for key, what in self._store.arrays.items()
+            if key.startswith("data/")
+        }
+        names = {_RENAMED.get(key, key) for key in self._arrays}
+        if "actions" not in names:
+            raise DatasetError(
+                f"'{source}' has no 'data/action', it holds {', '.join(self._arrays) or 'nothing'}:"
+                " raymimic learns from actions, write them there"
+            )
+
+    @classmethod
+    def recognises(cls, source: str) -> bool:
+        """Whether there is an array `meta/episode_ends` in a folder or in a .zip file."""
+        if is_folder(source):
+            place = Path(source).expanduser() / _ENDS
+            return any(is_file(str(place / name)) for name in _METADATA)
+        try:
+            return is_file(source) and _prefix(_members(Path(source).expanduser())) is not None
+        except (OSError, ValueError, zipfile.BadZipFile):
+            return False
+
+    @property
+    def files(self) -> list[Path]:
+        """The file, or all files of the folder."""
+        return self._store.files
+
+    @property
+    def version(self) -> str:
+        """The version of Zarr's format."""
+        return f"zarr {self._store.version}"
+
+    @property
+    def env_meta(self) -> dict[str, Any]:
+        """Not known."""
+        return {}
+
+    @property
+    def num_episodes(self) -> int:
+        """Entries of `episode_ends`."""
+        return math.prod(self._store.arrays[_ENDS])
+
+    @property
+    def mapping(self) -> list[str]:
+        """Of all arrays of `data`."""
+        lines = [
+            f"data/{key} -> {_name(key)}, {list(shape[1:])}" for key, shape in self._arrays.items()
+        ]
+        return [*lines, "meta/episode_ends -> demos", *self._notes]
+
+    def episodes(self) -> Iterator[RecordedEpisode]:
+        """Yields the episodes in the buffer's order."""
+        with self._store.opened() as group:
+            ends = self._ends(group)
+            columns = {
+                _name(key): _Column(group[f"data/{key}"], f"'{self.source}': 'data/{key}'")
+                for key in self._arrays
+            }
+            images: dict[str, float] = {}
+            for length in np.diff(ends, prepend=0).tolist():
+                arrays = {key: column.take(length) for key, column in columns.items()}
+                for key, x in arrays.items():
+                    if x.ndim == _IMAGE_DIMS and x.dtype.kind == "f" and x.shape[-1] == 3:
+                        arrays[key] = self._bytes(key, x, images)
+                yield _episode(arrays)
+
+    def _ends(self, group: Any) -> Array:
+        """The end of each episode, checked against the rows."""
+        what = f"'{self.source}': '{_ENDS}'"
+        with reading(what):
+            ends: Array = np.asarray(group[_ENDS][...])
+        if ends.ndim != 1 or ends.dtype.kind not in "iu" or np.any(np.diff(ends, prepend=0) <= 0):
+            raise DatasetError(f"{what} is no list of rising whole numbers: make the file again")
+        total = int(ends[-1]) if len(ends) else 0
+        for key, shape in self._arrays.items():
+            rows = shape[0] if shape else 0
+            if rows != total:
+                raise DatasetError(
+                    f"'{self.source}': 'data/{key}' has {rows} rows, but {_ENDS} ends at {total}:"
+                    " the file was cut, or is still being written; make or copy it again"
+                )
+        return ends
+
+    def _bytes(self, key: str, x: Array, scales: dict[str, float]) -> Array:
+        """Images of floating-point numbers as bytes."""
+        low, high = float(x.min()), float(x.max())
+        if key not in scales:
+            scales[key] = 255.0 if high <= 1.0 and np.any(x % 1) else 1.0
+            how = "255 x, rounded" if scales[key] > 1.0 else "whole numbers of 0 to 255"
+            self._notes.append(f"{key} is stored as bytes: {how}")
+        rounded = np.rint(x * scales[key])
+        exact = scales[key] > 1.0 or np.array_equal(rounded, x)
+        if not exact or low < 0.0 or high * scales[key] > 255.0:
+            raise DatasetError(
+                f"'{self.source}': '{key}' holds images of numbers from {low:g} to {high:g}, which"
+                " are neither whole numbers of 0 to 255 nor fractions of 0 to 1: write bytes"
+            )
+        return rounded.astype(np.uint8)
+
+
+class _Store:
+    """A store whose metadata were checked.
+
+    Args:
+        path: of the folder or the .zip file.
+
+    Attributes:
+        files: all of it.
+        arrays: the shape of each array below `data`, and of `episode_ends`, by name.
+        version: of Zarr's format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with reading(f"'{path}'"):
+            members = _members(path)
+        prefix = _prefix(members)
+        if prefix is None:
+            raise DatasetError(f"'{path}' has no array '{_ENDS}': it is no replay buffer in Zarr")
+        self._prefix = prefix
+        self.files = [path] if path.is_file() else [inside(path, name) for name in members]
+        self.version = 2 if f"{prefix}{_ENDS}/.zarray" in members else 3
+        self._needs_images = False
+        self.arrays = dict(self._checked(sorted(members)))
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Opens the group that holds `data` and `meta`."""
+        zarr = _imported("zarr")
+        if self._needs_images:
+            _imported("imagecodecs.numcodecs").register_codecs()
+        store: Any
+        with reading(f"'{self._path}'"):
+            if self._path.is_file():
+                store = zarr.storage.ZipStore(self._path, mode="r", read_only=True)
+            else:
+                store = zarr.storage.LocalStore(self._path, read_only=True)
+            group = zarr.open_group(
+                store,
+                mode="r",
+                path=self._prefix.rstrip("/"),
+                zarr_format=self.version,
+                use_consolidated=False,  # a second copy of the metadata, not checked here
+            )
+        try:
+            yield group
+        finally:
+            store.close()
+
+    def _checked(self, members: list[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for member in members:
+            place, _, file = member.removeprefix(self._prefix).rpartition("/")
+            if not member.startswith(self._prefix) or _METADATA.get(file) != self.version:
+                continue
+            if place != _ENDS and not place.startswith("data/"):
+                continue
+            what = f"'{self._path}': '{place}'"
+            if not is_plain(place):
+                raise DatasetError(f"{what} is a name that leads out of the store: do not use it")
+            content = parsed_object(self._read(member), what)
+            if content.get("node_type") == "group":
+                continue
+            yield place, self._shape(content, what)
+
+    def _shape(self, content: Mapping[str, Any], what: str) -> tuple[int, ...]:
+        """The shape of an array that can be read without running what the file holds."""
+        kind = content.get("dtype", content.get("data_type"))
+        with reading(what):
+            if not isinstance(kind, str) or np.dtype(kind).kind not in "biuf":
+                raise DatasetError(
+                    f"{what} holds {kind!r}, not numbers; objects could run any code: leave the"
+                    " array out, or write numbers"
+                )
+            shape = tuple(int(n) for n in content["shape"])
+        for codec in _codecs(content):
+            if codec not in _CODECS:
+                raise DatasetError(
+                    f"{what} is stored by the codec '{codec}', which raymimic does not open"
+                    " (codecs of objects can run any code): write numbers, by Blosc for example"
+                )
+            self._needs_images = self._needs_images or codec.startswith("imagecodecs_")
+        return shape
+
+    def _read(self, member: str) -> bytes:
+        with reading(f"'{self._path}': '{member}'"):
+            if not self._path.is_file():
+                return inside(self._path, member).read_bytes()
+            with zipfile.ZipFile(self._path) as archive:
+                return archive.read(member)
+
+
+class _Column:
+    """The rows of an array, each chunk read once."""
+
+    def __init__(self, array: Any, what: str) -> None:
+        self._array, self._what, self._at = array, what, 0
+        self._step = int((getattr(array, "shards", None) or array.chunks)[0])
+        self._row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        self._left: Array = np.empty((0, *array.shape[1:]), array.dtype)
+        with reading(what):
+            absent = array.nchunks - array.nchunks_initialized
+        if absent:
+            logger.warning(
+                "%s: %d of %d chunks are not there, so that their rows are %s: either all of them"
+                " are, or the store was copied in part",
+                *(what, absent, array.nchunks, array.fill_value),
+            )
+
+    def take(self, count: int) -> Array:
+        """The next rows `[count, ...]`."""
+        parts, have = [self._left], len(self._left)
+        if have < count:
+            chunks = math.ceil((count - have) / self._step)
+            stop = min(self._at + chunks * self._step, self._array.shape[0])
+            if (size := chunks * self._step * self._row_bytes) > free_memory():
+                raise DatasetError(
+                    f"{self._what}: one episode and the chunks that it lies in take {size:,} bytes,"
+                    " more than the memory that is free"
+                )
+            with reading(self._what):
+                parts.append(np.asarray(self._array[self._at : stop]))
+            self._at = stop
+        rows = np.concatenate(parts) if have else parts[-1]
+        self._left = rows[count:].copy()  # frees the chunks
+        return rows[:count]
+
+
+def _episode(arrays: Mapping[str, Array]) -> RecordedEpisode:
+    def flags(key: str) -> Array | None:
+        return None if key not in arrays else (arrays[key].ravel() != 0).astype(np.int64)
+
+    truncated = flags("truncated")
+    obs = {k.removeprefix("obs/"): x for k, x in arrays.items() if k.startswith("obs/")}
+    rewards = arrays.get("rewards")
+    return RecordedEpisode(
+        obs=obs,
+        actions=arrays["actions"],
+        rewards=None if rewards is None else rewards.ravel(),
+        dones=flags("dones"),
+        states=arrays.get("states"),
+        others={} if truncated is None else {"truncated": truncated},
+    )
+
+
+def _name(key: str) -> str:
+    name = _RENAMED.get(key, key)
+    return name if name in _NO_OBSERVATIONS else f"obs/{name}"
+
+
+def _members(path: Path) -> list[str]:
+    """Names of all files of a store, relative to it."""
+    if path.is_file():
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    found = []
+    for folder, folders, files in os.walk(path):
+        place = Path(folder).relative_to(path)
+        found += [(place / name).as_posix() for name in files]
+        for name in folders:
+            if (Path(folder) / name).is_symlink():
+                raise DatasetError(
+                    f"'{Path(folder) / name}' is a link to a folder: copy the folder there if you"
+                    " trust it"
+                )
+    return found
+
+
+def _prefix(members: list[str]) -> str | None:
+    """The folder, within a store, that holds `meta/episode_ends`."""
+    for name in _METADATA:
+        for member in members:
+            if member == f"{_ENDS}/{name}" or member.endswith(f"/{_ENDS}/{name}"):
+                return member.removesuffix(f"{_ENDS}/{name}")
+    return None
+
+
+def _codecs(content: Mapping[str, Any]) -> Iterator[str]:
+    """Names of all codecs of an array, those within others too."""
+    listed = [content.get("compressor"), *(content.get("filters") or [])]
+    listed += content.get("codecs") or []
+    listed += content.get("storage_transformers") or []
+    for codec in listed:
+        if codec is None:
+            continue
+        name = codec.get("id", codec.get("name")) if isinstance(codec, dict) else codec
+        yield str(name).removeprefix("numcodecs.")
+        inner = codec.get("configuration") if isinstance(codec, dict) else None
+        if isinstance(inner, dict):
+            yield from _codecs({"codecs": inner.get("codecs")})
+            yield from _codecs({"codecs": inner.get("index_codecs")})
+
+
+def _imported(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise DatasetError(
+            f"this dataset is read by the package '{error.name}': {_INSTALL}"
+        ) from error
