@@ -226,7 +226,7 @@ def read_columns(
                         if (name := key.partition("/")[2]) in demo.given:
                             arrays[key][rows] = demo.given[name]
                         else:
-                            _read(opened, columns[key], arrays[key][rows])
+                            read_column(opened, columns[key], arrays[key][rows])
                     except DatasetError as error:
                         if columns[key].needed:
                             raise
@@ -235,7 +235,8 @@ def read_columns(
                         arrays = {k: a for k, a in arrays.items() if column_group(k) != left_out}
                 start = rows.stop
     for key, array in arrays.items():
-        _warn_of_cut_off(demos[0].path, key, columns[key], array)
+        if fault := cut_off_fault(key, columns[key], array):
+            warn_once(f"dataset '{demos[0].path}': {fault}")
     return arrays
 
 
@@ -298,7 +299,7 @@ def _empty_arrays(
     }
 
 
-def _read(demo: DemoReader, column: Column, out: np.ndarray) -> None:
+def read_column(demo: DemoReader, column: Column, out: np.ndarray) -> None:
     """Reads one column of one demo into `out [n, ...]` and checks its values.
 
     All must be finite, and `dones` within [0, 1]: a target's bootstrap value is weighed by
@@ -324,16 +325,17 @@ def _read(demo: DemoReader, column: Column, out: np.ndarray) -> None:
             )
 
 
-def _warn_of_cut_off(path: Path, key: str, column: Column, values: np.ndarray) -> None:
-    """Warns of values that networks do not see as they are."""
+def cut_off_fault(key: str, column: Column, values: np.ndarray) -> str | None:
+    """Says of values that networks do not see them as they are; None where they do."""
     if column.cut_off is None or column_group(key) == NEXT_OBS or not values.size:
-        return
+        return None
     (least, greatest), low, high = column.cut_off, float(values.min()), float(values.max())
-    if low < least or high > greatest:
-        warn_once(
-            f"dataset '{path}': '{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g}"
-            f" to {greatest:g} with all else cut off, as in robomimic: scale it in the file"
-        )
+    if low >= least and high <= greatest:
+        return None
+    return (
+        f"'{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g} to {greatest:g} with"
+        " all else cut off, as in robomimic: scale it in the file"
+    )
 
 
 def _complain_if_not_finite(demo: DemoReader, name: str, values: np.ndarray) -> None:

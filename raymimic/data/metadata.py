@@ -115,8 +115,13 @@ def _demo_order(name: str) -> tuple[int, str]:
     return (int(number.group()) if number else -1, name)
 
 
-def _filter_keys(reader: DatasetReader, problems: list[str]) -> dict[str, list[str]]:
-    """The named subsets of an open dataset's demos, each in order of demo number."""
+def filter_keys(reader: DatasetReader, problems: list[str]) -> dict[str, list[str]]:
+    """The named subsets of an open dataset's demos, each in order of demo number.
+
+    Args:
+        reader: the open dataset.
+        problems: collects the faults of those that cannot be read.
+    """
     found: dict[str, list[str]] = {}
     try:
         mask = reader.find(None, "mask", str(reader))
@@ -191,7 +196,7 @@ def read_metadata(
                 found = _shapes(demo, problems)
                 shapes = {k[4:]: shape for k, shape in found.items() if k.startswith("obs/")}
             lengths[name] = length
-        masks = _filter_keys(reader, problems)
+        masks = filter_keys(reader, problems)
         total = sum(lengths.values())
         attrs = reader.attributes(reader.data)
         attrs.pop("env_args", None)
@@ -203,7 +208,7 @@ def read_metadata(
             )
         return DatasetMeta(
             path=reader.path,
-            env_meta=_env_meta(reader),
+            env_meta=env_meta_of(reader),
             num_demos=len(lengths),
             num_transitions=total,
             filter_keys=masks,
@@ -239,10 +244,11 @@ def read_env_meta(path: str | Path, allow_links: Sequence[str | Path] = ()) -> d
         DatasetError: `env_args` are not a JSON object.
     """
     with open_dataset(path, allow_links) as reader:
-        return _env_meta(reader)
+        return env_meta_of(reader)
 
 
-def _env_meta(reader: DatasetReader) -> dict[str, Any]:
+def env_meta_of(reader: DatasetReader) -> dict[str, Any]:
+    """As `read_env_meta`, of an open dataset."""
     where = f"{reader}: data.attrs['env_args']"
     remedy = "write the environment's env_name, type and env_kwargs there"
     text = reader.attribute(reader.data, "env_args", str(reader))

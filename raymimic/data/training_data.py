@@ -143,7 +143,7 @@ def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = N
     """
     _check_windows(config, reads)
     entries = dataset_entries(config)
-    request, language = _request(config, reads), language or {}
+    request, language = column_request(config, reads), language or {}
     train = _scanned(config, _sources(config, entries, "filter_key", language), request)
     if config.train.hdf5_normalize_obs:
         _check_statistics(train.shape_metadata(config.all_modalities)["all_shapes"])
@@ -538,7 +538,16 @@ def instruction_sources(config: BaseConfig) -> list[tuple[str, DemoSource]]:
     return [(e["lang"], s) for e, s in zip(entries, sources, strict=True) if e.get("lang")]
 
 
-def _request(config: BaseConfig, reads: Reads) -> ColumnRequest:
+def column_request(config: BaseConfig, reads: Reads) -> ColumnRequest:
+    """The quantities that a training reads of each transition.
+
+    Args:
+        config: sections `train` and `observation` are read.
+        reads: `Algo.reads` of the algorithm.
+
+    Raises:
+        ConfigError: the config names no observation.
+    """
     train = config.train
     if not config.all_obs_keys:
         raise ConfigError("observation.modalities names no observation of the dataset")
