@@ -28,6 +28,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "record a dataset with policies that come with raymimic",
     ),
     "dataset info": ("raymimic.cli.dataset_info", "print a summary of a dataset"),
+    "dataset validate": (
+        "raymimic.cli.dataset_validate",
+        "list everything that is wrong with a dataset",
+    ),
+    "dataset repair": ("raymimic.cli.dataset_repair", "write a dataset anew, so that it trains"),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",
         "deliver the records that a tracking server missed while it was down",

@@ -3,21 +3,18 @@
 import argparse
 import json
 import shlex
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raymimic.cli.shared import add_allow_links, add_import, json_text
+from raymimic.cli.shared import DemoProgress, add_allow_links, add_import, json_text
 from raymimic.errors import ConfigError, DatasetError, printable
-from raymimic.terminal import LiveLine, shown
+from raymimic.terminal import shown
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
     from raymimic.data.summary import DatasetSummary
 
-_PATIENCE_S = 1.0
 _MOST_COMPONENTS = 12
 
 
@@ -58,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     config = None if args.config is None else config_from_file(args.config)
     if args.images:
         check_writable(_picture(args))
-    summary = summarize(args.path, args.allow_links, _Progress())
+    summary = summarize(args.path, args.allow_links, DemoProgress())
     found = obstacles(summary)
     images = _draw(args, config, summary) if args.images and summary.meta.demos else None
     if args.json:
@@ -126,21 +123,6 @@ def _image_lines(images: dict[str, list[str]] | None) -> Iterator[str]:
     if images is not None:
         yield from (f"warning: {warning}" for warning in images["warnings"])
         yield from (f"images: {shown(file)}" for file in images["files"])
-
-
-class _Progress:
-    """Shows on a terminal, after a second, how many demos were looked at."""
-
-    def __init__(self) -> None:
-        self._line = LiveLine(sys.stderr)
-        self._next = time.monotonic() + _PATIENCE_S
-
-    def __call__(self, done: int, total: int) -> None:
-        if done == total:
-            self._line.clear()
-        elif time.monotonic() > self._next:
-            self._next = time.monotonic() + _PATIENCE_S
-            self._line.show(f"looked at {done:,} of {total:,} demos")
 
 
 def _lines(summary: "DatasetSummary") -> Iterator[str]:

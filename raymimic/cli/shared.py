@@ -5,14 +5,18 @@ import contextlib
 import json
 import re
 import sys
+import time
 from typing import Any, NoReturn
 
 from raymimic.credentials import masked
 from raymimic.errors import perhaps
+from raymimic.terminal import LiveLine
 
 CHECKPOINT_HELP = (
     "checkpoint of raymimic or robomimic: path, URI, or a model of MLflow (runs:/…, models:/…)"
 )
+
+_PATIENCE_S = 1.0
 
 
 def leave(status: int, message: str = "") -> NoReturn:
@@ -20,6 +24,26 @@ def leave(status: int, message: str = "") -> NoReturn:
     if message:
         print(f"raymimic: {masked(message)}", file=sys.stderr, flush=True)
     raise SystemExit(status)
+
+
+class DemoProgress:
+    """Shows on a terminal, after a second, how many demos a command is done with.
+
+    Args:
+        done: the work in a word or two, such as `looked at`.
+    """
+
+    def __init__(self, done: str = "looked at") -> None:
+        self._done, self._line = done, LiveLine(sys.stderr)
+        self._next = time.monotonic() + _PATIENCE_S
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tells how many demos of how many."""
+        if done == total:
+            self._line.clear()
+        elif time.monotonic() > self._next:
+            self._next = time.monotonic() + _PATIENCE_S
+            self._line.show(f"{self._done} {done:,} of {total:,} demos")
 
 
 class Parser(argparse.ArgumentParser):

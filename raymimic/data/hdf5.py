@@ -7,8 +7,10 @@ within the folders of a `DatasetFile`; external raw storage is refused. A link o
 that is not there is an error: HDF5 would skip the one and fill the other with zeros.
 """
 
+import errno
 import io
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -530,6 +532,30 @@ class DatasetReader:
                 memory["values"] = inner
                 memory["values"].id.read(space, source_space, values)
         return values
+
+    def copy(self, item: h5py.Dataset, target: h5py.Group, name: str, what: str) -> None:
+        """Copies a dataset of any type into another file, as it is stored, with its attributes.
+
+        Args:
+            item: the dataset; a virtual one is copied value by value.
+            target: group of a file that is open for writing.
+            name: path below it.
+            what: the dataset as a user knows it, for complaints.
+
+        Raises:
+            DatasetError: it cannot be read.
+            OSError: the disk is full.
+        """
+        self.check_place(item, what)
+        if item.is_virtual:
+            target[name] = self.values(item, what)
+            return
+        try:
+            target.copy(item, target, name=name)
+        except Exception as error:
+            if (full := os.strerror(errno.ENOSPC)) in str(error):
+                raise OSError(errno.ENOSPC, full) from error
+            raise _damaged(what, error) from error
 
     def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
         """One row of a dataset that was checked (`check`), in its own type.

@@ -106,11 +106,12 @@ def demo_names(reader: DatasetReader) -> list[str]:
     Raises:
         DatasetError: one is a link that leads nowhere.
     """
-    names = sorted(reader.names(reader.data), key=_demo_order)
+    names = sorted(reader.names(reader.data), key=demo_order)
     return [name for name in names if reader.demo(name) is not None]
 
 
-def _demo_order(name: str) -> tuple[int, str]:
+def demo_order(name: str) -> tuple[int, str]:
+    """The key by which demos are sorted: their number, then their name."""
     number = re.search(r"\d{1,18}$", name)
     return (int(number.group()) if number else -1, name)
 
@@ -146,7 +147,7 @@ def filter_key_members(reader: DatasetReader, item: h5py.Dataset, key: str) -> l
         item: the filter key's list of names.
         key: its name, for complaints.
     """
-    return sorted(reader.texts(item, f"{reader}: filter key '{key}'"), key=_demo_order)
+    return sorted(reader.texts(item, f"{reader}: filter key '{key}'"), key=demo_order)
 
 
 def read_metadata(
@@ -174,7 +175,7 @@ def read_metadata(
         others: list[str] = []
         problems: list[str] = []
         shapes: dict[str, tuple[int, ...]] = {}
-        names = sorted(reader.names(reader.data), key=_demo_order)
+        names = sorted(reader.names(reader.data), key=demo_order)
         for number, name in enumerate(names, 1):
             if progress is not None:
                 progress(number, len(names))
