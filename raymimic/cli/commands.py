@@ -32,6 +32,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "raymimic.cli.dataset_validate",
         "list everything that is wrong with a dataset",
     ),
+    "dataset split": (
+        "raymimic.cli.dataset_split",
+        "hold demos out for validation, as filter keys train and valid",
+    ),
+    "dataset filter": (
+        "raymimic.cli.dataset_filter",
+        "name demos by a filter key: so many, successful, long, …",
+    ),
     "dataset repair": ("raymimic.cli.dataset_repair", "write a dataset anew, so that it trains"),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",

@@ -1,10 +1,9 @@
 """Copies demos from one dataset into another, with all that they hold and in the file's types."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 import h5py
-import numpy as np
 
 from raymimic.data.hdf5 import DatasetReader, DemoReader, Item
 from raymimic.errors import OutputError
@@ -74,9 +73,3 @@ def copy_attributes(
         except (KeyError, OSError, RuntimeError, TypeError, ValueError):
             lost.append(f"attribute '{name}' cannot be copied")
     return lost
-
-
-def write_masks(file: h5py.File, masks: Iterable[tuple[str, Iterable[str]]]) -> None:
-    """Writes filter keys, which are lists of names, into a new file."""
-    for key, names in masks:
-        file[f"mask/{key}"] = np.array([name.encode(errors="surrogateescape") for name in names])

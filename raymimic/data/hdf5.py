@@ -23,6 +23,7 @@ import numpy as np
 
 from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
+from raymimic.data.in_place import journal_of
 from raymimic.errors import ConfigError, DatasetError, did_you_mean, nearest
 from raymimic.observations.shapes import LANG_EMB_KEY
 
@@ -814,13 +815,20 @@ def _open(path: Path) -> h5py.File:
         if not h5py.is_hdf5(path):
             raise DatasetError(f"{named} is not an HDF5 file{_not_hdf5(start)}")
         handle = h5py.File(path, "r", locking="best-effort")
+        if journal_of(path).exists():  # its writer would hold the lock
+            handle.close()
+            raise _half_changed(named)
         _limit_metadata_cache(handle)
         return handle
     except PermissionError as error:
         raise DatasetError(f"{named} may not be read: check its permissions") from error
-    except DatasetError:
+    except DatasetError as error:
+        if journal_of(path).exists():
+            raise _half_changed(named) from error
         raise
     except Exception as error:  # h5py raises any error of its bindings
+        if "unable to lock" not in str(error) and journal_of(path).exists():
+            raise _half_changed(named) from error
         if "truncated" in str(error):
             raise DatasetError(
                 f"{named} is truncated (an interrupted copy or recording): copy or make it again"
@@ -836,6 +844,13 @@ def _open(path: Path) -> h5py.File:
                 " locks, set HDF5_USE_FILE_LOCKING=FALSE"
             ) from error
         raise _damaged(named, error) from error
+
+
+def _half_changed(named: str) -> DatasetError:
+    return DatasetError(
+        f"{named} was being changed when a process was killed: give that command (raymimic dataset"
+        " split or filter) again, which completes the change"
+    )
 
 
 def _not_hdf5(start: bytes) -> str:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raymimic.data.copying import check_new, copy_attributes, copy_demo, write_masks
+from raymimic.data.copying import check_new, copy_attributes, copy_demo
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
+from raymimic.data.masks import put_mask
 from raymimic.data.metadata import filter_keys
 from raymimic.data.validate import Validation, validate
 from raymimic.data.writer import writing_file
@@ -179,14 +180,12 @@ class _Copying:
         masks = filter_keys(self._reader, problems)
         self._changes += [f"left out a filter key: {problem}" for problem in problems]
         kept = set(self._kept)
-        written = []
         for key, names in masks.items():
             left = [name for name in dict.fromkeys(names) if name in kept]
             if len(left) < len(names):
                 gone = len(names) - len(left)
                 self._changes.append(f"filter key '{key}': {gone} of {len(names)} names left out")
             if left:
-                written.append((key, left))
+                put_mask(new.require_group("mask"), key, left)
             else:
                 self._changes.append(f"left out filter key '{key}', which holds no demos")
-        write_masks(new, written)
