@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "name demos by a filter key: so many, successful, long, …",
     ),
     "dataset repair": ("raymimic.cli.dataset_repair", "write a dataset anew, so that it trains"),
+    "dataset merge": ("raymimic.cli.dataset_merge", "join datasets into one file"),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",
         "deliver the records that a tracking server missed while it was down",
