@@ -458,7 +458,7 @@ def _too_deep() -> ValueError:
     return ValueError(f"its sections are nested more than {MAX_DEPTH} deep")
 
 
-def lock(file: IO[str], patience_s: float = 0.0) -> None:
+def lock(file: IO[Any], patience_s: float = 0.0) -> None:
     """Locks a file for this process; closing the file, or dying, unlocks it.
 
     Args:

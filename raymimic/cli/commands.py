@@ -44,6 +44,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "raymimic.cli.dataset_convert",
         "write a dataset of another format as robomimic's HDF5, and back",
     ),
+    "dataset validate": (
+        "raymimic.cli.dataset_validate",
+        "list everything that is wrong with a dataset",
+    ),
+    "dataset split": (
+        "raymimic.cli.dataset_split",
+        "hold demos out for validation, as filter keys train and valid",
+    ),
+    "dataset filter": (
+        "raymimic.cli.dataset_filter",
+        "name demos by a filter key: so many, successful, long, …",
+    ),
+    "dataset repair": ("raymimic.cli.dataset_repair", "write a dataset anew, so that it trains"),
+    "dataset merge": ("raymimic.cli.dataset_merge", "join datasets into one file"),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",
         "deliver the records that a tracking server missed while it was down",

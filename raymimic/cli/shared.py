@@ -5,10 +5,13 @@ import contextlib
 import json
 import re
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from raymimic.credentials import masked
 from raymimic.errors import perhaps
+
+if TYPE_CHECKING:
+    from raymimic.data.masks import WrittenMasks
 
 CHECKPOINT_HELP = (
     "checkpoint of raymimic or robomimic: path, URI, or a model of MLflow (runs:/…, models:/…)"
@@ -96,6 +99,17 @@ def _integer(text: str, least: int) -> int:
         if int(text) >= least:
             return int(text)
     raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
+
+
+def print_masks(written: "WrittenMasks", as_json: bool) -> None:
+    """Prints the filter keys that a command wrote."""
+    if as_json:
+        masks = {key: {"demos": len(n), "steps": sum(n)} for key, n in written.lengths.items()}
+        print(json_text({"filter_keys": masks, "replaced": list(written.replaced)}), flush=True)
+        return
+    for key, lengths in written.lengths.items():
+        replaced = " (replaced)" if key in written.replaced else ""
+        print(f"filter key '{key}'{replaced}: {len(lengths):,} demos, {sum(lengths):,} steps")
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

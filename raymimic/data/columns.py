@@ -331,15 +331,32 @@ def read_rows(
     out: np.ndarray,
     rows: slice | None = None,
 ) -> None:
+    """Reads a column of one demo, or takes the values that the file lacks, see `read_column`.
+
+    Args:
+        ref: the demo.
+        demo: the same, open.
+        key: the column's name.
+        column: the column.
+        out: where its values go, `[n, ...]`.
+        rows: consecutive rows; None: all.
+    """
+    if (given := ref.given.get(key.partition("/")[2])) is not None:
+        out[...] = given
+    else:
+        read_column(demo, column, out, rows)
+
+
+def read_column(
+    demo: DemoReader, column: Column, out: np.ndarray, rows: slice | None = None
+) -> None:
     """Reads a column of one demo, or some rows of it, into `out [n, ...]` and checks its values.
 
     All must be finite, and `dones` within [0, 1]: a target's bootstrap value is weighed by
     1 - done, which would be negative or a multiple of it.
 
     Args:
-        ref: the demo.
-        demo: the same, open.
-        key: the column's name.
+        demo: the demo.
         column: the column.
         out: where its values go, in this array's type.
         rows: consecutive rows; None: all.
@@ -347,9 +364,6 @@ def read_rows(
     Raises:
         DatasetError: a value is not allowed, or the file is damaged.
     """
-    if (given := ref.given.get(key.partition("/")[2])) is not None:
-        out[...] = given
-        return
     left = 0
     for i, name in enumerate(column.parts):
         target = out
@@ -371,23 +385,29 @@ def read_rows(
             )
 
 
-def warn_of_cut_off(path: Path, key: str, column: Column, extent: tuple[float, float]) -> None:
-    """Warns of values that networks do not see as they are.
+def cut_off_fault(key: str, column: Column, extent: tuple[float, float]) -> str | None:
+    """Says of values that networks do not see them as they are; None where they do.
 
     Args:
-        path: of the dataset.
         key: the column's name.
         column: the column.
         extent: its least and greatest value.
     """
     if column.cut_off is None or column_group(key) == NEXT_OBS:
-        return
+        return None
     (least, greatest), (low, high) = column.cut_off, extent
-    if low < least or high > greatest:
-        warn_once(
-            f"dataset '{path}': '{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g}"
-            f" to {greatest:g} with all else cut off, as in robomimic: scale it in the file"
-        )
+    if low >= least and high <= greatest:
+        return None
+    return (
+        f"'{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g} to {greatest:g} with"
+        " all else cut off, as in robomimic: scale it in the file"
+    )
+
+
+def warn_of_cut_off(path: Path, key: str, column: Column, extent: tuple[float, float]) -> None:
+    """Warns once of values that networks do not see as they are, see `cut_off_fault`."""
+    if fault := cut_off_fault(key, column, extent):
+        warn_once(f"dataset '{path}': {fault}")
 
 
 def _complain_if_not_finite(

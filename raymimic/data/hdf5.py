@@ -7,8 +7,10 @@ within the folders of a `DatasetFile`; external raw storage is refused. A link o
 that is not there is an error: HDF5 would skip the one and fill the other with zeros.
 """
 
+import errno
 import io
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import numpy as np
 
 from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
+from raymimic.data.in_place import journal_of
 from raymimic.errors import ConfigError, DatasetError, did_you_mean, nearest
 from raymimic.observations.shapes import LANG_EMB_KEY
 
@@ -570,6 +573,30 @@ class DatasetReader:
                 return values
         return self.values(item, what)[start:stop]
 
+    def copy(self, item: h5py.Dataset, target: h5py.Group, name: str, what: str) -> None:
+        """Copies a dataset of any type into another file, as it is stored, with its attributes.
+
+        Args:
+            item: the dataset; a virtual one is copied value by value.
+            target: group of a file that is open for writing.
+            name: path below it.
+            what: the dataset as a user knows it, for complaints.
+
+        Raises:
+            DatasetError: it cannot be read.
+            OSError: the disk is full.
+        """
+        self.check_place(item, what)
+        if item.is_virtual:
+            target[name] = self.values(item, what)
+            return
+        try:
+            target.copy(item, target, name=name)
+        except Exception as error:
+            if (full := os.strerror(errno.ENOSPC)) in str(error):
+                raise OSError(errno.ENOSPC, full) from error
+            raise _damaged(what, error) from error
+
     def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
         """One row of a dataset that was checked (`check`), in its own type.
 
@@ -840,13 +867,20 @@ def _open(path: Path) -> h5py.File:
         if not h5py.is_hdf5(path):
             raise DatasetError(f"{named} is not an HDF5 file{_not_hdf5(start)}")
         handle = h5py.File(path, "r", locking="best-effort")
+        if journal_of(path).exists():  # its writer would hold the lock
+            handle.close()
+            raise _half_changed(named)
         _limit_metadata_cache(handle)
         return handle
     except PermissionError as error:
         raise DatasetError(f"{named} may not be read: check its permissions") from error
-    except DatasetError:
+    except DatasetError as error:
+        if journal_of(path).exists():
+            raise _half_changed(named) from error
         raise
     except Exception as error:  # h5py raises any error of its bindings
+        if "unable to lock" not in str(error) and journal_of(path).exists():
+            raise _half_changed(named) from error
         if "truncated" in str(error):
             raise DatasetError(
                 f"{named} is truncated (an interrupted copy or recording): copy or make it again"
@@ -862,6 +896,13 @@ def _open(path: Path) -> h5py.File:
                 " locks, set HDF5_USE_FILE_LOCKING=FALSE"
             ) from error
         raise _damaged(named, error) from error
+
+
+def _half_changed(named: str) -> DatasetError:
+    return DatasetError(
+        f"{named} was being changed when a process was killed: give that command (raymimic dataset"
+        " split or filter) again, which completes the change"
+    )
 
 
 def _not_hdf5(start: bytes) -> str:

@@ -5,6 +5,7 @@ floating-point numbers. Other forms would be read without a complaint, and train
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from raymimic.observations.modality import RGB, Depth, registered_modalities, ta
 CHANNELS = {"rgb": RGB.channels, "depth": Depth.channels}
 """Channels of an image, by modality."""
 
+_DARK = 5  # of 255: no camera that sees anything shows less everywhere
 _SMALLEST_SIDE = 16  # of distances under `low_dim`: fewer are a table, not a picture
 
 
@@ -110,6 +112,32 @@ def is_picture(shape: Sequence[int], modality: str | None) -> bool:
         return False
     is_scan = modality == "scan" and len(shape) == 2
     return is_scan or (len(shape) == 3 and shape[2] in CHANNELS.values())
+
+
+def frame_faults(values: npt.NDArray[Any]) -> list[str]:
+    """Says why a frame is of no use.
+
+    Args:
+        values: an image `[H, W, C]`, or a scan `[L, C]`.
+
+    Returns:
+        Its faults, to follow "is"; none of a frame that shows something.
+    """
+    faults = []
+    numbers = values
+    if values.dtype.kind == "f":
+        numbers = values[np.isfinite(values)]
+        if numbers.size < values.size:
+            faults.append("not finite")
+    if not numbers.size:
+        return faults
+    if numbers.dtype == np.uint8 and numbers.max() <= _DARK:
+        faults.append("black")
+    elif values.ndim == 3 and bool((values == values[:1, :1]).all()):
+        faults.append("of one colour" if values.shape[2] == 3 else "constant")
+    elif numbers.min() == numbers.max():
+        faults.append("constant")
+    return faults
 
 
 def _picture_objection(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str | None:

@@ -98,7 +98,7 @@ def scan(sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
     for source in sources:
         file = DatasetFile.locate(source.path, source.allow_links)
         with open_dataset(file) as reader:
-            names = _selected(reader, source)
+            names = selected_demos(reader, source)
             first = _demo(reader, names[0])
             given = {key: x for key, x in source.given.items() if not first.has(f"obs/{key}")}
             for name in names:
@@ -107,15 +107,11 @@ def scan(sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
                 found, length = _inspect(demo, request, spoiled, unwritten, given)
                 for key, column in found.items():
                     known, there = columns.setdefault(key, (column, here))
-                    if (known.shape, known.image) == (column.shape, column.image):
-                        continue
-                    difference = (
-                        f"{here}: rows of '{key}' {_difference(column, known)} in {there}; all"
-                        " demos of a training must agree: convert or remove one"
-                    )
-                    if column.needed:
-                        raise DatasetError(difference)
-                    spoiled.setdefault(column_group(key), difference)
+                    fault = disagreement(key, column, here, known, there)
+                    if fault and column.needed:
+                        raise DatasetError(fault)
+                    if fault:
+                        spoiled.setdefault(column_group(key), fault)
                 for key in _optional(request) - {column_group(key) for key in found}:
                     lacking.setdefault(key, here)
                 demos.append(DemoRef(file, name, length, given))
@@ -148,6 +144,24 @@ def scan(sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
     )
 
 
+def disagreement(key: str, column: Column, here: str, other: Column, there: str) -> str:
+    """Says of two demos that one training cannot take both; empty where it can.
+
+    Args:
+        key: name of the column.
+        column: of one demo.
+        here: that demo, as a user knows it.
+        other: of the other demo.
+        there: the other demo.
+    """
+    if (other.shape, other.image) == (column.shape, column.image):
+        return ""
+    return (
+        f"{here}: rows of '{key}' {_difference(column, other)} in {there}; all demos of a training"
+        " must agree: convert or remove one"
+    )
+
+
 def _difference(column: Column, other: Column) -> str:
     if column.shape != other.shape:
         return f"have shape {list(column.shape)}, but {list(other.shape)}"
@@ -170,8 +184,12 @@ def _demo(reader: DatasetReader, name: str) -> DemoReader:
     return demo
 
 
-def _selected(reader: DatasetReader, source: DemoSource) -> list[str]:
-    """Names of a source's demos, in order."""
+def selected_demos(reader: DatasetReader, source: DemoSource) -> list[str]:
+    """Names of a source's demos, in order.
+
+    Raises:
+        DatasetError: there are none, or no such filter key.
+    """
     if source.demo_limit is not None and source.demo_limit < 1:
         raise DatasetError(
             f"{reader}: demo_limit is {source.demo_limit}, it must be at least 1 (or null)"
@@ -228,26 +246,12 @@ def _inspect(
         unwritten: collects arrays that were never written, with the demo.
         given: observations that the demo lacks, see `DemoSource`.
     """
-    length = demo.length()
-    if length is None:
-        raise DatasetError(
-            f"{demo} has neither the attribute 'num_samples' nor 'actions', so that its length is"
-            " unknown; record it again, remove it, or choose others by a filter key"
-        )
-    if length < 1:
-        raise DatasetError(f"{demo} has no samples; remove it")
+    length = known_length(demo)
     optional = _optional(request)
     spare = optional - request.needs
-    wanted: dict[str, tuple[str, ...]] = {f"obs/{k}": (f"obs/{k}",) for k in request.obs_keys}
-    wanted["actions"] = request.action_keys
-    for key in sorted((set(request.dataset_keys) | request.needs) - {NEXT_OBS, "actions"}):
-        wanted.setdefault(key, (key,))
-    if NEXT_OBS in optional:
-        wanted |= {f"{NEXT_OBS}/{key}": (f"{NEXT_OBS}/{key}",) for key in request.obs_keys}
-
     found: dict[str, Column] = {}
     absent: set[str] = set()
-    for key, names in wanted.items():
+    for key, names in wanted_arrays(request).items():
         group = column_group(key)
         if group in absent or group in spoiled:
             continue
@@ -258,24 +262,84 @@ def _inspect(
             if group in optional and not demo.has(key):
                 absent.add(group)
                 continue
-            items = [demo.numbers(name) for name in names]
-            for name, item in zip(names, items, strict=True):
-                if item.shape[0] != length:
-                    raise DatasetError(
-                        f"{demo.reader}: lengths differ in demo '{demo.name}': '{name}' has"
-                        f" {item.shape[0]} rows, the demo {length} samples; cut or remove the demo"
-                    )
-                if not item.written:
-                    unwritten.setdefault(name, str(demo))
-            column = _column(demo, key, names, items, request, needed=group not in spare)
-            if group == NEXT_OBS:
-                _check_next(demo, key, column, found)
+            column, never = checked_column(
+                demo, key, names, length, request, found, needed=group not in spare
+            )
+            for part in never:
+                unwritten.setdefault(part, str(demo))
             found[key] = column
         except DatasetError as error:
             if group not in spare:
                 raise
             spoiled[group] = str(error)
     return {k: column for k, column in found.items() if column_group(k) not in absent}, length
+
+
+def known_length(demo: DemoReader) -> int:
+    """Number of transitions of a demo that a training can read.
+
+    Raises:
+        DatasetError: it is not known, or 0.
+    """
+    length = demo.length()
+    if length is None:
+        raise DatasetError(
+            f"{demo} has neither the attribute 'num_samples' nor 'actions', so that its length is"
+            " unknown; record it again, remove it, or choose others by a filter key"
+        )
+    if length < 1:
+        raise DatasetError(f"{demo} has no samples; remove it")
+    return length
+
+
+def wanted_arrays(request: ColumnRequest) -> dict[str, tuple[str, ...]]:
+    """The arrays of a demo that make up each column of a request, observations first."""
+    wanted: dict[str, tuple[str, ...]] = {f"obs/{k}": (f"obs/{k}",) for k in request.obs_keys}
+    wanted["actions"] = request.action_keys
+    for key in sorted((set(request.dataset_keys) | request.needs) - {NEXT_OBS, "actions"}):
+        wanted.setdefault(key, (key,))
+    if NEXT_OBS in _optional(request):
+        wanted |= {f"{NEXT_OBS}/{key}": (f"{NEXT_OBS}/{key}",) for key in request.obs_keys}
+    return wanted
+
+
+def checked_column(
+    demo: DemoReader,
+    key: str,
+    names: tuple[str, ...],
+    length: int,
+    request: ColumnRequest,
+    found: Mapping[str, Column],
+    needed: bool = True,
+) -> tuple[Column, list[str]]:
+    """A column of one demo, whose structure is that which a training takes.
+
+    Args:
+        demo: the demo.
+        key: name of the column.
+        names: the arrays that make it up.
+        length: rows that each must have.
+        request: modalities of observations.
+        found: the columns of this demo so far, its observations among them.
+        needed: see `Column`.
+
+    Returns:
+        The column, and those of its arrays that were never written.
+
+    Raises:
+        DatasetError: an array is missing, is no array of numbers, or has another shape.
+    """
+    items = [demo.numbers(name) for name in names]
+    for name, item in zip(names, items, strict=True):
+        if item.shape[0] != length:
+            raise DatasetError(
+                f"{demo.reader}: lengths differ in demo '{demo.name}': '{name}' has"
+                f" {item.shape[0]} rows, the demo {length} samples; cut or remove the demo"
+            )
+    column = _column(demo, key, names, items, request, needed)
+    if column_group(key) == NEXT_OBS:
+        _check_next(demo, key, column, found)
+    return column, [name for name, item in zip(names, items, strict=True) if not item.written]
 
 
 def _check_next(demo: DemoReader, key: str, column: Column, found: Mapping[str, Column]) -> None:

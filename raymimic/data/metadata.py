@@ -235,7 +235,7 @@ def read_metadata(
             )
         return DatasetMeta(
             path=reader.path,
-            env_meta=_env_meta(reader),
+            env_meta=env_meta_of(reader),
             num_demos=len(lengths),
             num_transitions=total,
             filter_keys=masks,
@@ -271,10 +271,11 @@ def read_env_meta(path: str | Path, allow_links: Sequence[str | Path] = ()) -> d
         DatasetError: `env_args` are not a JSON object.
     """
     with open_dataset(path, allow_links) as reader:
-        return _env_meta(reader)
+        return env_meta_of(reader)
 
 
-def _env_meta(reader: DatasetReader) -> dict[str, Any]:
+def env_meta_of(reader: DatasetReader) -> dict[str, Any]:
+    """As `read_env_meta`, of an open dataset."""
     where = f"{reader}: data.attrs['env_args']"
     remedy = "write the environment's env_name, type and env_kwargs there"
     text = reader.attribute(reader.data, "env_args", str(reader))

@@ -158,7 +158,7 @@ def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = N
     """
     _check_windows(config, reads)
     entries = _trainable_entries(config)
-    request, language = _request(config, reads), language or {}
+    request, language = column_request(config, reads), language or {}
     train = _scanned(config, _sources(config, entries, "filter_key", language), request)
     _check_rotations(config, train)
     if config.train.hdf5_normalize_obs:
@@ -527,7 +527,7 @@ def action_range(config: BaseConfig, layout: Layout) -> tuple[Array, Array]:
     actions = layout.columns["actions"]
     widths = dict(zip(actions.parts, actions.widths, strict=True))
     found = moments(
-        torch.from_numpy(as_played(piece.numpy(), widths, config.converted_actions))
+        torch.from_numpy(as_played(piece[:].numpy(), widths, config.converted_actions))
         for piece in stream_column(layout, "actions", np.float64)
     )
     return found.low, found.high
@@ -627,7 +627,16 @@ def instruction_sources(config: BaseConfig) -> list[tuple[str, DemoSource]]:
     return [(e["lang"], s) for e, s in zip(entries, sources, strict=True) if e.get("lang")]
 
 
-def _request(config: BaseConfig, reads: Reads) -> ColumnRequest:
+def column_request(config: BaseConfig, reads: Reads) -> ColumnRequest:
+    """The quantities that a training reads of each transition.
+
+    Args:
+        config: sections `train` and `observation` are read.
+        reads: `Algo.reads` of the algorithm.
+
+    Raises:
+        ConfigError: the config names no observation.
+    """
     train = config.train
     if not config.all_obs_keys:
         raise ConfigError("observation.modalities names no observation of the dataset")

@@ -166,14 +166,31 @@ def writing_dataset(
     Raises:
         OutputError: the file cannot be written.
     """
+    with writing_file(path) as file:
+        writer = DatasetWriter(file.create_group("data"), filter_keys, compress)
+        yield writer
+        writer.finish(env_meta, file)
+
+
+@contextmanager
+def writing_file(path: str | Path) -> Iterator[h5py.File]:
+    """Writes an HDF5 file, which appears once the block is complete.
+
+    Args:
+        path: of the file; an existing one is replaced.
+
+    Yields:
+        The file, empty. If the block raises, nothing is left.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(part, "w") as file:
-            writer = DatasetWriter(file.create_group("data"), filter_keys, compress)
-            yield writer
-            writer.finish(env_meta, file)
+            yield file
         part.replace(path)
     except OSError as error:
         # HDF5's own message spans lines

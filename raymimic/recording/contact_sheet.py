@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from raymimic.config.base_config import BaseConfig
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
-from raymimic.data.images import is_picture, objection
+from raymimic.data.images import frame_faults, is_picture, objection
 from raymimic.errors import DatasetError, printable
 from raymimic.recording.augmented import Augmentations, Augmented
 from raymimic.recording.painting import Row, Section, Sheet, Tile, picture
@@ -29,7 +29,6 @@ _DEMOS = 3
 _COLUMNS = ("first", "middle", "last")
 _MOST_CAMERAS = 32
 _MOST_PIXELS = 16_000_000  # of a sheet of several cameras
-_DARK = 5  # of 255: no camera that sees anything shows less everywhere
 
 
 @dataclass(frozen=True)
@@ -247,7 +246,7 @@ class _Camera:
         values = values.astype(values.dtype.newbyteorder("="))
         image, extent = picture(values)
         captions = (caption,) if extent is None else (caption, _range(extent))
-        faults = _faults(values)
+        faults = frame_faults(values)
         tile = Tile(image, captions, list(faults))
         digest = hashlib.sha256(f"{values.shape}{values.dtype}".encode() + values.tobytes())
         self.seen[demo.name, index] = _Seen(tile, digest.digest(), faults)
@@ -272,25 +271,6 @@ class _Camera:
         several = len(self.seen) > len(kinds)
         spoiled = any(seen.faults for seen in self.seen.values())
         return several and not spoiled and all(len(digests) == 1 for digests in kinds.values())
-
-
-def _faults(values: NDArray[Any]) -> list[str]:
-    """Why a frame is of no use."""
-    faults = []
-    numbers = values
-    if values.dtype.kind == "f":
-        numbers = values[np.isfinite(values)]
-        if numbers.size < values.size:
-            faults.append("not finite")
-    if not numbers.size:
-        return faults
-    if numbers.dtype == np.uint8 and numbers.max() <= _DARK:
-        faults.append("black")
-    elif values.ndim == 3 and bool((values == values[:1, :1]).all()):
-        faults.append("of one colour" if values.shape[2] == 3 else "constant")
-    elif numbers.min() == numbers.max():
-        faults.append("constant")
-    return faults
 
 
 def _note_equal(cameras: Sequence[_Camera]) -> None:

@@ -1,13 +1,20 @@
-"""Which algorithms a dataset can train, by what each declares that it reads."""
+"""Which algorithms a dataset can train, by what each declares that it reads; and which configs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from raymimic.algo import algo_class
-from raymimic.config import get_all_registered_configs
-from raymimic.config.checks import problems
+from raymimic.config import BaseConfig, get_all_registered_configs
+from raymimic.config.checks import check_config, problems
 from raymimic.config.templates import config_named
 from raymimic.data.observation_keys import observation_settings
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, PAD_MASK
 from raymimic.data.summary import DatasetSummary
-from raymimic.data.training_data import ROUNDING
+from raymimic.data.training_data import ROUNDING, column_request, inspect_data
+from raymimic.data.validate import Demand, Fault, Validation
+from raymimic.errors import RaymimicError
 
 # Made of the rest of a file where it lacks them.
 _MADE = {BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, PAD_MASK}
@@ -49,3 +56,55 @@ def _obstacle(name: str, summary: DatasetSummary) -> str:
             "--set train.action_config.actions.normalization=min_max"
         )
     return ""
+
+
+def demand_of(config: BaseConfig, path: str, allow_links: Sequence[str] = ()) -> Demand:
+    """The use that a training by a config would make of a file.
+
+    Args:
+        config: of the training; its own data are replaced by the file.
+        path: the file.
+        allow_links: further folders that its links may lead into.
+
+    Raises:
+        ConfigError: the config is wrong.
+    """
+    _name_data(config, path, allow_links)
+    check_config(config)
+    reads = algo_class(config.algo_name, config).reads(config)
+    train = config.train
+    keys = [train.hdf5_filter_key]
+    if config.experiment.validate and train.validation_fraction is None:
+        keys.append(train.hdf5_validation_filter_key)
+    normalization = (train.action_config.get("actions") or {}).get("normalization")
+    return Demand(
+        request=column_request(config, reads),
+        filter_keys=() if keys[0] is None else tuple(filter(None, keys)),
+        dtype=np.float64 if train.dtype == "float64" else np.float32,
+        bounded_actions=reads.bounded_actions and normalization != "min_max",
+    )
+
+
+def refusal(
+    config: BaseConfig, path: str, allow_links: Sequence[str], found: Validation
+) -> Validation:
+    """Adds the reason for which a training is refused although no fault of the file is an error.
+
+    Args:
+        config: see `demand_of`.
+        path: the file.
+        allow_links: further folders that its links may lead into.
+        found: the file's faults.
+    """
+    try:
+        inspect_data(config, algo_class(config.algo_name, config).reads(config))
+    except RaymimicError as error:
+        return replace(found, faults=(Fault("config", str(error), True), *found.faults))
+    return found
+
+
+def _name_data(config: BaseConfig, path: str, allow_links: Sequence[str]) -> None:
+    with config.values_unlocked():
+        config.train.data = path
+        if allow_links:
+            config.train.allow_links = list(allow_links)

@@ -1,0 +1,93 @@
+"""`raymimic dataset validate`: lists everything that is wrong with a dataset."""
+
+import argparse
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raymimic.cli.shared import add_allow_links, add_import, json_text
+from raymimic.errors import DatasetError, printable
+from raymimic.terminal import Counting, shown
+
+if TYPE_CHECKING:
+    from raymimic.data.validate import Fault, Validation
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `raymimic dataset validate`."""
+    parser.description = (
+        "Reads all of a dataset and lists its faults: errors, for which a training is refused, and "
+        "warnings. Status 2 means that there are errors."
+    )
+    add_import(parser)
+    parser.add_argument("path", help="HDF5 file, path or URI")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.json",
+        help="judge the file by what this config reads of it (default: by all that it holds)",
+    )
+    add_allow_links(parser)
+    parser.add_argument("--json", action="store_true", help="print all faults as one line of JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints all faults of a dataset.
+
+    Raises:
+        DatasetError: the file cannot be read, or a training would be refused.
+    """
+    from raymimic.config.base_config import config_from_file, import_modules
+    from raymimic.data.validate import Fault, Validation, validate
+    from raymimic.training.trainable import demand_of, refusal
+
+    import_modules(args.imports)
+    config = None if args.config is None else config_from_file(args.config)
+    demand = None if config is None else demand_of(config, args.path, args.allow_links)
+    try:
+        found = validate(args.path, args.allow_links, demand, Counting("looked at", "demos"))
+        if config is not None and not found.errors:
+            found = refusal(config, args.path, args.allow_links, found)
+    except DatasetError as error:
+        if args.json:
+            faults = (Fault("file", str(error), True),)
+            print(json_text(Validation(Path(args.path), faults).to_dict()), flush=True)
+        raise
+    if args.json:
+        print(json_text(found.to_dict()), flush=True)
+    else:
+        for line in fault_lines(found.faults):
+            print(printable(line))
+    if not found.errors:
+        if not args.json:
+            print(printable(f"{found.path}: {_count(found)}; it trains"))
+        return
+    source, target = Path(args.path), f"{Path(args.path).stem}_repaired.hdf5"
+    command = shlex.join(
+        ["raymimic", "dataset", "repair", str(source), "--out", shown(source.with_name(target))]
+    )
+    raise DatasetError(f"dataset '{found.path}' does not train: {_count(found)}; try {command}")
+
+
+def _count(found: "Validation") -> str:
+    errors = len(found.errors)
+    warnings = len(found.faults) - errors
+    return (
+        f"{len(found.demos):,} demos, {errors:,} {'error' if errors == 1 else 'errors'}, "
+        f"{warnings:,} {'warning' if warnings == 1 else 'warnings'}"
+    )
+
+
+def fault_lines(faults: "tuple[Fault, ...]") -> Iterator[str]:
+    """A line for each kind of fault of each array, with all demos that have it; errors first."""
+    groups: dict[tuple[bool, str, str], list[Fault]] = {}
+    for fault in sorted(faults, key=lambda fault: not fault.is_error):
+        own = fault.key or ("" if fault.demo else fault.text)
+        groups.setdefault((fault.is_error, fault.kind, own), []).append(fault)
+    for (is_error, _, _), alike in groups.items():
+        first = alike[0]
+        line = "error: " if is_error else "warning: "
+        line += f"demo '{first.demo}': {first.text}" if first.demo else first.text
+        if others := [fault.demo for fault in alike[1:]]:
+            line += f"; likewise {', '.join(others)}"
+        yield line

@@ -1,0 +1,51 @@
+"""`python -m raymimic.scripts.filter_dataset_size --dataset …`: robomimic's name for subsets."""
+
+import argparse
+
+import numpy as np
+
+from raymimic.data.masks import filter_demos
+from raymimic.scripts.commands import explaining
+
+
+def filter_dataset_size(
+    hdf5_path: str,
+    num_demos: int,
+    input_filter_key: str | None = None,
+    output_filter_key: str | None = None,
+) -> None:
+    """Writes a filter key of some demos, drawn by numpy's global generator.
+
+    Args:
+        hdf5_path: local path of the dataset, which is changed.
+        num_demos: how many.
+        input_filter_key: the demos to choose from; its name stands before the new key's.
+        output_filter_key: name of the new key, `<num_demos>_demos` by default.
+    """
+    written = filter_demos(
+        hdf5_path,
+        np.random.shuffle,
+        [num_demos],
+        filter_key=input_filter_key,
+        name=output_filter_key,
+    )
+    for key, lengths in written.lengths.items():
+        print(f"{key}: {sum(lengths)} samples, on average {np.mean(lengths)}")
+
+
+def main() -> None:
+    """Writes the filter keys that the arguments name."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--dataset", required=True, help="HDF5 file, which is changed")
+    parser.add_argument("--input_filter_key", help="choose among the demos of this filter key")
+    parser.add_argument("--num_demos", type=int, nargs="+", required=True, help="how many")
+    parser.add_argument("--output_filter_key", help="name of the new filter key")
+    args = parser.parse_args()
+    np.random.seed(0)
+    with explaining():
+        for number in args.num_demos:
+            filter_dataset_size(args.dataset, number, args.input_filter_key, args.output_filter_key)
+
+
+if __name__ == "__main__":
+    main()
