@@ -98,7 +98,7 @@ def scan(sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
     for source in sources:
         file = DatasetFile.locate(source.path, source.allow_links)
         with open_dataset(file) as reader:
-            names = _selected(reader, source)
+            names = selected(reader, source)
             first = _demo(reader, names[0])
             given = {key: x for key, x in source.given.items() if not first.has(f"obs/{key}")}
             for name in names:
@@ -170,8 +170,12 @@ def _demo(reader: DatasetReader, name: str) -> DemoReader:
     return demo
 
 
-def _selected(reader: DatasetReader, source: DemoSource) -> list[str]:
-    """Names of a source's demos, in order."""
+def selected(reader: DatasetReader, source: DemoSource) -> list[str]:
+    """Names of a source's demos, in order of demo number.
+
+    Raises:
+        DatasetError: there are none, or the filter key is not there or names others.
+    """
     if source.demo_limit is not None and source.demo_limit < 1:
         raise DatasetError(
             f"{reader}: demo_limit is {source.demo_limit}, it must be at least 1 (or null)"
