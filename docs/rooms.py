@@ -62,17 +62,8 @@ ORDER: list[dict[str, tuple[str, int]]] = [
     },
 ]
 GROUND = {
-    *(
-        "errors",
-        "macros",
-        "start",
-        "torch_file",
-        "credentials",
-        "storage",
-        "tensors",
-        "user_modules",
-    ),
-    *("terminal", "lease", "ranks"),
+    *("errors", "start", "torch_file", "credentials", "storage", "tensors", "user_modules"),
+    *("terminal", "lease", "ranks", "macros"),
 }
 LEVEL = {room: level for level, line in enumerate(ORDER) for room in line}
 

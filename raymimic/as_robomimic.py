@@ -6,8 +6,8 @@ One line at the beginning of a script, `import raymimic.as_robomimic`, or no lin
     python -m raymimic.as_robomimic -m mimicgen.scripts.generate_core_configs
 
 `robomimic.utils.obs_utils` is then the module `raymimic.utils.obs_utils` itself, and so with all
-others. Where robomimic is installed this is refused, unless the option `--replace` stands before the
-script, or the environment holds `RAYMIMIC_AS_ROBOMIMIC=replace`.
+others. Where robomimic is installed this is refused, unless the option `--replace` stands before
+the script, or the environment holds `RAYMIMIC_AS_ROBOMIMIC=replace`.
 """
 
 import importlib
@@ -51,6 +51,8 @@ class _SameModule(Loader):
 class _Finder(MetaPathFinder):
     """Finds `robomimic` and its modules in raymimic."""
 
+    gives_raymimic = True  # told by this, as a script may import what `python -m` runs
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -73,7 +75,7 @@ def install(replace: bool = False) -> None:
     Raises:
         ConfigError: robomimic is installed, or imported already.
     """
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if any(getattr(finder, "gives_raymimic", False) for finder in sys.meta_path):
         return
     if _THEIRS in sys.modules:
         raise ConfigError(
@@ -82,8 +84,8 @@ def install(replace: bool = False) -> None:
     place = importlib.util.find_spec(_THEIRS)
     if place is not None and not replace:
         raise ConfigError(
-            f"robomimic itself is installed ({place.origin or _THEIRS}), and raymimic does not take "
-            "its place unasked: uninstall it, or ask by --replace or by "
+            f"robomimic itself is installed ({place.origin or _THEIRS}), and raymimic does not "
+            "take its place unasked: uninstall it, or ask by --replace or by "
             f"{_VARIABLE}=replace in the environment"
         )
     sys.meta_path.insert(0, _Finder())
@@ -104,9 +106,7 @@ def main(words: Sequence[str]) -> None:
     is_module = rest[:1] == ["-m"]
     rest = rest[1:] if is_module else rest
     if not rest or rest[0].startswith("-"):
-        _end(
-            "usage: python -m raymimic.as_robomimic [--replace] SCRIPT.py | -m MODULE [ARGUMENTS…]"
-        )
+        _end("usage: python -m raymimic.as_robomimic [--replace] SCRIPT.py | -m MODULE …")
     if not is_module and not Path(rest[0]).is_file():
         _end(f"error: there is no script '{rest[0]}'")
     try:

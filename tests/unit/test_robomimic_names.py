@@ -1,7 +1,8 @@
 """Names that robomimic's users import are there, and take robomimic's arguments.
 
-`tests/golden/robomimic_names.json` lists names of robomimic 0.5 that its documentation, examples and
-tests, 29 public projects and 10 copies of it use, with the parameters of functions and classes.
+`tests/golden/robomimic_names.json` lists names of robomimic 0.5 that its documentation, examples
+and tests, 29 public projects and 10 copies of it use, with the parameters of functions and
+classes.
 """
 
 import importlib
