@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(trainer, name)
     if name in ("DATASET_REGISTRY", "MOMART_DATASET_REGISTRY", "HF_REPO_ID"):  # as in robomimic
-        from raymimic.utils import dataset_registry
+        from raymimic.data import robomimic_datasets
 
-        return getattr(dataset_registry, name)
+        return getattr(robomimic_datasets, name)
     raise AttributeError(f"module 'raymimic' has no attribute '{name}'")

@@ -17,11 +17,11 @@ from raymimic.config import BaseConfig, config_factory
 from raymimic.config.config import Config
 from raymimic.config.templates import TEMPLATES
 from raymimic.data.fetch import cache_dir
+from raymimic.data.robomimic_datasets import HF_REPO_ID
 from raymimic.errors import CheckpointError
 from raymimic.storage import read_json
 from raymimic.tensors import get_torch_device
 from raymimic.training.trainer import train
-from raymimic.utils.dataset_registry import HF_REPO_ID
 from raymimic.utils.file_utils import (
     download_file_from_hf,
     download_url,
