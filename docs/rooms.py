@@ -22,6 +22,7 @@ FRONT_DOOR = "raymimic"  # `raymimic.train`, which is in training
 # each other; every room may import the ground floor, which is drawn without arrows.
 ORDER: list[dict[str, tuple[str, int]]] = [
     {
+        "macros": ("robomimic's switches", 200),
         "errors": ("errors for users", 380),
         "start": ("a safe import path", 560),
         "torch_file": ("reads torch files", 740),
@@ -54,14 +55,15 @@ ORDER: list[dict[str, tuple[str, int]]] = [
     {"sweep": ("many trainings", 300)},
     {"cli": ("commands", 480)},
     {
-        "utils": ("robomimic's names", 280),
-        "scripts": ("robomimic's scripts", 480),
-        "__main__": ("python -m raymimic", 680),
+        "as_robomimic": ("import robomimic", 180),
+        "utils": ("robomimic's names", 380),
+        "scripts": ("robomimic's scripts", 580),
+        "__main__": ("python -m raymimic", 780),
     },
 ]
 GROUND = {
     *("errors", "start", "torch_file", "credentials", "storage", "tensors", "user_modules"),
-    *("terminal", "lease", "ranks"),
+    *("terminal", "lease", "ranks", "macros"),
 }
 LEVEL = {room: level for level, line in enumerate(ORDER) for room in line}
 

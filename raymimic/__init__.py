@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from raymimic.training import trainer
 
         return getattr(trainer, name)
+    if name in ("DATASET_REGISTRY", "MOMART_DATASET_REGISTRY", "HF_REPO_ID"):  # as in robomimic
+        from raymimic.data import robomimic_datasets
+
+        return getattr(robomimic_datasets, name)
     raise AttributeError(f"module 'raymimic' has no attribute '{name}'")

@@ -21,8 +21,11 @@ class RaymimicError(Exception):
     """Base of all errors whose message is enough for the user, without a traceback."""
 
 
-class ConfigError(RaymimicError):
-    """A configuration that is invalid or contradicts itself."""
+class ConfigError(RaymimicError, RuntimeError):
+    """A configuration that is invalid or contradicts itself.
+
+    A `RuntimeError` too: robomimic raises that for an unknown key, and scripts catch it.
+    """
 
 
 class ModuleNotImportedError(ConfigError):

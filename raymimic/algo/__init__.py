@@ -1,5 +1,6 @@
 """Algorithms: their losses and steps on a batch, and the policies that act at test time."""
 
+from raymimic.algo import algo
 from raymimic.algo.algo import (
     Algo,
     PlannerAlgo,
@@ -75,3 +76,7 @@ __all__ = [
     "register_algo_factory_func",
     "registered_algos",
 ]
+
+# robomimic has both in the module `algo`.
+algo.HierarchicalAlgo = HierarchicalAlgo  # type: ignore[attr-defined]
+algo.RolloutPolicy = RolloutPolicy  # type: ignore[attr-defined]

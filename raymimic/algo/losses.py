@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+def cosine_loss(preds: Tensor, labels: Tensor) -> Tensor:
     """One minus the cosine of the angle between vectors `[..., D]`, averaged (0-d)."""
-    return 1.0 - F.cosine_similarity(predictions, targets, dim=-1).mean()
+    return 1.0 - F.cosine_similarity(preds, labels, dim=-1).mean()
 
 
 def regression_loss(predictions: Tensor, targets: Tensor, use_huber: bool) -> Tensor:

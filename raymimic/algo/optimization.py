@@ -117,7 +117,9 @@ def optimizer_from_optim_params(
 
 
 def lr_scheduler_from_optim_params(
-    net_optim_params: Mapping[str, Any], optimizer: Optimizer
+    net_optim_params: Mapping[str, Any],
+    net: nn.Module | Optimizer | None = None,
+    optimizer: Optimizer | None = None,
 ) -> LRScheduler | None:
     """Makes the learning-rate schedule of one optimizer.
 
@@ -131,6 +133,7 @@ def lr_scheduler_from_optim_params(
 
     Args:
         net_optim_params: a section of `config.algo.optim_params`.
+        net: the network, as in robomimic, which does not read it either; or the optimizer.
         optimizer: the optimizer whose learning rate is scheduled.
 
     Returns:
@@ -138,7 +141,11 @@ def lr_scheduler_from_optim_params(
 
     Raises:
         ConfigError: for an unknown type, or settings that contradict it.
+        TypeError: there is no optimizer.
     """
+    optimizer = net if isinstance(net, Optimizer) else optimizer
+    if optimizer is None:
+        raise TypeError("lr_scheduler_from_optim_params takes the optimizer")
     settings = net_optim_params["learning_rate"]
     name = settings.get("scheduler_type", "multistep")
     epochs = list(settings.get("epoch_schedule", ()))

@@ -88,5 +88,5 @@ def _load_pyfunc(path: str) -> PolicyModel:
                 f"'{path}' holds {len(found)} checkpoints (*.pth), and a model has one"
             )
         (place,) = found
-    policy, _ = policy_from_checkpoint(ckpt_path=str(place))
+    policy, _ = policy_from_checkpoint("cpu", str(place))
     return PolicyModel(policy)

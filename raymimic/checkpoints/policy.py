@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from raymimic.errors import CheckpointError, RaymimicError
 from raymimic.models.vision.weights import weights_follow
 from raymimic.observations.shapes import language_keys
 from raymimic.storage import parse_json
+from raymimic.tensors import get_torch_device
 from raymimic.user_modules import check_imported
 
 if TYPE_CHECKING:
@@ -82,20 +84,19 @@ def config_from_checkpoint(
 
 
 def policy_from_checkpoint(
-    ckpt_path: str | None = None,
+    device: torch.device | str | None = None,
+    ckpt_path: str | Path | None = None,
     ckpt_dict: dict[str, Any] | None = None,
-    device: torch.device | None = None,
     verbose: bool = False,
     imports: Sequence[str] = (),
 ) -> tuple["RolloutPolicy", dict[str, Any]]:
     """Restores a trained policy, ready to act.
 
-    robomimic's function of this name takes `device` first; by keyword both are called alike.
-
     Args:
+        device: where it runs; None: on a GPU if there is one and `train.cuda` of its config is
+            true. If it is the only argument and a text or a path, it is `ckpt_path`.
         ckpt_path: path or URI of a checkpoint of raymimic or robomimic.
         ckpt_dict: the checkpoint, if it is already loaded.
-        device: where it runs; the CPU unless given.
         verbose: log the config and the algorithm.
         imports: see `config_from_checkpoint`.
 
@@ -108,13 +109,17 @@ def policy_from_checkpoint(
     """
     from raymimic.algo import RolloutPolicy
 
+    if ckpt_path is None and ckpt_dict is None and isinstance(device, str | Path):
+        device, ckpt_path = None, device
+    ckpt_path = None if ckpt_path is None else str(ckpt_path)
     ckpt = maybe_dict_from_checkpoint(ckpt_path, ckpt_dict)
     config, _ = config_from_checkpoint(
         ckpt_path=ckpt_path, ckpt_dict=ckpt, verbose=verbose, imports=imports
     )
     content = CheckpointContent.from_dict(ckpt)
     with _explained(f"cannot use {_name(ckpt_path)}"):
-        algo = algo_from_content(content, config, device or torch.device("cpu"))
+        place = get_torch_device(config.train.cuda) if device is None else torch.device(device)
+        algo = algo_from_content(content, config, place)
         algo.deserialize(content.model)
         algo.set_eval()
         _check_stats_fit(algo, content)

@@ -244,6 +244,8 @@ class BaseConfig(Rules, Config):
         self.experiment.rollout.warmstart = 0  # epochs before the first evaluation
         self.experiment.rollout.terminate_on_success = True  # end an episode at its success
         self.experiment.rollout.seed = None  # seeds of the episodes; null: from train.seed
+        # Keys of DexMimicGen's branch of robomimic, see `envs_per_actor`.
+        self.experiment.rollout.optional_keys(batched=None, num_batch_envs=None)
 
         self.experiment.env_meta_update_dict = {}  # changes to the dataset's env_args
         self.experiment.ckpt_path = None  # start from the weights of this checkpoint
@@ -404,6 +406,18 @@ class BaseConfig(Rules, Config):
                 yield Place(type(section), "", path)
             elif section._origin is not None and section._origin != (type(self), path):
                 yield Place(*section._origin, path)
+
+    @property
+    def envs_per_actor(self) -> int:
+        """Environments that one actor steps together.
+
+        `ray.envs_per_actor`; as long as that has its default, `experiment.rollout.batched` and
+        `num_batch_envs` count, where a config has them: the number, or 1 without batches.
+        """
+        own, rollout = int(self.ray.envs_per_actor), self.experiment.rollout
+        if rollout.batched is None or own != type(self)().ray.envs_per_actor:
+            return own
+        return int(rollout.num_batch_envs or own) if rollout.batched else 1
 
     @property
     def use_goals(self) -> bool:

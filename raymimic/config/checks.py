@@ -66,6 +66,7 @@ def problems(config: BaseConfig) -> list[str]:
         *_login_problems(config),
         *out_of_range,
         *_name_problems(config),
+        *_rollout_problems(config),
         *_validation_problems(config),
         *_batch_problems(config),
         *_observation_problems(config),
@@ -114,6 +115,9 @@ def warnings_for(config: BaseConfig) -> list[str]:
         )
     for owner in (config, *config.parts()):
         messages += owner.warnings()
+    for section in config.shared_sections():
+        if section.get("enabled", True):
+            messages += section.warnings(config)
     return messages
 
 
@@ -180,6 +184,16 @@ def _name_problems(config: BaseConfig) -> Iterator[str]:
         for text in names:
             if reason := label_problem(text):
                 yield f"'{path}' names {shown(text)}: {reason}"
+
+
+def _rollout_problems(config: BaseConfig) -> Iterator[str]:
+    """Looks at keys that a config need not have, whose types follow from no default."""
+    rollout = config.experiment.rollout
+    if not (rollout.batched is None or isinstance(rollout.batched, bool)):
+        yield f"'experiment.rollout.batched' is {rollout.batched!r}: set it to true or false"
+    number = rollout.num_batch_envs
+    if number is not None and (type(number) is not int or number < 1):
+        yield f"'experiment.rollout.num_batch_envs' is {number!r}: set it to at least 1"
 
 
 def _login_problems(config: BaseConfig) -> Iterator[str]:

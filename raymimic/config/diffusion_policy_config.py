@@ -39,7 +39,7 @@ class DiffusionPolicyConfig(BaseConfig):
         """Leaves out next_obs, and makes sequences as long as the horizons."""
         super().train_config()
         self.train.hdf5_load_next_obs = False  # load next_obs (where the algorithm uses it)
-        self.train.seq_length = 16  # steps in a sample; at least the prediction horizon
+        self.train.seq_length = 16  # with frame_stack - 1, at least the prediction horizon
         self.train.frame_stack = 2  # observations at each step; must equal the observation horizon
 
     def algo_config(self) -> None:
@@ -117,15 +117,19 @@ class DiffusionPolicyConfig(BaseConfig):
 
     def _horizon_problems(self) -> Iterator[str]:
         horizon, train = self.algo.horizon, self.train
-        for key, other, value in (
-            ("prediction_horizon", "train.seq_length", train.seq_length),
-            ("observation_horizon", "train.frame_stack", train.frame_stack),
-        ):
-            if horizon[key] != value:
-                yield (
-                    f"'{horizon.dotted(key)}' is {horizon[key]} but '{other}' is {value}: set both "
-                    "to the same number of steps"
-                )
+        if horizon.observation_horizon != train.frame_stack:
+            yield (
+                f"'{horizon.dotted('observation_horizon')}' is {horizon.observation_horizon} but "
+                f"'train.frame_stack' is {train.frame_stack}: set both to the same number of steps"
+            )
+        # A sample begins with the first of the stacked steps.
+        steps = train.frame_stack - 1 + train.seq_length
+        if horizon.prediction_horizon > steps:
+            yield (
+                f"'{horizon.dotted('prediction_horizon')}' is {horizon.prediction_horizon} but a "
+                f"sample has {steps} steps (train.frame_stack - 1 + train.seq_length): raise "
+                f"'train.seq_length' to {horizon.prediction_horizon + 1 - train.frame_stack}"
+            )
         most = horizon.prediction_horizon - horizon.observation_horizon + 1
         if horizon.action_horizon > most:
             yield (

@@ -55,7 +55,7 @@ class HBCConfig(BaseConfig):
 
         self.algo.actor = BCConfig().algo  # the actor: as bc
         self.algo.actor.rnn.enabled = True  # policy with memory
-        self.algo.actor.rnn.horizon = 10  # steps that it is unrolled; must equal train.seq_length
+        self.algo.actor.rnn.horizon = 10  # steps that it remembers; usually train.seq_length
         for variant in ("gaussian", "gmm", "vae"):
             del self.algo.actor[variant]
 

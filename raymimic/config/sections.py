@@ -81,6 +81,10 @@ class Section(Rules, Config):
         """
         return ()
 
+    def warnings(self, config: Config) -> Iterable[str]:
+        """Returns one sentence for each setting of the section with a surprising effect."""
+        return ()
+
 
 def _declare(section: Config, optional: Config) -> None:
     for key, default in optional.items():
@@ -418,7 +422,7 @@ class RNNSection(Section):
     def section_config(self) -> None:
         """Fills the section."""
         self.enabled = False  # policy with memory
-        self.horizon = 10  # steps that it is unrolled; must equal train.seq_length
+        self.horizon = 10  # steps that it remembers; usually train.seq_length
         self.hidden_dim = 400  # size of the hidden state
         self.rnn_type = "LSTM"  # kind of the recurrent layers
         self.num_layers = 2  # recurrent layers
@@ -427,16 +431,20 @@ class RNNSection(Section):
         self.kwargs.do_not_lock_keys()
 
     def problems(self, config: Config) -> Iterator[str]:
-        """Looks at the horizon, and at the arguments of torch's RNN."""
-        if self.horizon != config.train.seq_length:
-            yield (
-                f"'{self.dotted('horizon')}' is {self.horizon} but 'train.seq_length' is "
-                f"{config.train.seq_length}: set both to the same number of steps"
-            )
+        """Looks at the arguments of torch's RNN."""
         if self.kwargs.get("bidirectional"):
             yield (
                 f"'{self.dotted('kwargs.bidirectional')}' is true, but a policy that acts step by "
                 "step does not know the steps to come: set it to false"
+            )
+
+    def warnings(self, config: Config) -> Iterator[str]:
+        """Looks at the horizon."""
+        if self.horizon != config.train.seq_length:
+            yield (
+                f"'{self.dotted('horizon')}' is {self.horizon} but 'train.seq_length' is "
+                f"{config.train.seq_length}: the policy learns from sequences of another length "
+                "than it remembers when it acts; usually both are the same number of steps"
             )
 
 

@@ -87,7 +87,12 @@ class Cameras:
         return images
 
     def picture(
-        self, model: Any, data: Any, height: int | None = None, width: int | None = None
+        self,
+        model: Any,
+        data: Any,
+        height: int | None = None,
+        width: int | None = None,
+        camera: str | None = None,
     ) -> Picture:
         """Draws a picture for people: the views of all cameras side by side.
 
@@ -97,6 +102,7 @@ class Cameras:
             height: of each view; the observations' by default, times the least whole number that
                 makes it at least 240.
             width: of each view; in the observations' proportion by default.
+            camera: the only one to draw.
 
         Returns:
             `[H, W, 3]`.
@@ -104,7 +110,7 @@ class Cameras:
         settings = self._settings
         height = height or settings.height * max(1, -(-FILM_HEIGHT // settings.height))
         width = width or max(1, round(settings.width * height / settings.height))
-        views = settings.cameras or (DEFAULT,)
+        views = settings.cameras or (DEFAULT,) if camera is None else (camera,)
         drawn = [self._draw(model, data, name, height, width)[0] for name in views]
         return np.concatenate(drawn, axis=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import random
 from abc import ABC, abstractmethod
@@ -128,9 +129,15 @@ class EnvBase(ABC):
 
     @abstractmethod
     def render(
-        self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
+        self,
+        mode: str = "rgb_array",
+        height: int | None = None,
+        width: int | None = None,
+        camera_name: str | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Returns a picture of the current state, `[H, W, 3]`.
+
+        raymimic itself asks for no camera: a class may leave that argument out.
 
         Raises:
             EnvError: this machine or this mode cannot render.
@@ -139,6 +146,10 @@ class EnvBase(ABC):
     def get_goal(self) -> Observation:
         """The goal of this episode as an observation, for goal-conditioned policies."""
         raise EnvError(f"environment '{self.name}' has no goal observations")
+
+    def set_goal(self, **kwargs: Any) -> None:
+        """Chooses the goal of this episode."""
+        raise EnvError(f"the goal of environment '{self.name}' cannot be set")
 
     @abstractmethod
     def serialize(self) -> dict[str, Any]:
@@ -156,6 +167,21 @@ class EnvBase(ABC):
     @abstractmethod
     def type(self) -> int | str:
         """The kind under which the class is registered, see `raymimic.envs.kinds`."""
+
+    @property
+    def version(self) -> str | None:
+        """The version of the simulator, if it has one."""
+        return None
+
+    @property
+    def rollout_exceptions(self) -> tuple[builtins.type[BaseException], ...]:
+        """Exceptions that end an episode and no more."""
+        return ()
+
+    @property
+    def base_env(self) -> Any:
+        """The simulator's own environment; this one where there is no other."""
+        return self
 
     @property
     @abstractmethod

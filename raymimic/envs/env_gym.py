@@ -171,6 +171,8 @@ class EnvGym(EnvBase):
             the module that registers it is imported already.
         render: shows a window.
         render_offscreen: lets `render` return frames.
+        use_image_obs: ignored, as in robomimic: `render_settings` name the cameras.
+        use_depth_obs: likewise.
         render_settings: cameras, and how they draw.
         reads: keys of the observations that are read, see `Cameras`.
         **env_kwargs: for `gymnasium.make`.
@@ -184,6 +186,8 @@ class EnvGym(EnvBase):
         env_name: str,
         render: bool = False,
         render_offscreen: bool = False,
+        use_image_obs: bool = False,
+        use_depth_obs: bool = False,
         render_settings: RenderSettings | None = None,
         reads: Collection[str] | None = None,
         **env_kwargs: Any,
@@ -255,9 +259,9 @@ class EnvGym(EnvBase):
         info = {**info, "terminated": terminated, "truncated": truncated}
         return self.get_observation(), self._reward, self._done, info
 
-    def get_observation(self) -> Observation:
-        """The last observation."""
-        return dict(self._obs)
+    def get_observation(self, obs: Any = None) -> Observation:
+        """The last observation, or `obs`, one of gymnasium's, in the form of observations here."""
+        return dict(self._obs) if obs is None else _as_dict(obs)
 
     def get_reward(self) -> float:
         """The last reward; 0 before the first step."""
@@ -359,7 +363,11 @@ class EnvGym(EnvBase):
         return self._started(_as_dict(_present(base)), {})
 
     def render(
-        self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
+        self,
+        mode: str = "rgb_array",
+        height: int | None = None,
+        width: int | None = None,
+        camera_name: str | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Returns a picture of the current state: the cameras of `render_settings` side by side.
 
@@ -368,15 +376,18 @@ class EnvGym(EnvBase):
             height: pixels; None is the environment's own size (MuJoCo: 480, or the one in
                 `env_kwargs`), any other is reached by repeating or dropping pixels.
             width: likewise.
+            camera_name: draw this camera alone; an environment that was made without
+                `render_settings`, or that MuJoCo does not simulate, ignores it, as in robomimic.
 
         Returns:
             `[H, W, 3]`.
 
         Raises:
-            EnvError: the environment was not made for rendering, or this machine cannot render.
+            EnvError: the environment was not made for rendering, or this machine cannot render, or
+                there is no such camera.
         """
         if self._cameras is not None:
-            return self._cameras.picture(*self._model_and_data(), height, width)
+            return self._cameras.picture(*self._model_and_data(), height, width, camera_name)
         return self._own_picture(mode, height, width)
 
     def _own_picture(

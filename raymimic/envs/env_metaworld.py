@@ -156,10 +156,17 @@ class EnvMetaworld(EnvBase):
         return self._started(_observation_after(self.env, states[1:19]))
 
     def render(
-        self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
+        self,
+        mode: str = "rgb_array",
+        height: int | None = None,
+        width: int | None = None,
+        camera_name: str | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Draws the cameras of `render_settings` side by side, or the model's free camera."""
-        return self._cameras.picture(self.env.model, self.env.data, height, width)
+        """Draws the cameras of `render_settings` side by side, or the model's free camera.
+
+        `camera_name` names the only camera to draw.
+        """
+        return self._cameras.picture(self.env.model, self.env.data, height, width, camera_name)
 
     def serialize(self) -> dict[str, Any]:
         """The `env_args` of a dataset."""

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -99,6 +100,11 @@ class EnvRobosuite(EnvBase):
     Args:
         env_name: such as `PickPlaceCan`. mimicgen, robocasa and mimiclabs are imported for theirs
             if they are installed.
+        render: no window is shown.
+        render_offscreen: `render` draws in any case.
+        use_image_obs: draws the cameras, also where `env_kwargs` say otherwise.
+        use_depth_obs: draws their depth too.
+        lang: is not used; policies are told their instruction.
         render_settings: cameras, and how they draw.
         reads: keys of the observations that are read, see `Cameras`.
         env_version: version of robosuite that recorded the data.
@@ -106,17 +112,26 @@ class EnvRobosuite(EnvBase):
 
     Raises:
         UnknownEnvError: there is no such environment.
-        EnvError: `env_kwargs` hold cameras of several sizes.
+        EnvError: `env_kwargs` hold cameras of several sizes, or a window is asked for.
     """
 
     def __init__(
         self,
         env_name: str,
+        render: bool = False,
+        render_offscreen: bool = False,
+        use_image_obs: bool = False,
+        use_depth_obs: bool = False,
+        lang: str | None = None,
         render_settings: RenderSettings | None = None,
         reads: Collection[str] | None = None,
         env_version: str | None = None,
         **env_kwargs: Any,
     ) -> None:
+        if render:
+            raise EnvError(
+                f"'{env_name}' shows no window: leave 'render' out, and draw pictures by render()"
+            )
         quiet_mujoco()
         _find(env_name)
         self._name = env_name
@@ -125,8 +140,10 @@ class EnvRobosuite(EnvBase):
         self._settings = render_settings
         settings, asked = render_settings, True
         if settings is None or not settings.cameras:
-            asked = bool(env_kwargs.get("use_camera_obs")) or reads is not None
+            asked = use_image_obs or bool(env_kwargs.get("use_camera_obs")) or reads is not None
             settings = RenderSettings.of_arguments(env_kwargs, settings)
+        if use_depth_obs:
+            settings = replace(settings, depth=True)
         self._cameras = Cameras(settings, reads if asked else (), _visible(env_kwargs))
         # robosuite 1.5.1 draws from NumPy's global generator, 1.5.2 from the environment's own.
         self._numbers = GlobalNumbers()
@@ -235,10 +252,14 @@ class EnvRobosuite(EnvBase):
         return self._observed()
 
     def render(
-        self, mode: str = "rgb_array", height: int | None = None, width: int | None = None
+        self,
+        mode: str = "rgb_array",
+        height: int | None = None,
+        width: int | None = None,
+        camera_name: str | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Draws the cameras of the observations side by side."""
-        return self._cameras.picture(*_simulation(self.env), height, width)
+        """Draws the cameras of the observations side by side, or one camera."""
+        return self._cameras.picture(*_simulation(self.env), height, width, camera_name)
 
     def serialize(self) -> dict[str, Any]:
         """The `env_args` of a dataset."""

@@ -84,11 +84,12 @@ def env_from_metadata(
     env_name: str | None = None,
     render: bool = False,
     reads: Mapping[str, str] | None = None,
+    window: bool = False,
 ) -> EnvBase:
     """Makes the environment that a dataset or a checkpoint describes.
 
-    Its class is given those of these arguments that its constructor names: `render` (False: no
-    window), `render_offscreen` (whether pictures will be asked for), `use_image_obs` and
+    Its class is given those of these arguments that its constructor names: `render` (whether to
+    show a window), `render_offscreen` (whether pictures will be asked for), `use_image_obs` and
     `use_depth_obs` (whether images or depth are read), `render_settings` (`RenderSettings`; None
     without the entry `render`), `reads` (the keys that are read; None: any) and `env_version`.
 
@@ -98,9 +99,11 @@ def env_from_metadata(
         render: whether `EnvBase.render` will be called.
         reads: the modality of each observation that will be read, so that no other image is drawn;
             None: any may be.
+        window: whether to show the episodes on the screen.
 
     Raises:
-        EnvError: the description is incomplete or the environment cannot be made.
+        EnvError: the description is incomplete, the environment cannot be made, or it is to show a
+            window and cannot.
     """
     name, kwargs = read_env_meta(env_meta, env_name)
     settings = render_settings(env_meta)
@@ -110,7 +113,7 @@ def env_from_metadata(
         with suppress(EnvError):  # not all need OpenGL; those that do say what is missing
             use_renderer()  # before the simulator is imported
     offered = {
-        "render": False,
+        "render": window,
         "render_offscreen": render,
         "use_image_obs": images,
         "use_depth_obs": depth,
@@ -119,14 +122,20 @@ def env_from_metadata(
         "env_version": version if isinstance(version, str) else None,
     }
     try:
-        cls = _class_of(env_meta)
+        cls = env_class(_kind(env_meta))
         named = inspect.signature(cls).parameters
+        if window and "render" not in named:
+            raise EnvError(
+                f"environment '{name}' shows no window: leave 'render' out, and draw its pictures "
+                "(render_offscreen)"
+            )
         if settings is not None and "render_settings" not in named:
             raise EnvError(
                 f"environment '{name}' has settings 'render' in its 'env_args', and its class takes"
                 " none: give its constructor the argument 'render_settings', or remove them"
             )
-        return cls(name, **{key: offered[key] for key in offered if key in named}, **kwargs)
+        make: Callable[..., EnvBase] = cls  # its arguments are its own
+        return make(name, **{key: offered[key] for key in offered if key in named}, **kwargs)
     except EnvError:
         raise
     except Exception as error:  # an import or a constructor may raise anything
@@ -173,18 +182,48 @@ def _failure(kind: Kind, error: Exception) -> str:
     return failure
 
 
-def _class_of(env_meta: Mapping[str, Any]) -> Callable[..., EnvBase]:
-    entry = _KINDS[_kind(env_meta)]
+def env_class(kind: Kind | None) -> type[EnvBase]:
+    """The class that plays environments of a kind, with its simulator imported.
+
+    Args:
+        kind: the `type` in `env_args`; None: gymnasium's.
+
+    Raises:
+        UnknownEnvError: no class plays that kind.
+        ImportError: the simulator is not installed.
+    """
+    entry = _KINDS[_known(DEFAULT_KIND if kind is None else kind, "an environment")]
     if not isinstance(entry, str):
         return entry
     module, _, name = entry.partition(":")
-    cls: Callable[..., EnvBase] = getattr(import_module(module), name)
+    cls: type[EnvBase] = getattr(import_module(module), name)
     return cls
 
 
 def _kind(env_meta: Mapping[str, Any]) -> Any:
     kind = env_meta.get("type")
     return DEFAULT_KIND if kind is None else kind
+
+
+def _known(kind: Any, environment: str) -> Kind:
+    """Makes sure that a kind of environments is registered.
+
+    Raises:
+        UnknownEnvError: it is not.
+    """
+    if isinstance(kind, bool) or not isinstance(kind, int | float | str) or kind not in _KINDS:
+        called = f" ({_NAMES[kind]})" if type(kind) is int and kind in _NAMES else ""
+        near = (
+            perhaps(kind, [k for k in _KINDS if isinstance(k, str)])
+            if isinstance(kind, str)
+            else ""
+        )
+        raise UnknownEnvError(
+            f"{environment} is of type {kind!r:.60}{called}{near}, and the known types are "
+            f"{', '.join(map(repr, _KINDS))}: train with experiment.rollout.enabled=false, or name "
+            "with --import a module that registers the type (raymimic.envs.kinds.register_env_kind)"
+        )
+    return kind  # type: ignore[return-value] # a float that equals a number is that number
 
 
 def read_env_meta(
@@ -212,19 +251,7 @@ def read_env_meta(
         raise EnvError(f"the environment's name ('env_name' of 'env_args') is no text: {name!r}")
     if module := module_of(name):
         check_imported([module], f"environment '{name}'")
-    kind = _kind(env_meta)
-    if isinstance(kind, bool) or not isinstance(kind, int | float | str) or kind not in _KINDS:
-        called = f" ({_NAMES[kind]})" if type(kind) is int and kind in _NAMES else ""
-        near = (
-            perhaps(kind, [k for k in _KINDS if isinstance(k, str)])
-            if isinstance(kind, str)
-            else ""
-        )
-        raise UnknownEnvError(
-            f"environment '{name}' is of type {kind!r:.60}{called}{near}, and the known types are "
-            f"{', '.join(map(repr, _KINDS))}: train with experiment.rollout.enabled=false, or name "
-            "with --import a module that registers the type (raymimic.envs.kinds.register_env_kind)"
-        )
+    _known(_kind(env_meta), f"environment '{name}'")
     kwargs = env_meta.get("env_kwargs")
     kwargs = {} if kwargs is None else kwargs
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from raymimic.errors import ConfigError, did_you_mean
+from raymimic.tensors import map_tensor
 
 # Multiply-adds of one matrix product from which oneDNN pays. On an AMD EPYC with AVX-512 (torch
 # 2.13, one and two threads) its forward product is 1.4 to 2.4 times as fast as MKL's from 2**26 on.
@@ -97,7 +98,50 @@ class Linear(nn.Linear):
         return y.relu_() if relu else y
 
 
-class MLP(nn.Module):
+class Module(nn.Module):
+    """Base of networks that know the shape of their outputs, as robomimic's."""
+
+    def output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the shape of an output, without batch dimensions.
+
+        Its argument `input_shape`, the shape of an input, may be left out where the output's shape
+        does not depend on it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no output_shape")
+
+
+class Sequential(nn.Sequential):
+    """`nn.Sequential` of networks that know the shape of their outputs.
+
+    Args:
+        *args: the networks.
+        has_output_shape: whether they are such.
+    """
+
+    def __init__(self, *args: nn.Module, has_output_shape: bool = True) -> None:
+        super().__init__(*args)
+        self.fixed = False
+        self.has_output_shape = has_output_shape
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Returns the shape of the last network's output."""
+        if not self.has_output_shape:
+            raise NotImplementedError("these networks do not know the shape of their outputs")
+        shape: Any = input_shape
+        for module in self:
+            shape = cast("Module", module).output_shape(shape)
+        return [*shape]
+
+    def freeze(self) -> None:
+        """Keeps the networks in evaluation mode from now on."""
+        self.fixed = True
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode, see `nn.Module`; after `freeze` it is evaluation."""
+        return super().train(mode and not self.fixed)
+
+
+class MLP(Module):
     """Linear layers with an activation after each hidden one.
 
     The parameters are those of robomimic's `MLP`: `_model.<i>.{weight,bias}`.
@@ -106,10 +150,16 @@ class MLP(nn.Module):
         input_dim: size of the input.
         output_dim: size of the output.
         layer_dims: sizes of the hidden layers.
+        layer_func: makes a layer of its two sizes; None: a linear one.
+        layer_func_kwargs: further arguments of it, of hidden layers.
         activation: makes the module that follows each hidden layer.
+        dropouts: share of each hidden layer's outputs that training sets to 0; None: none.
+        normalization: whether a LayerNorm stands before each hidden layer's activation.
         output_activation: makes the module that follows the last layer, if any.
-        layer_norm: whether a LayerNorm stands before each activation (robomimic's
-            `normalization`, which leaves out the last layer).
+        layer_norm: as `normalization`, and before the last layer's activation too.
+
+    Raises:
+        ConfigError: `dropouts` has not one number for each hidden layer.
     """
 
     def __init__(
@@ -117,24 +167,39 @@ class MLP(nn.Module):
         input_dim: int,
         output_dim: int,
         layer_dims: Sequence[int] = (),
+        layer_func: Callable[..., nn.Module] | None = None,
+        layer_func_kwargs: Mapping[str, Any] | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        dropouts: Sequence[float] | None = None,
+        normalization: bool = False,
         output_activation: Callable[[], nn.Module] | None = None,
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-
-        def norm(dim: int) -> list[nn.Module]:
-            return [nn.LayerNorm(dim)] if layer_norm else []
-
+        if dropouts is not None and len(dropouts) != len(layer_dims):
+            raise ConfigError(
+                f"dropouts has {len(dropouts)} numbers: give one for each of the "
+                f"{len(layer_dims)} hidden layers"
+            )
+        make = Linear if layer_func is None else layer_func
         layers: list[nn.Module] = []
         dim = input_dim
-        for hidden in layer_dims:
-            layers += [Linear(dim, hidden), *norm(hidden), activation()]
+        for i, hidden in enumerate(layer_dims):
+            layers.append(make(dim, hidden, **(layer_func_kwargs or {})))
+            layers += [nn.LayerNorm(hidden)] if normalization or layer_norm else []
+            layers.append(activation())
+            layers += [nn.Dropout(dropouts[i])] if dropouts is not None and dropouts[i] > 0 else []
             dim = hidden
-        layers.append(Linear(dim, output_dim))
+        layers.append(make(dim, output_dim))
         if output_activation is not None:
-            layers += [*norm(output_dim), output_activation()]
+            layers += [nn.LayerNorm(output_dim)] if layer_norm else []
+            layers.append(output_activation())
         self._model = nn.Sequential(*layers)
+        self._output_dim = output_dim
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Returns `[output_dim]`."""
+        return [self._output_dim]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[..., input_dim]` to `[..., output_dim]`."""
@@ -166,7 +231,7 @@ def rnn_args_from_config(rnn_config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class RNN_Base(nn.Module):
+class RNN_Base(Module):
     """Recurrent layers, with a network on top that sees each step by itself.
 
     The parameters are those of robomimic's `RNN_Base`: `per_step_net.*` and `nets.*`.
@@ -177,7 +242,8 @@ class RNN_Base(nn.Module):
         rnn_num_layers: number of recurrent layers.
         rnn_type: `"LSTM"` or `"GRU"`.
         rnn_kwargs: further arguments of torch's module: `bias`, `dropout`.
-        per_step_net: maps `[N, rnn_hidden_dim]` to a dict of `[N, ...]`.
+        per_step_net: maps `[N, rnn_hidden_dim]` to a dict of `[N, ...]`, or to a tensor; None: the
+            hidden states themselves come out.
 
     Raises:
         ConfigError: for another `rnn_type`, for `bidirectional` (robomimic trains such
@@ -189,9 +255,9 @@ class RNN_Base(nn.Module):
         input_dim: int,
         rnn_hidden_dim: int,
         rnn_num_layers: int,
-        per_step_net: nn.Module,
         rnn_type: str = "LSTM",
         rnn_kwargs: Mapping[str, Any] | None = None,
+        per_step_net: nn.Module | None = None,
     ) -> None:
         super().__init__()
         types: dict[str, type[nn.LSTM | nn.GRU]] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -221,24 +287,38 @@ class RNN_Base(nn.Module):
         return (zeros, zeros.clone()) if isinstance(self.nets, nn.LSTM) else zeros
 
     def forward(
-        self, inputs: Tensor, rnn_init_state: RNNState | None = None
-    ) -> tuple[dict[str, Tensor], RNNState]:
+        self,
+        inputs: Tensor,
+        rnn_init_state: RNNState | None = None,
+        return_state: bool = False,
+    ) -> Any:
         """Maps a sequence to the top network's output at each step.
 
         Args:
             inputs: `[B, T, D]`.
             rnn_init_state: state before the first step; None: zeros.
+            return_state: return the state after the last step too.
 
         Returns:
-            `{output: [B, T, *shape]}` and the state after the last step.
+            `{output: [B, T, *shape]}`, or a tensor where the top network gives one, and the state
+            if asked.
         """
         hidden, state = self.nets(inputs, rnn_init_state)
-        outputs = self.per_step_net(hidden.flatten(0, 1))
-        leading = hidden.shape[:2]
-        return {k: x.unflatten(0, leading) for k, x in outputs.items()}, state
+        outputs: Any = hidden
+        if self.per_step_net is not None:
+            outputs = map_tensor(
+                self.per_step_net(hidden.flatten(0, 1)),
+                lambda x: x.reshape(*hidden.shape[:2], *x.shape[1:]),
+            )
+        return (outputs, state) if return_state else outputs
+
+    def forward_step(self, inputs: Tensor, rnn_state: RNNState | None) -> tuple[Any, RNNState]:
+        """Maps one step `[B, D]`; returns its outputs, and the state after it."""
+        outputs, state = self(inputs[:, None], rnn_state, return_state=True)
+        return map_tensor(outputs, lambda x: x[:, 0]), state
 
 
-class Parameter(nn.Module):
+class Parameter(Module):
     """One tensor that is learned, such as a Lagrange multiplier, under robomimic's key `param`.
 
     Args:
@@ -249,6 +329,10 @@ class Parameter(nn.Module):
         super().__init__()
         self.param = nn.Parameter(init)
 
-    def forward(self) -> Tensor:
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Returns the tensor's shape."""
+        return list(self.param.shape)
+
+    def forward(self, inputs: Any = None) -> Tensor:
         """Returns the tensor."""
         return self.param

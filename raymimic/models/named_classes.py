@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from raymimic.errors import ConfigError, RaymimicError, did_you_mean, printable, reason
 from raymimic.user_modules import same_definition
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class NamedClasses(Generic[T]):
+class NamedClasses(Mapping[str, type[T]]):
     """A registry: the classes of one kind by their class names.
 
     Args:
@@ -27,6 +27,12 @@ class NamedClasses(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._classes))
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __getitem__(self, name: str) -> type[T]:
+        return self._classes[name]
 
     def register(self, cls: type[T]) -> type[T]:
         """Makes a class known; usable as a decorator.
@@ -42,6 +48,13 @@ class NamedClasses(Generic[T]):
             )
         self._classes[cls.__name__] = cls
         return cls
+
+    def offer(self, cls: type[T]) -> None:
+        """Makes a class known if no other has its name, and it does not begin with `_`."""
+        if not cls.__name__.startswith("_") and same_definition(
+            self._classes.get(cls.__name__, cls), cls
+        ):
+            self._classes[cls.__name__] = cls
 
     def make(self, name: Any, key: str, kwargs: Mapping[str, Any] | None, **given: Any) -> T:
         """Makes an instance.

@@ -11,17 +11,22 @@ from typing import Any, cast
 from torch import Size, Tensor, nn
 
 from raymimic.errors import ConfigError
-from raymimic.models.base_nets import Linear
+from raymimic.models.base_nets import Linear, Module
 from raymimic.models.named_classes import NamedClasses
 from raymimic.models.vision.convolutions import BACKBONES, Conv1dBase
 from raymimic.models.vision.pools import POOLS, Pool
 
+ENCODER_CORES: NamedClasses["EncoderCore"] = NamedClasses("an encoder core")
+register_encoder_core = ENCODER_CORES.register
 
-class EncoderCore(nn.Module):
+
+class EncoderCore(Module):
     """Base of the networks that turn one observation key into features.
 
+    A subclass is known by its name, unless another class has that name already.
+
     Attributes:
-        output_dim: number of features that come out; subclasses set it.
+        output_dim: number of features that come out; subclasses set it, or define `output_shape`.
 
     Args:
         input_shape: shape of the observation, without batch dimensions.
@@ -32,6 +37,20 @@ class EncoderCore(nn.Module):
     def __init__(self, input_shape: Sequence[int]) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Registers the class, as in robomimic."""
+        super().__init_subclass__(**kwargs)
+        ENCODER_CORES.offer(cls)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "output_dim" and type(self).output_shape is not EncoderCore.output_shape:
+            return Size(self.output_shape(self.input_shape)).numel()
+        return super().__getattr__(name)
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Returns the shape of the features."""
+        return [self.output_dim]
 
     def _check_shape(self, x: Tensor) -> None:
         """Makes sure that observations have the shape that the network was made for.
@@ -44,10 +63,6 @@ class EncoderCore(nn.Module):
                 f"an observation has the shape {list(x.shape[1:])}, but the network was made for "
                 f"{list(self.input_shape)}: give it observations as in training"
             )
-
-
-ENCODER_CORES: NamedClasses[EncoderCore] = NamedClasses("an encoder core")
-register_encoder_core = ENCODER_CORES.register
 
 
 def _finish(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, RaymimicError, did_you_mean, reason
-from raymimic.models.base_nets import MLP, Linear, RNN_Base, RNNState
+from raymimic.models.base_nets import MLP, Linear, Module, RNN_Base, RNNState
 from raymimic.models.named_classes import shown
 from raymimic.models.obs_core import (
     ENCODER_CORES,
@@ -172,20 +172,23 @@ def _add_net(nets: nn.ModuleDict, key: str, net: nn.Module) -> None:
         ) from error
 
 
-class ObservationEncoder(nn.Module):
+class ObservationEncoder(Module):
     """Encodes each observation key, flattens it, and concatenates them in order.
 
     Randomizers of a key stand before its encoder, and average the features of their variants after
     it. Keys may share an encoder, each with randomizers of its own. An embedding of language that
     an encoder takes is no feature besides.
 
+    As in robomimic, an encoder may be made key by key instead: by `register_obs_key`, then `make`.
+
     Args:
-        obs_shapes: the keys, their shapes and modalities.
+        obs_shapes: the keys, their shapes and modalities; None: those that are registered.
         encoder_kwargs: for each modality, how its keys are encoded (`core_class` and
             `core_kwargs`), augmented (`obs_randomizer_class`, `obs_randomizer_kwargs`) and which
             keys have the encoder of another (`share_net_from`, `{key: the other}`); an absent
             modality or `core_class`: by its `Modality.default_core`; None: as they are.
-        feature_activation: activation after each of these encoders; None: none.
+        feature_activation: activation after each of these encoders, a function or a module's class;
+            None: none.
 
     Raises:
         ConfigError: an encoder or a randomizer cannot be made, or shared.
@@ -193,13 +196,21 @@ class ObservationEncoder(nn.Module):
 
     def __init__(
         self,
-        obs_shapes: ObsShapes,
+        obs_shapes: ObsShapes | None = None,
         encoder_kwargs: EncoderKwargs | None = None,
-        feature_activation: Activation | None = torch.relu,
+        feature_activation: Activation | type[nn.Module] | None = torch.relu,
     ) -> None:
         super().__init__()
+        self._made = obs_shapes is not None
+        self._language: str | None = None
+        self.output_dim = 0
+        if feature_activation is not None and not callable(feature_activation):
+            raise TypeError(f"feature_activation is no function: {feature_activation!r:.60}")
+        obs_shapes = ObsShapes() if obs_shapes is None else obs_shapes
         self.obs_shapes = obs_shapes
-        self.feature_activation = feature_activation
+        self.feature_activation: Activation | None = (
+            feature_activation() if isinstance(feature_activation, type) else feature_activation
+        )
         self.obs_nets = nn.ModuleDict()
         self.obs_randomizers = nn.ModuleDict()
         shared: dict[str, str] = {}
@@ -219,12 +230,86 @@ class ObservationEncoder(nn.Module):
                 _add_net(self.obs_nets, key, core)
         for key, source in shared.items():
             self._share(key, source)
+        self._count_features()
+
+    def _count_features(self) -> None:
+        """Sets `output_dim`."""
         self._language = self._language_key()
         self.output_dim = sum(
-            self._core(key).output_dim if key in self.obs_nets else torch.Size(shape).numel()
-            for key, shape in obs_shapes.items()
+            _num_features(self._core(key), self._augmented_shape(key))
+            if key in self.obs_nets
+            else torch.Size(shape).numel()
+            for key, shape in self.obs_shapes.items()
             if key != self._language
         )
+
+    def register_obs_key(
+        self,
+        name: str,
+        shape: Sequence[int],
+        net_class: str | None = None,
+        net_kwargs: Mapping[str, Any] | None = None,
+        net: nn.Module | None = None,
+        randomizers: Randomizer | Sequence[Randomizer | None] | None = None,
+        share_net_from: str | None = None,
+    ) -> None:
+        """Adds an observation key, before `make`.
+
+        Args:
+            name: the key.
+            shape: of its observations, as networks see them.
+            net_class: registered name of its encoder.
+            net_kwargs: arguments of that class; `input_shape` follows from `shape`.
+            net: its encoder itself instead, which has an `output_shape`.
+            randomizers: one or a chain of them.
+            share_net_from: a registered key that it shares the encoder with, instead. Without any
+                of these it is flattened.
+
+        Raises:
+            ConfigError: the key is registered, or the encoder is made already; or its encoder is
+                given in two ways, or cannot be made or shared.
+        """
+        if self._made or name in self.obs_shapes:
+            raise ConfigError(
+                f"observation key '{name}' cannot be registered: "
+                + ("the encoder is made already" if self._made else "it is registered already")
+            )
+        if sum(given is not None for given in (net_class, net, share_net_from)) > 1:
+            raise ConfigError(
+                f"observation key '{name}' has one encoder: give one of net_class, net and "
+                "share_net_from"
+            )
+        self.obs_shapes[name] = tuple(shape)
+        chain = [randomizers] if isinstance(randomizers, Randomizer) else randomizers or ()
+        if kept := [randomizer for randomizer in chain if randomizer is not None]:
+            _add_net(self.obs_randomizers, name, nn.ModuleList(kept))
+        if share_net_from is not None:
+            self._share(name, share_net_from)
+        elif net_class is not None:
+            own = {k: v for k, v in (net_kwargs or {}).items() if k != "input_shape"}
+            seen = self._augmented_shape(name)
+            core = _encoder_core(
+                name, seen, "low_dim", {"core_class": net_class, "core_kwargs": own}
+            )
+            assert core is not None
+            _add_net(self.obs_nets, name, core)
+        elif net is not None:
+            _add_net(self.obs_nets, name, net)
+
+    def make(self) -> None:
+        """Ends the registration of keys.
+
+        Raises:
+            ConfigError: it has ended already.
+        """
+        if self._made:
+            raise ConfigError("the encoder is made already: call make() once")
+        self._made = True
+        self._count_features()
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Returns `[D]`, the number of features."""
+        return [self.output_dim]
 
     def _language_key(self) -> str | None:
         """Returns the key of the embedding that encoders take, and that is no feature therefore.
@@ -289,7 +374,7 @@ class ObservationEncoder(nn.Module):
             hint = did_you_mean(source, self.obs_nets.keys())
             raise ConfigError(f"{setting} names '{source}', which has no encoder of its own{hint}")
         shape, core = tuple(self._augmented_shape(key)), self._core(source)
-        if shape != core.input_shape:
+        if shape != getattr(core, "input_shape", shape):
             raise ConfigError(
                 f"{setting} names '{source}', whose encoder takes the shape "
                 f"{list(core.input_shape)}, but '{key}' has {list(shape)}: remove it"
@@ -320,6 +405,13 @@ class ObservationEncoder(nn.Module):
                 x = cast("Randomizer", randomizer).forward_out(x)
             features.append(x.flatten(start_dim=1) if x.dim() != 2 else x)
         return _joined(features)
+
+
+def _num_features(core: EncoderCore, shape: Sequence[int]) -> int:
+    """Number of features of an encoder, or of any network with robomimic's `output_shape`."""
+    if isinstance(core, EncoderCore):
+        return core.output_dim
+    return torch.Size(core.output_shape(list(shape))).numel()
 
 
 def _joined(features: Sequence[Tensor]) -> Tensor:
@@ -354,28 +446,32 @@ def states_for(
     return repeated
 
 
-class ObservationGroupEncoder(nn.Module):
+class ObservationGroupEncoder(Module):
     """Encodes several groups of observations (`obs`, `goal`, …) side by side.
 
     Args:
-        group_shapes: the groups, in the order in which they are concatenated.
-        encoder_kwargs: see `ObservationEncoder`.
-        feature_activation: likewise.
+        observation_group_shapes: the groups, in the order in which they are concatenated.
+        feature_activation: see `ObservationEncoder`.
+        encoder_kwargs: likewise.
     """
 
     def __init__(
         self,
-        group_shapes: Mapping[str, ObsShapes],
+        observation_group_shapes: Mapping[str, Mapping[str, Sequence[int]]],
+        feature_activation: Activation | type[nn.Module] | None = torch.relu,
         encoder_kwargs: EncoderKwargs | None = None,
-        feature_activation: Activation | None = torch.relu,
     ) -> None:
         super().__init__()
         self.nets = nn.ModuleDict()
         self.output_dim = 0
-        for group, shapes in group_shapes.items():
-            encoder = ObservationEncoder(shapes, encoder_kwargs, feature_activation)
+        for group, shapes in observation_group_shapes.items():
+            encoder = ObservationEncoder(ObsShapes(shapes), encoder_kwargs, feature_activation)
             self.nets[group] = encoder
             self.output_dim += encoder.output_dim
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Returns `[D]`, the number of features of all groups."""
+        return [self.output_dim]
 
     def forward(self, **groups: ObsDict | None) -> Tensor:
         """Maps observations of each group, which may be more groups, to `[B, D]`.
@@ -407,7 +503,7 @@ class ObservationGroupEncoder(nn.Module):
         return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
 
 
-class ObservationDecoder(nn.Module):
+class ObservationDecoder(Module):
     """Predicts each output from shared features by a linear layer of its own.
 
     Args:
@@ -422,6 +518,10 @@ class ObservationDecoder(nn.Module):
         for key, shape in self.shapes.items():
             _add_net(self.nets, key, Linear(input_feat_dim, torch.Size(shape).numel()))
 
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> dict[str, list[int]]:
+        """Returns the shape of each output."""
+        return {key: list(shape) for key, shape in self.shapes.items()}
+
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """Maps `[B, D]` to `{key: [B, *shape]}`."""
         outputs: dict[str, Tensor] = {}
@@ -432,7 +532,7 @@ class ObservationDecoder(nn.Module):
         return outputs
 
 
-class MIMO_MLP(nn.Module):
+class MIMO_MLP(Module):
     """Observation groups in, a dict of tensors out: encoder, MLP, decoder.
 
     Args:
@@ -459,17 +559,26 @@ class MIMO_MLP(nn.Module):
         super().__init__()
         if not layer_dims:
             raise ConfigError("a network needs at least one hidden layer: layer_dims is empty")
-        encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs)
+        encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs=encoder_kwargs)
         *hidden_dims, last_dim = layer_dims
         self.nets = nn.ModuleDict(
             {
                 "encoder": encoder,
                 "mlp": MLP(
-                    encoder.output_dim, last_dim, hidden_dims, activation, activation, layer_norm
+                    encoder.output_dim,
+                    last_dim,
+                    hidden_dims,
+                    activation=activation,
+                    output_activation=activation,
+                    layer_norm=layer_norm,
                 ),
                 "decoder": ObservationDecoder(output_shapes, last_dim),
             }
         )
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> dict[str, list[int]]:
+        """Returns the shape of each output."""
+        return cast("ObservationDecoder", self.nets["decoder"]).output_shape()
 
     def forward(self, **groups: ObsDict | None) -> dict[str, Tensor]:
         """Maps observations of each group to `{output: [B, *shape]}`."""
@@ -478,7 +587,7 @@ class MIMO_MLP(nn.Module):
         return outputs
 
 
-class RNN_MIMO_MLP(nn.Module):
+class RNN_MIMO_MLP(Module):
     """Sequences of observation groups in, sequences of tensors out: encoder, RNN, MLP, decoder.
 
     Args:
@@ -489,6 +598,9 @@ class RNN_MIMO_MLP(nn.Module):
         rnn_num_layers: number of recurrent layers.
         rnn_type: `"LSTM"` or `"GRU"`.
         rnn_kwargs: see `RNN_Base`.
+        mlp_activation: makes the activation after each hidden layer.
+        mlp_layer_func: makes a hidden layer, see `MLP`.
+        per_step: whether MLP and decoder see each step; False: the last one alone.
         encoder_kwargs: see `ObservationEncoder`.
     """
 
@@ -501,15 +613,26 @@ class RNN_MIMO_MLP(nn.Module):
         rnn_num_layers: int,
         rnn_type: str = "LSTM",
         rnn_kwargs: Mapping[str, Any] | None = None,
+        mlp_activation: Callable[[], nn.Module] = nn.ReLU,
+        mlp_layer_func: Callable[..., nn.Module] | None = None,
+        per_step: bool = True,
         encoder_kwargs: EncoderKwargs | None = None,
     ) -> None:
         super().__init__()
-        encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs)
+        self.per_step = per_step
+        encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs=encoder_kwargs)
         self.nets = nn.ModuleDict({"encoder": encoder})
         # MLP and decoder are registered twice, as in robomimic, whose checkpoints hold both names.
         if mlp_layer_dims:
             *hidden_dims, last_dim = mlp_layer_dims
-            self.nets["mlp"] = MLP(rnn_hidden_dim, last_dim, hidden_dims, output_activation=nn.ReLU)
+            self.nets["mlp"] = MLP(
+                rnn_hidden_dim,
+                last_dim,
+                hidden_dims,
+                layer_func=mlp_layer_func,
+                activation=mlp_activation,
+                output_activation=mlp_activation,
+            )
             self.nets["decoder"] = ObservationDecoder(output_shapes, last_dim)
             per_step_net: nn.Module = nn.Sequential(self.nets["mlp"], self.nets["decoder"])
         else:
@@ -528,22 +651,46 @@ class RNN_MIMO_MLP(nn.Module):
         """Returns the state before the first step, see `RNN_Base`."""
         return cast("RNN_Base", self.nets["rnn"]).get_rnn_init_state(batch_size, device)
 
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> dict[str, list[int]]:
+        """Returns the shape of each output, without time."""
+        return cast("ObservationDecoder", self.nets["decoder"]).output_shape()
+
     def forward(
-        self, rnn_init_state: RNNState | None = None, **groups: ObsDict | None
-    ) -> tuple[dict[str, Tensor], RNNState]:
+        self,
+        rnn_init_state: RNNState | None = None,
+        return_state: bool = False,
+        **groups: ObsDict | None,
+    ) -> Any:
         """Maps sequences of each group to sequences of outputs.
 
         Args:
             rnn_init_state: state before the first step; None: zeros.
+            return_state: return the state after the last step too.
             groups: `{key: [B, T, *shape]}`; a goal `[B, *shape]` holds at every step.
 
         Returns:
-            `{output: [B, T, *shape]}` and the state after the last step.
+            `{output: [B, T, *shape]}`, without `per_step` `{output: [B, *shape]}`, and the state
+            if asked.
         """
         encoder = cast("ObservationGroupEncoder", self.nets["encoder"])
         features = encoder.encode_sequence(**groups)
-        outputs: tuple[dict[str, Tensor], RNNState] = self.nets["rnn"](features, rnn_init_state)
-        return outputs
+        outputs, state = self.nets["rnn"](features, rnn_init_state, return_state=True)
+        if not self.per_step:
+            outputs = {key: x[:, -1] for key, x in outputs.items()}
+        return (outputs, state) if return_state else outputs
+
+    def forward_step(self, *args: Any, **groups: Any) -> tuple[Any, RNNState]:
+        """Maps one step of each group `{key: [B, *shape]}` to its outputs, and the state after it.
+
+        The argument `rnn_state` is the state before it.
+        """
+        rnn_state = args[0] if args else groups.pop("rnn_state")
+        sequences = {
+            group: None if obs is None else {k: x[:, None] for k, x in obs.items()}
+            for group, obs in groups.items()
+        }
+        outputs, state = RNN_MIMO_MLP.forward(self, rnn_state, return_state=True, **sequences)
+        return {k: x[:, -1] if self.per_step else x for k, x in outputs.items()}, state
 
 
 def obs_and_goal_groups(

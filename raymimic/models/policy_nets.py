@@ -342,7 +342,9 @@ class RNNActorNetwork(RNN_MIMO_MLP):
         Returns:
             Actions `[B, T, A]`, and the state if asked.
         """
-        outputs, state = super().forward(rnn_init_state, obs=obs_dict, goal=goal_dict)
+        outputs, state = super().forward(
+            rnn_init_state, return_state=True, obs=obs_dict, goal=goal_dict
+        )
         actions = self._act(outputs)
         return (actions, state) if return_state else actions
 
@@ -414,5 +416,5 @@ class RNNGMMActorNetwork(RNNActorNetwork):
             rnn_init_state: likewise.
             low_noise: see `StochasticActorNetwork.forward_train`.
         """
-        outputs, _ = RNN_MIMO_MLP.forward(self, rnn_init_state, obs=obs_dict, goal=goal_dict)
+        outputs = RNN_MIMO_MLP.forward(self, rnn_init_state, obs=obs_dict, goal=goal_dict)
         return self.head(outputs, low_noise)

@@ -58,22 +58,27 @@ class PositionalEncoding(nn.Module):
     Vaswani et al., "Attention Is All You Need" (2017), section 3.5. It has no state.
 
     Args:
-        max_length: number of positions.
         embed_dim: size of the embedding.
+        max_length: number of positions, whose embeddings are computed once; None: any, computed at
+            each call.
     """
 
-    table: Tensor
+    table: Tensor | None
 
-    def __init__(self, max_length: int, embed_dim: int) -> None:
+    def __init__(self, embed_dim: int, max_length: int | None = None) -> None:
         super().__init__()
-        frequency = torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(10000.0) / embed_dim))
-        angle = torch.arange(max_length)[:, None] * frequency
-        table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :embed_dim]
+        self.embed_dim = embed_dim
+        table = None if max_length is None else self._embedded(torch.arange(max_length))
         self.register_buffer("table", table, persistent=False)
 
+    def _embedded(self, positions: Tensor) -> Tensor:
+        steps = torch.arange(0, self.embed_dim, 2, device=positions.device)
+        angle = positions[..., None] * torch.exp(steps * (-math.log(10000.0) / self.embed_dim))
+        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., : self.embed_dim]
+
     def forward(self, positions: Tensor) -> Tensor:
-        """Maps positions `[T]` to embeddings `[T, D]`."""
-        return self.table[positions]
+        """Maps positions `[...]` to embeddings `[..., D]`."""
+        return self._embedded(positions) if self.table is None else self.table[positions]
 
 
 class CausalSelfAttention(nn.Module):
@@ -275,7 +280,7 @@ class MIMO_Transformer(nn.Module):
         super().__init__()
         dim, length = transformer_embed_dim, transformer_context_length
         encoder = ObservationGroupEncoder(
-            input_obs_group_shapes, encoder_kwargs, feature_activation=None
+            input_obs_group_shapes, feature_activation=None, encoder_kwargs=encoder_kwargs
         )
         # In robomimic's order, by which optimizers number their states in checkpoints.
         self.nets = nn.ModuleDict(
@@ -283,7 +288,7 @@ class MIMO_Transformer(nn.Module):
         )
         self.params = nn.ParameterDict()
         if transformer_sinusoidal_embedding:
-            self.nets["embed_timestep"] = PositionalEncoding(length, dim)
+            self.nets["embed_timestep"] = PositionalEncoding(dim, length)
         elif transformer_nn_parameter_for_timesteps:
             self.params["embed_timestep"] = nn.Parameter(torch.zeros(1, length, dim))
         else:

@@ -89,16 +89,17 @@ class VAE(nn.Module):
     Args:
         input_shapes: shapes of x, as the encoder sees it.
         output_shapes: shapes of the reconstructed values.
-        condition_shapes: shapes of s.
         encoder_layer_dims: hidden layers of the encoder.
         decoder_layer_dims: hidden layers of the decoder.
         latent_dim: length of the latent; number of variables of a categorical one.
-        latent_clip: largest absolute value of Gaussian latents drawn from the prior; None:
-            unlimited.
-        output_squash: outputs that a tanh keeps in [-1, 1].
+        device: where the networks live; None: where torch makes them.
+        condition_shapes: shapes of s, of which there must be some.
         decoder_is_conditioned: let the decoder see s.
         decoder_reconstruction_sum_across_elements: add the errors of elements, instead of
             averaging them.
+        latent_clip: largest absolute value of Gaussian latents drawn from the prior; None:
+            unlimited.
+        output_squash: outputs that a tanh keeps in [-1, 1].
         prior_learn: learn the prior; else it is N(0, 1), or uniform if categorical.
         prior_is_conditioned: let the prior depend on s.
         prior_layer_dims: hidden layers of a conditioned prior.
@@ -119,14 +120,15 @@ class VAE(nn.Module):
         self,
         input_shapes: Shapes,
         output_shapes: Shapes,
-        condition_shapes: Shapes,
         encoder_layer_dims: Sequence[int],
         decoder_layer_dims: Sequence[int],
         latent_dim: int,
-        latent_clip: float | None = None,
-        output_squash: Collection[str] = (),
+        device: torch.device | str | None = None,
+        condition_shapes: Shapes | None = None,
         decoder_is_conditioned: bool = True,
         decoder_reconstruction_sum_across_elements: bool = False,
+        latent_clip: float | None = None,
+        output_squash: Collection[str] = (),
         prior_learn: bool = False,
         prior_is_conditioned: bool = False,
         prior_layer_dims: Sequence[int] = (),
@@ -140,6 +142,8 @@ class VAE(nn.Module):
         encoder_kwargs: EncoderKwargs | None = None,
     ) -> None:
         super().__init__()
+        if not condition_shapes:
+            raise ConfigError("a VAE takes observations that condition it: give condition_shapes")
         if not (decoder_is_conditioned or prior_is_conditioned):
             raise ConfigError(
                 "a VAE that nothing conditions on the observation: set "
@@ -201,6 +205,8 @@ class VAE(nn.Module):
             encoder_kwargs=encoder_kwargs,
         )
         self.nets["prior"] = prior
+        if device is not None:
+            self.to(device)
 
     @property
     def prior(self) -> Prior:

@@ -21,7 +21,7 @@ Shapes = Mapping[str, Sequence[int]]
 _LOGVAR_LIMITS = (-8.0, 30.0)
 
 
-def _reparameterize(mean: Tensor, logvar: Tensor) -> Tensor:
+def reparameterize(mean: Tensor, logvar: Tensor) -> Tensor:
     """Draws from diagonal Gaussians `[B, D]` so that gradients reach their parameters."""
     std = (0.5 * logvar.clamp(*_LOGVAR_LIMITS)).exp()
     return mean + std * torch.randn_like(std)
@@ -136,7 +136,7 @@ class StandardNormalPrior(Prior):
 
     def sample_posterior(self, posterior: Mapping[str, Tensor]) -> Tensor:
         """Draws latents `[B, latent_size]` by the reparameterisation trick."""
-        return _reparameterize(posterior["mean"], posterior["logvar"])
+        return reparameterize(posterior["mean"], posterior["logvar"])
 
     def sample(
         self, conditions: ObsDict, goals: ObsDict | None = None, num_samples: int = 1
@@ -185,7 +185,7 @@ class GaussianPrior(StandardNormalPrior):
         mean, logvar = (
             _for_samples(x, conditions, num_samples) for x in self._moments(conditions, goals)
         )
-        return _reparameterize(mean, logvar)
+        return reparameterize(mean, logvar)
 
     def kl(
         self,
@@ -235,7 +235,7 @@ class GMMPrior(StandardNormalPrior):
         )
         modes = torch.multinomial(logits.softmax(dim=-1), 1).unsqueeze(-1)
         mean, logvar = (x.take_along_dim(modes, dim=1)[:, 0] for x in (means, logvars))
-        return _reparameterize(mean, logvar)
+        return reparameterize(mean, logvar)
 
     def kl(
         self,

@@ -295,7 +295,7 @@ def _env_steps_per_s(
         data.info.language,
     )
     rollout = config.experiment.rollout
-    num_envs = min(config.ray.envs_per_actor, rollout.n)
+    num_envs = min(config.envs_per_actor, rollout.n)
     horizon, rate, begin = 8, 0.0, time.perf_counter()
     # With a slow policy, a few steps must suffice.
     while horizon <= 2 * rollout.horizon and time.perf_counter() - begin < _TRY_S:

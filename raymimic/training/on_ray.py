@@ -63,7 +63,7 @@ def train_on_ray(run: Run) -> Driver:
         if prepared.envs:
             pool = RolloutPool(
                 num_actors=resources.num_actors,
-                envs_per_actor=prepared.config.ray.envs_per_actor,
+                envs_per_actor=prepared.config.envs_per_actor,
                 cpus_per_actor=resources.cpus_per_actor,
                 imports=prepared.imports,
                 cluster=cluster,

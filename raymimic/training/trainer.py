@@ -259,7 +259,7 @@ def _train_here(run: Run) -> Driver:
         return driver.may_begin()
 
     link = LocalLink(lambda event: driver.handle(event), may_begin)
-    evaluator = LocalEvaluator(config.ray.envs_per_actor, imports, apart=run.alone)
+    evaluator = LocalEvaluator(config.envs_per_actor, imports, apart=run.alone)
     driver = Driver(run, evaluator if run.prepared.envs else None, link.post)
     threads = torch.get_num_threads()
     run.progress.phase(driver.preparation)

@@ -1,6 +1,14 @@
-"""robomimic's `file_utils`: checkpoints and filter keys."""
+"""robomimic's `file_utils`: datasets, checkpoints, downloads."""
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from raymimic.checkpoints.policy import (
     algo_from_checkpoint,
@@ -12,20 +20,42 @@ from raymimic.checkpoints.reading import (
     load_dict_from_checkpoint,
     maybe_dict_from_checkpoint,
 )
+from raymimic.data.columns import DemoSource
+from raymimic.data.hdf5 import open_dataset
+from raymimic.data.layout import selected_demos, shape_metadata
 from raymimic.data.masks import write_masks
+from raymimic.data.metadata import read_env_meta
+from raymimic.errors import CheckpointError, DatasetError, OutputError, reason
+from raymimic.observations.shapes import LANG_EMB_KEY
+from raymimic.utils import env_utils, lang_utils, obs_utils
 
 __all__ = [
     "algo_from_checkpoint",
     "algo_name_from_checkpoint",
     "config_from_checkpoint",
     "create_hdf5_filter_key",
+    "download_file_from_hf",
+    "download_url",
+    "env_from_checkpoint",
+    "get_demos_for_filter_key",
+    "get_env_metadata_from_dataset",
+    "get_shape_metadata_from_dataset",
     "load_dict_from_checkpoint",
     "maybe_dict_from_checkpoint",
     "policy_from_checkpoint",
+    "url_is_alive",
 ]
 
+_TIMEOUT_S = 30.0
+_CHUNK_BYTES = 1 << 20
 
-def create_hdf5_filter_key(hdf5_path: str, demo_keys: Sequence[str], key_name: str) -> list[int]:
+
+# ---------------------------------------------------------------------------------- datasets
+
+
+def create_hdf5_filter_key(
+    hdf5_path: str | Path, demo_keys: Sequence[str], key_name: str
+) -> list[int]:
     """Writes a filter key into a dataset; one that exists is replaced.
 
     Args:
@@ -37,3 +67,215 @@ def create_hdf5_filter_key(hdf5_path: str, demo_keys: Sequence[str], key_name: s
         The number of steps of each demo, in order of the demos' names.
     """
     return write_masks(hdf5_path, {key_name: list(demo_keys)}).lengths[key_name]
+
+
+def get_demos_for_filter_key(hdf5_path: str | Path, filter_key: str) -> list[str]:
+    """Returns the names of the demos of a filter key, in order of demo number.
+
+    Raises:
+        DatasetError: the file has no such filter key.
+    """
+    with open_dataset(hdf5_path) as reader:
+        return selected_demos(reader, DemoSource(str(hdf5_path), filter_key))
+
+
+def get_env_metadata_from_dataset(
+    dataset_path: str | Path, set_env_specific_obs_processors: bool = True
+) -> dict[str, Any]:
+    """Reads in which environment a dataset was recorded.
+
+    Args:
+        dataset_path: local path or URI.
+        set_env_specific_obs_processors: see `env_utils.set_env_specific_obs_processing`.
+
+    Returns:
+        `env_name`, `type`, `env_kwargs`, and others that the file says.
+
+    Raises:
+        DatasetError: the file does not say it.
+    """
+    env_meta = read_env_meta(dataset_path)
+    if not env_meta:
+        raise DatasetError(
+            f"dataset '{dataset_path}' does not say in which environment it was recorded: write "
+            "its env_name, type and env_kwargs as JSON into the attribute 'env_args' of 'data'"
+        )
+    env_meta["env_kwargs"].pop("env_lang", None)
+    if set_env_specific_obs_processors:
+        env_utils.set_env_specific_obs_processing(env_meta)
+    return env_meta
+
+
+def get_shape_metadata_from_dataset(
+    dataset_config: Mapping[str, Any] | str | Path | None = None,
+    action_keys: Sequence[str] = ("actions",),
+    all_obs_keys: Sequence[str] | None = None,
+    verbose: bool = False,
+    dataset_path: str | Path | None = None,
+) -> dict[str, Any]:
+    """Reads the shapes that networks are built from.
+
+    Args:
+        dataset_config: an entry of `train.data`, with `path` and perhaps `lang`; or a path.
+        action_keys: datasets that make up the action vector.
+        all_obs_keys: observation keys, whose modalities are those of
+            `obs_utils.OBS_KEYS_TO_MODALITIES`; None: all of the first demo.
+        verbose: print the shapes.
+        dataset_path: the path instead, as up to robomimic 0.4.
+
+    Returns:
+        `ac_dim`, `all_shapes`, `all_obs_keys`, `use_images` and `use_depths`.
+
+    Raises:
+        DatasetError: the file cannot be read or lacks a key.
+    """
+    entry = dataset_config if isinstance(dataset_config, Mapping) else {"path": dataset_config}
+    path = str(dataset_path if dataset_path is not None else entry["path"])
+    if all_obs_keys is None:
+        with open_dataset(path) as reader:
+            first = reader.demo(selected_demos(reader, DemoSource(path))[0])
+            in_file = {} if first is None else first.shapes()
+        all_obs_keys = [key[4:] for key in in_file if key.startswith("obs/")]
+    of_file = [key for key in all_obs_keys if key != LANG_EMB_KEY or not entry.get("lang")]
+    modalities = {key: obs_utils.OBS_KEYS_TO_MODALITIES[key] for key in all_obs_keys}
+    found = shape_metadata(path, of_file, action_keys, modalities)
+    if len(of_file) < len(all_obs_keys):  # the instruction stands in the entry, not in the file
+        shapes = dict(found["all_shapes"])
+        shapes[LANG_EMB_KEY] = lang_utils.get_lang_emb_shape()
+        found["all_shapes"] = {key: shapes[key] for key in sorted(shapes)}
+        found["all_obs_keys"] = list(found["all_shapes"])
+    if verbose:
+        for key, shape in found["all_shapes"].items():
+            print(f"obs key {key} with shape {shape}")
+    return found
+
+
+# ------------------------------------------------------------------------------- checkpoints
+
+
+def env_from_checkpoint(
+    ckpt_path: str | Path | None = None,
+    ckpt_dict: dict[str, Any] | None = None,
+    env_name: str | None = None,
+    render: bool = False,
+    render_offscreen: bool = False,
+    verbose: bool = False,
+) -> tuple[env_utils.AnyEnv, dict[str, Any]]:
+    """Makes the environment of a checkpoint, which stacks observations if its policy sees stacks.
+
+    Args:
+        ckpt_path: path or URI of a checkpoint of raymimic or robomimic.
+        ckpt_dict: the checkpoint, if it is already loaded.
+        env_name: another environment of the same kind.
+        render: see `env_utils.create_env`, as `render_offscreen`.
+        render_offscreen: likewise.
+        verbose: print the environment.
+
+    Returns:
+        the environment and the checkpoint's dictionary.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or names no environment.
+        EnvError: the environment cannot be made.
+    """
+    ckpt = maybe_dict_from_checkpoint(None if ckpt_path is None else str(ckpt_path), ckpt_dict)
+    if not ckpt.get("env_metadata"):
+        raise CheckpointError("the checkpoint names no environment, so that none can be made")
+    shapes = ckpt["shape_metadata"]
+    env = env_utils.create_env_from_metadata(
+        ckpt["env_metadata"],
+        env_name,
+        render,
+        render_offscreen,
+        use_image_obs=shapes.get("use_images", False),
+        use_depth_obs=shapes.get("use_depths", False),
+    )
+    config, _ = config_from_checkpoint(ckpt_dict=ckpt)
+    wrapped = env_utils.wrap_env_from_config(env, config)
+    if verbose:
+        print(f"environment of the checkpoint:\n{wrapped}")
+    return wrapped, ckpt
+
+
+# --------------------------------------------------------------------------------- downloads
+
+
+def url_is_alive(url: str) -> bool:
+    """Whether a server has something at a URL (`http` or `https`)."""
+    try:
+        with _opened(url, "HEAD"):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _opened(url: str, method: str = "GET") -> Any:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"'{url}' is no URL of http or https")
+    request = urllib.request.Request(url, method=method)  # of the schemes above
+    return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+
+
+def download_url(url: str, download_dir: str | Path, check_overwrite: bool = True) -> None:
+    """Downloads a file, under its name in the URL, with a progress bar.
+
+    The file is complete or not there. (robomimic asks before it replaces a file; here nothing is
+    asked.)
+
+    Args:
+        url: of `http` or `https`.
+        download_dir: the folder.
+        check_overwrite: refuse to replace a file that is there.
+
+    Raises:
+        OutputError: it is there, or it cannot be written.
+        DatasetError: the server does not answer, or not with the whole file.
+    """
+    target = Path(download_dir).expanduser() / url.split("?")[0].rstrip("/").split("/")[-1]
+    if check_overwrite and target.exists():
+        raise OutputError(f"'{target}' exists: remove it, or give check_overwrite=False")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _opened(url) as answer, _whole_file(target) as file:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with tqdm(total=size or None, unit="B", unit_scale=True, desc=target.name) as bar:
+                while block := answer.read(_CHUNK_BYTES):
+                    file.write(block)
+                    bar.update(len(block))
+            if size and file.tell() != size:
+                raise DatasetError(
+                    f"'{url}' ended after {file.tell():,} of {size:,} bytes: try again"
+                )
+    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        raise DatasetError(f"'{url}' cannot be downloaded: {reason(error)}") from error
+    except OSError as error:
+        raise OutputError(f"'{target}' cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _whole_file(target: Path) -> Any:
+    """A file beside the target, which takes its place at the end; gone after an exception."""
+    file = tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False)  # noqa: SIM115
+    try:
+        with file:
+            yield file
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(target)
+    except BaseException:
+        Path(file.name).unlink(missing_ok=True)
+        raise
+
+
+def download_file_from_hf(
+    repo_id: str, filename: str, download_dir: str | Path, check_overwrite: bool = True
+) -> None:
+    """Downloads a file of a dataset of Hugging Face, see `download_url`.
+
+    Args:
+        repo_id: such as `robomimic/robomimic_datasets`.
+        filename: path of the file there.
+        download_dir: the folder.
+        check_overwrite: see `download_url`.
+    """
+    url = f"https://huggingface.co/datasets/{repo_id}/resolve/main/{filename}"
+    download_url(url, download_dir, check_overwrite)

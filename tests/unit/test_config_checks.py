@@ -158,7 +158,7 @@ COLOURED = (
 )
 NORMALIZED = "train.hdf5_normalize_obs=true"
 AT_ODDS = [
-    ("bc", ["algo.rnn.enabled=true"], "'algo.rnn.horizon' is 10 but 'train.seq_length' is 1"),
+    ("bc", ["algo.rnn.enabled=true"], None),
     ("bc", ["algo.rnn.enabled=true", "train.seq_length=10"], None),
     (
         "bc",
@@ -396,7 +396,10 @@ AT_ODDS = [
     ("iql", ["algo.vf_quantile=1.5"], "'algo.vf_quantile' is 1.5: it must be between 0 and 1"),
     ("iql", ["algo.adv.beta=0"], "'algo.adv.beta' is 0: it must be at least 1e-06"),
     ("iql", ["algo.adv.clip_adv_value=much"], "it must be a number or null"),
-    (DP, ["train.seq_length=8"], "'algo.horizon.prediction_horizon' is 16 but 'train.seq_length'"),
+    (DP, ["train.seq_length=14"], "is 16 but a sample has 15 steps (train.frame_stack - 1 + tra"),
+    (DP, ["train.seq_length=14"], "raise 'train.seq_length' to 15"),
+    (DP, ["train.seq_length=15"], None),
+    (DP, ["train.seq_length=20"], None),
     (DP, ["train.frame_stack=1"], "'algo.horizon.observation_horizon' is 2 but 'train.frame_st"),
     (DP, ["algo.horizon.action_horizon=16"], "it must be at most 15"),
     (DP, ["algo.horizon.action_horizon=15"], None),
@@ -425,7 +428,7 @@ AT_ODDS = [
         "'algo.planner.subgoal_horizon' is 12 but 'train.seq_length' is 10: raise",
     ),
     ("hbc", ["algo.planner.subgoal_horizon=5"], None),
-    ("hbc", ["algo.actor.rnn.horizon=5"], "'algo.actor.rnn.horizon' is 5"),
+    ("hbc", ["algo.actor.rnn.horizon=5"], None),
     (
         "iris",
         ["algo.value_planner.value.n_step=11"],
@@ -580,3 +583,50 @@ def test_hierarchies_without_an_end_are_warned_about(algo, assignments, message)
     found = warnings_for(make(algo, f'{ACTORS_GOAL}=["object"]', *assignments))
     assert len(found) == (message is not None)
     assert message is None or message in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "assignments", "warned"),
+    [
+        ("bc", {"algo.rnn.enabled": True}, ["algo.rnn.horizon"]),
+        ("bc", {"algo.rnn.enabled": True, "train.seq_length": 10}, []),
+        ("bc", {"algo.rnn.horizon": 5}, []),  # of a section that is off
+        ("hbc", {"algo.actor.rnn.horizon": 5}, ["algo.actor.rnn.horizon"]),
+    ],
+)
+def test_a_memory_of_another_length_than_the_sequences_is_a_warning(name, assignments, warned):
+    config = config_factory(name)
+    for key, value in assignments.items():
+        config.set_path(key, value)
+    assert [w.split("'")[1] for w in warnings_for(config) if ".horizon'" in w] == warned
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        ({}, 8),
+        ({"batched": True}, 8),
+        ({"batched": True, "num_batch_envs": 3}, 3),
+        ({"batched": False, "num_batch_envs": 3}, 1),
+        ({"num_batch_envs": 3}, 8),
+    ],
+)
+def test_batches_of_environments_by_dexmimicgens_keys(settings, number):
+    config = config_factory("bc", {"experiment": {"rollout": settings}})
+    assert config.envs_per_actor == number
+    config.ray.envs_per_actor = 5
+    assert config.envs_per_actor == 5
+    assert dict(config.experiment.rollout).items() >= settings.items()
+
+
+@pytest.mark.parametrize("settings", [{"batched": 1}, {"batched": True, "num_batch_envs": 0}])
+def test_batches_of_environments_that_are_none(settings):
+    config = config_factory("bc", {"experiment": {"rollout": settings}})
+    config.train.data = "demos.hdf5"
+    key = list(settings)[-1]
+    assert any(f"'experiment.rollout.{key}' is" in problem for problem in problems(config))
+
+
+def test_an_unknown_key_is_a_runtime_error_as_in_robomimic():
+    with pytest.raises(RuntimeError, match="unknown"):
+        config_factory("bc", {"experiment": {"no_such_key": 1}})

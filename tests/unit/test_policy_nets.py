@@ -275,7 +275,7 @@ def test_parameters_are_shared_under_robomimics_two_names():
 
 def test_recurrent_layers_that_are_refused():
     def make(**kwargs: Any) -> RNN_Base:
-        return RNN_Base(3, 6, 2, nn.Identity(), **kwargs)
+        return RNN_Base(3, 6, 2, per_step_net=nn.Identity(), **kwargs)
 
     with pytest.raises(ConfigError, match=r"bidirectional: .* observations of the future"):
         make(rnn_kwargs={"bidirectional": True})

@@ -233,7 +233,6 @@ def annealed() -> type[BaseConfig]:
         ),
         (["algo.low_level.gmm.num_modes=0"], "'algo.low_level.gmm.num_modes' is 0: it must be"),
         (["algo.low_level.loss.l2_weight=0"], "all weights in 'algo.low_level.loss' are 0"),
-        (["algo.low_level.rnn.enabled=true"], "'algo.low_level.rnn.horizon' is 10 but"),
         (
             ["algo.low_level.gmm.enabled=true", "algo.low_level.gaussian.enabled=true"],
             "'algo.low_level.gaussian', 'algo.low_level.gmm' exclude each other: set all but one "

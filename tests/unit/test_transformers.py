@@ -82,7 +82,7 @@ def test_a_longer_sequence_is_refused():
 
 
 def test_sinusoidal_positions():
-    table = PositionalEncoding(4, 6)(torch.arange(4))
+    table = PositionalEncoding(6, 4)(torch.arange(4))
     frequencies = [1.0, 10000 ** (-2 / 6), 10000 ** (-4 / 6)]
     expected = [math.sin(3.0), math.cos(3.0)]
     expected += [f(3.0 * w) for w in frequencies[1:] for f in (math.sin, math.cos)]

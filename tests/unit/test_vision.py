@@ -497,7 +497,7 @@ def test_classes_of_ones_own_are_registered_by_the_package() -> None:
 def test_sequences_are_encoded_step_by_step() -> None:
     rgb = {"core_class": "VisualCore", "core_kwargs": SMALL}
     shapes = ObsShapes({"camera": IMAGE}, {"camera": "rgb"})
-    net = ObservationGroupEncoder({"obs": shapes, "goal": shapes}, {"rgb": rgb})
+    net = ObservationGroupEncoder({"obs": shapes, "goal": shapes}, encoder_kwargs={"rgb": rgb})
     images, goal = torch.randn(2, 3, *IMAGE), torch.randn(2, *IMAGE)
     features = net.encode_sequence(obs={"camera": images}, goal={"camera": goal})
     assert features.shape == (2, 3, 10)

@@ -12,11 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, did_you_mean
+from raymimic.models.base_nets import Module
 from raymimic.models.named_classes import NamedClasses
 
+BACKBONES: NamedClasses["ConvBase"] = NamedClasses("a backbone")
+register_backbone = BACKBONES.register
 
-class ConvBase(nn.Module):
+
+class ConvBase(Module):
     """Base of backbones, which compute `nets`.
+
+    A subclass is known by its name, unless another class has that name already.
 
     A backbone takes the argument `input_channel`, the number of channels that come in. One that
     sees the instruction too has an attribute `lang_emb_dim`, and its `forward` takes embeddings
@@ -24,6 +30,11 @@ class ConvBase(nn.Module):
     """
 
     nets: nn.Module
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Registers the class, as in robomimic."""
+        super().__init_subclass__(**kwargs)
+        BACKBONES.offer(cls)
 
     def output_shape(self, input_shape: Sequence[int]) -> list[int]:
         """Returns the shape of the features `[C', H', W']` of an image `[C, H, W]`."""
@@ -33,10 +44,6 @@ class ConvBase(nn.Module):
         """Maps `[B, C, H, W]` to `[B, C', H', W']`."""
         y: Tensor = self.nets(x)
         return y
-
-
-BACKBONES: NamedClasses[ConvBase] = NamedClasses("a backbone")
-register_backbone = BACKBONES.register
 
 
 class CoordConv2d(nn.Conv2d):
@@ -200,7 +207,7 @@ class ImpalaConv(ConvBase):
         return [self.stack_sizes[-1], *sides]
 
 
-class Conv1dBase(nn.Module):
+class Conv1dBase(Module):
     """Convolutions over a laser scan, with an activation after each.
 
     Args:

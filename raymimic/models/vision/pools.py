@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.errors import ConfigError
+from raymimic.models.base_nets import Module
 from raymimic.models.named_classes import NamedClasses
 from raymimic.models.vision.draws import DrawingModule
 
 
-class Pool(nn.Module):
+class Pool(Module):
     """Base of pools.
 
     A pool takes the argument `input_shape`, the shape `[C, H, W]` of the features that come in.

@@ -9,6 +9,7 @@ user's own known.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,14 @@ from raymimic.models.vision.draws import DrawingModule
 _LUMA = (0.2989, 0.587, 0.114)
 
 
+RANDOMIZERS: NamedClasses["Randomizer"] = NamedClasses("a randomizer")
+register_randomizer = RANDOMIZERS.register
+
+
 class Randomizer(DrawingModule):
     """Base of randomizers. A subclass defines `_forward_in`, and may override the rest.
+
+    It is known by its name, unless another class has that name already.
 
     It takes the argument `input_shape`, the shape of an observation as it comes in.
 
@@ -33,6 +40,11 @@ class Randomizer(DrawingModule):
     """
 
     num_samples: int = 1
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Registers the class, as in robomimic."""
+        super().__init_subclass__(**kwargs)
+        RANDOMIZERS.offer(cls)
 
     def output_shape_in(self, input_shape: Sequence[int]) -> list[int]:
         """Returns the shape of an observation after `forward_in`."""
@@ -53,9 +65,7 @@ class Randomizer(DrawingModule):
 
     def forward_out(self, x: Tensor) -> Tensor:
         """Averages the features of a sample's variants, in training."""
-        if not self.training or self.num_samples == 1:
-            return x
-        return x.reshape(-1, self.num_samples, *x.shape[1:]).mean(dim=1)
+        return self._forward_out(x) if self.training else self._forward_out_eval(x)
 
     def _forward_in(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -63,13 +73,17 @@ class Randomizer(DrawingModule):
     def _forward_in_eval(self, x: Tensor) -> Tensor:
         return x
 
+    def _forward_out(self, x: Tensor) -> Tensor:
+        if self.num_samples == 1:
+            return x
+        return x.reshape(-1, self.num_samples, *x.shape[1:]).mean(dim=1)
+
+    def _forward_out_eval(self, x: Tensor) -> Tensor:
+        return x
+
     def _uniform(self, rows: int, *shape: int) -> Tensor:
         """Draws numbers of each variant: `[rows * num_samples, *shape]` in [0, 1), on the CPU."""
         return self.draws.uniform((rows, self.num_samples, *shape)).flatten(0, 1)
-
-
-RANDOMIZERS: NamedClasses[Randomizer] = NamedClasses("a randomizer")
-register_randomizer = RANDOMIZERS.register
 
 
 def crop(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:

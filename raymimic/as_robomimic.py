@@ -1,0 +1,137 @@
+"""Has `import robomimic` give raymimic, for scripts that were written for robomimic.
+
+One line at the beginning of a script, `import raymimic.as_robomimic`, or no line at all:
+
+    python -m raymimic.as_robomimic train.py --config bc.json
+    python -m raymimic.as_robomimic -m mimicgen.scripts.generate_core_configs
+
+`robomimic.utils.obs_utils` is then the module `raymimic.utils.obs_utils` itself, and so with all
+others. Where robomimic is installed this is refused, unless the option `--replace` stands before
+the script, or the environment holds `RAYMIMIC_AS_ROBOMIMIC=replace`.
+"""
+
+import importlib
+import importlib.util
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from raymimic.errors import ConfigError
+
+_THEIRS, _OURS = "robomimic", "raymimic"
+_VARIABLE = "RAYMIMIC_AS_ROBOMIMIC"
+
+
+class _SameModule(Loader):
+    """Gives a module that has another name already.
+
+    Args:
+        name: that other name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._spec: ModuleSpec | None = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(self._name)
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # which the import of the second name has replaced
+
+
+class _Finder(MetaPathFinder):
+    """Finds `robomimic` and its modules in raymimic."""
+
+    gives_raymimic = True  # told by this, as a script may import what `python -m` runs
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] != _THEIRS:
+            return None
+        name = _OURS + fullname.removeprefix(_THEIRS)
+        found = importlib.util.find_spec(name)
+        if found is None:
+            return None
+        is_package = found.submodule_search_locations is not None
+        return ModuleSpec(fullname, _SameModule(name), is_package=is_package)
+
+
+def install(replace: bool = False) -> None:
+    """Has `import robomimic` give raymimic from now on, in this process.
+
+    Args:
+        replace: do so even where robomimic is installed.
+
+    Raises:
+        ConfigError: robomimic is installed, or imported already.
+    """
+    if any(getattr(finder, "gives_raymimic", False) for finder in sys.meta_path):
+        return
+    if _THEIRS in sys.modules:
+        raise ConfigError(
+            "robomimic itself is imported already: import raymimic.as_robomimic before it"
+        )
+    place = importlib.util.find_spec(_THEIRS)
+    if place is not None and not replace:
+        raise ConfigError(
+            f"robomimic itself is installed ({place.origin or _THEIRS}), and raymimic does not "
+            "take its place unasked: uninstall it, or ask by --replace or by "
+            f"{_VARIABLE}=replace in the environment"
+        )
+    sys.meta_path.insert(0, _Finder())
+
+
+def main(words: Sequence[str]) -> None:
+    """Runs a script or a module for which robomimic is raymimic.
+
+    Args:
+        words: `[--replace] SCRIPT ARGUMENTS…` or `[--replace] -m MODULE ARGUMENTS…`.
+
+    Raises:
+        SystemExit: no script is named, it does not exist, or robomimic is installed.
+    """
+    rest = list(words)
+    replace = rest[:1] == ["--replace"]
+    rest = rest[1:] if replace else rest
+    is_module = rest[:1] == ["-m"]
+    rest = rest[1:] if is_module else rest
+    if not rest or rest[0].startswith("-"):
+        _end("usage: python -m raymimic.as_robomimic [--replace] SCRIPT.py | -m MODULE …")
+    if not is_module and not Path(rest[0]).is_file():
+        _end(f"error: there is no script '{rest[0]}'")
+    try:
+        install(replace or _asked())
+    except ConfigError as error:
+        _end(f"error: {error}")
+    run: Any = runpy.run_module if is_module else runpy.run_path
+    sys.argv = rest
+    sys.path.insert(0, str(Path.cwd() if is_module else Path(rest[0]).resolve().parent))
+    if is_module:
+        run(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        run(rest[0], run_name="__main__")
+
+
+def _end(message: str) -> None:
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _asked() -> bool:
+    return os.environ.get(_VARIABLE) == "replace"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+else:
+    install(_asked())

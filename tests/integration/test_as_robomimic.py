@@ -1,0 +1,132 @@
+"""Scripts that import robomimic run on raymimic without an edit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raymimic.utils import file_utils
+
+PROGRAMS = Path(__file__).parents[1] / "programs"
+
+
+def run(*words: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        timeout=300,
+        check=False,
+    )
+
+
+def answer(program: str, hopper: Path, folder: Path) -> dict:
+    done = run("-m", "raymimic.as_robomimic", PROGRAMS / program, hopper, folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_isaaclabs_scripts(hopper: Path, tmp_path: Path):
+    told = answer("robomimic_isaaclab.py", hopper, tmp_path)
+    assert told["actions"] == [1, 3]
+    assert 1 <= told["logs"]["Horizon"] <= 5
+    run_folder = Path(told["run"]).parent
+    assert run_folder.parent == tmp_path / "their_run"
+    assert "Train/Loss" not in (run_folder / "logs" / "log.txt").read_text()
+    assert '"Loss"' in (run_folder / "logs" / "log.txt").read_text()
+    assert list((run_folder / "logs" / "tb").iterdir())
+    policy, checkpoint = file_utils.policy_from_checkpoint(
+        ckpt_path=run_folder / "models" / "model_epoch_2.pth"
+    )
+    assert policy.obs_normalization_stats is not None
+    assert checkpoint["env_metadata"]["env_name"] == "Hopper-v5"
+
+
+def test_mimicgens_scripts(hopper: Path, tmp_path: Path):
+    told = answer("robomimic_mimicgen.py", hopper, tmp_path)
+    assert told == {
+        "first": [3, 11],
+        "steps": [4, 11],
+        "image": [[2, 3, 6, 5], 1.0],
+        "crop": [3, 4, 4],
+        "joined": [6, 4],
+        "config": 1,
+        "url": False,
+    }
+    assert (tmp_path / "log.txt").read_text() == "a line of the log\n"
+
+
+def test_robomimics_examples(hopper: Path, tmp_path: Path):
+    told = answer("robomimic_examples.py", hopper, tmp_path)
+    assert told["losses"]
+    assert told["features"] == [[1, 64 * 3 + 32], [1, 7]]
+    assert told["scan"] == [1, 2, 3]
+    assert told["own"] == [1.0, True, [5, 2]]
+
+
+def test_a_script_may_import_it_by_itself(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import raymimic.as_robomimic\n"
+        "import robomimic.utils.tensor_utils as theirs, raymimic.utils.tensor_utils as ours\n"
+        "from robomimic.algo import RolloutPolicy\n"
+        "import raymimic, robomimic, sys\n"
+        "assert theirs is ours and robomimic is raymimic, theirs\n"
+        "assert ours.__spec__.name == 'raymimic.utils.tensor_utils', ours.__spec__\n"
+        "try:\n    import robomimic.utils.no_such\n"
+        "except ModuleNotFoundError as error:\n    assert error.name == 'robomimic.utils.no_such'\n"
+        "print(sys.argv[1:])\n"
+    )
+    for words in ([], ["-m", "raymimic.as_robomimic"]):
+        done = run(*words, script, "--config", "x")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == "['--config', 'x']"
+
+
+def test_the_real_package_keeps_its_place_unless_asked(tmp_path: Path):
+    (tmp_path / "robomimic").mkdir()
+    (tmp_path / "robomimic" / "__init__.py").write_text("real = True\n")
+    script = tmp_path / "script.py"
+    script.write_text("import robomimic\nprint(hasattr(robomimic, 'real'))\n")
+    module = ("-m", "raymimic.as_robomimic")
+    path = {"PYTHONPATH": str(tmp_path)}
+    done = run(*module, script, **path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "robomimic itself is installed" in done.stderr
+    assert "--replace" in done.stderr
+    assert run(*module, "--replace", script, **path).stdout == "False\n"
+    done = run("-c", "import raymimic.as_robomimic, robomimic; print(robomimic.real)", **path)
+    assert "ConfigError: robomimic itself is installed" in done.stderr
+    asked = {**path, "RAYMIMIC_AS_ROBOMIMIC": "replace"}
+    done = run("-c", "import raymimic.as_robomimic, robomimic; print(robomimic.__name__)", **asked)
+    assert done.stdout == "raymimic\n"
+    done = run("-c", "import robomimic, raymimic.as_robomimic", **path)
+    assert "imported already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "usage: python -m raymimic.as_robomimic"),
+        (["none.py"], "there is no script 'none.py'"),
+        (["--config", "x"], "usage"),
+    ],
+)
+def test_a_command_that_names_no_script(words: list[str], said: str):
+    done = run("-m", "raymimic.as_robomimic", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_module_runs_too(tmp_path: Path):
+    (tmp_path / "theirs.py").write_text(
+        "import robomimic, sys\nprint(robomimic.__name__, sys.argv[1])"
+    )
+    done = run("-m", "raymimic.as_robomimic", "-m", "theirs", "x", PYTHONPATH=str(tmp_path))
+    assert done.stdout == "raymimic x\n", done.stderr
