@@ -20,7 +20,7 @@ from raymimic.data import sequence
 from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.hdf5 import open_dataset
 from raymimic.data.images import likely_modality
-from raymimic.data.layout import selected
+from raymimic.data.layout import selected_demos
 from raymimic.data.reads import NEXT_OBS
 from raymimic.data.stats import (
     Moments,
@@ -243,7 +243,7 @@ def _modalities(source: DemoSource, obs_keys: Sequence[str]) -> dict[str, str]:
     if len(known) == len(set(obs_keys)):
         return known
     with open_dataset(source.path) as reader:
-        demo = reader.demo(selected(reader, source)[0])
+        demo = reader.demo(selected_demos(reader, source)[0])
         shapes = {} if demo is None else demo.shapes()
     return {
         key: known.get(key) or likely_modality(shapes.get(f"obs/{key}", ())) or "low_dim"
