@@ -23,8 +23,9 @@ from lerobot_files import (
     write_3,
     write_video,
 )
+from tiny import Ran, train_args
 
-from raymimic.data.convert import convert_dataset
+from raymimic.data.convert import convert_dataset, recognised_format
 from raymimic.data.convert.video import VideoFrames
 from raymimic.data.metadata import read_metadata
 from raymimic.errors import DatasetError
@@ -245,3 +246,44 @@ def test_an_image_of_another_size_is_not_decoded(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("32", "64"))
     with pytest.raises(DatasetError, match=r"an image is 32 x 32|frames of 32 x 32"):
         convert_dataset(root, tmp_path / "made.hdf5")
+
+
+@pytest.mark.parametrize("shape", [[-1, 32, 3], [32, 32], [10**6, 10**6, 3]])
+def test_shapes_that_no_image_has_are_refused(tmp_path: Path, shape: list[int]) -> None:
+    root = write_3(tmp_path / "source", "libx264")
+    path = root / "meta/info.json"
+    content = json.loads(path.read_text())
+    content["features"][TOP]["shape"] = shape
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"has shape|have shape|bytes of images do not fit"):
+        convert_dataset(root, tmp_path / "made.hdf5")
+
+
+def test_the_command_says_what_it_mapped_and_what_is_wrong(cli: Any, tmp_path: Path) -> None:
+    root = write_3(tmp_path / "source", "libx264")
+    ran: Ran = cli("dataset", "convert", str(root), str(tmp_path / "made.hdf5"))
+    assert ran.status == 0, ran.err
+    assert "observation.state -> obs/state, float32 [6]" in ran.out
+    cut(VIDEO, 0.7)(root)
+    ran = cli("dataset", "convert", str(root), str(tmp_path / "other.hdf5"))
+    assert ran.status == 2
+    assert "Traceback" not in ran.err
+    assert "file-000.mp4" in ran.err
+    assert not (tmp_path / "other.hdf5").exists()
+
+
+def test_a_training_takes_the_dataset_as_it_is(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "cache"))
+    root = write_3(tmp_path / "source", "libx264")
+    keys = 'observation.modalities.obs.low_dim=["state"]'
+    ran: Ran = cli(*train_args(root, keys))
+    assert ran.status == 0, ran.err
+
+
+def test_a_folder_of_two_formats_is_one_sentence(tmp_path: Path) -> None:
+    root = write_2(tmp_path / "source")
+    np.savez(root / "episode_0.npz", actions=np.ones((3, 1)), obs=np.ones((3, 2)))
+    with pytest.raises(DatasetError, match="looks like 'lerobot' and 'npz' at once"):
+        recognised_format(root)
