@@ -68,7 +68,9 @@ def run(args: argparse.Namespace) -> None:
         drawn = {} if images is None else {"images": images}
         print(json_text({**summary.to_dict(), "obstacles": found, **drawn}), flush=True)
     else:
-        form = [] if kind is None or kind.general else [f"form: {kind.format}"]
+        form = []
+        if kind is not None and not kind.general:
+            form = [f"form: {kind.format}; {_convert_command(args, kind)} completes it"]
         for line in (*form, *_lines(summary), *_verdict(summary, found), *_image_lines(images)):
             print(printable(line))
     problems = summary.meta.problems
@@ -79,8 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
     """Prints what a dataset of another format is, and the command that converts it."""
-    source = shlex.quote(str(args.path))
-    command = f"raymimic dataset convert {source} {shlex.quote(kind.file_name(args.path))}"
+    command = _convert_command(args, kind)
     if args.images:
         raise DatasetError(
             f"'{args.path}' is a dataset of format '{kind.format}', whose images are drawn once it"
@@ -99,13 +100,21 @@ def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
         return
     version = f" {reader.version}" if reader.version else ""
     count = "" if reader.num_episodes is None else f", {reader.num_episodes:,} episodes"
+    data = shlex.quote(args.path)
     for line in (
         f"{args.path}: format '{reader.format}'{version}{count}",
         f"environment: {json.dumps(reader.env_meta) if reader.env_meta else 'not stated'}",
         f"convert: {command}",
-        f"train: raymimic train --algo bc --dataset {source} (converts it once into a cache)",
+        f"train: raymimic train --algo bc --dataset {data} (converts it once into a cache)",
     ):
         print(printable(line))
+
+
+def _convert_command(args: argparse.Namespace, kind: "type[FormatReader]") -> str:
+    target = kind.file_name(args.path)
+    if kind.trains_as_is:
+        target = target.replace(".hdf5", "_converted.hdf5")
+    return f"raymimic dataset convert {shlex.quote(args.path)} {shlex.quote(target)}"
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

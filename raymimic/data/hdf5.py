@@ -552,6 +552,17 @@ class DatasetReader:
                 memory["values"].id.read(space, source_space, values)
         return values
 
+    def rows(self, item: h5py.Dataset, start: int, stop: int | None, what: str) -> np.ndarray:
+        """Rows `start` to `stop` of a dataset that was checked (`check`), in its own type.
+
+        A virtual dataset is read whole.
+        """
+        with _reading(what):
+            if not item.is_virtual:
+                values: np.ndarray = np.asarray(item[start:stop])
+                return values
+        return self.values(item, what)[start:stop]
+
     def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
         """One row of a dataset that was checked (`check`), in its own type.
 

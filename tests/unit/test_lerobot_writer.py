@@ -188,7 +188,7 @@ def test_only_what_a_file_can_hold_is_taken_from_a_strangers_notes(tmp_path: Pat
     assert meta.filter_keys == {"ok": ["demo_0"]}
     with h5py.File(tmp_path / "b.hdf5") as file:
         attrs = file["data"].attrs
-        assert set(attrs) == {"total", "env_args", "source", "fps", "e"}
+        assert set(attrs) == {"total", "env_args", "source", "fps", "e", "f"}
         assert attrs["total"] == 4
         assert dict(file["data/demo_0"].attrs) == {"num_samples": 4}
     content["names"]["action"] = "../actions"

@@ -23,25 +23,35 @@ from raymimic.data.convert.registry import (
 
 # isort: split
 # Importing a format registers it.
+from raymimic.data.convert.d4rl import D4rlReader
+from raymimic.data.convert.isaac_lab import IsaacLabReader
 from raymimic.data.convert.lerobot import LeRobotReader
 from raymimic.data.convert.lerobot_writer import LeRobotWriter
+from raymimic.data.convert.libero import LiberoReader
+from raymimic.data.convert.mimicgen import MimicgenReader
 from raymimic.data.convert.minari import MinariReader, MinariWriter
 from raymimic.data.convert.npz_folder import NpzFolderReader
 from raymimic.data.convert.ogbench import OgbenchReader
 from raymimic.data.convert.robomimic import RobomimicReader
+from raymimic.data.convert.robosuite_raw import RobosuiteRawReader
 from raymimic.data.convert.zarr_buffer import ZarrReader
 
 __all__ = [
     "ConvertedDataset",
+    "D4rlReader",
     "FormatReader",
     "FormatWriter",
+    "IsaacLabReader",
     "LeRobotReader",
     "LeRobotWriter",
+    "LiberoReader",
+    "MimicgenReader",
     "MinariReader",
     "MinariWriter",
     "NpzFolderReader",
     "OgbenchReader",
     "RobomimicReader",
+    "RobosuiteRawReader",
     "ZarrReader",
     "absolute_dataset",
     "convert_dataset",

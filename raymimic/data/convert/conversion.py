@@ -124,7 +124,7 @@ def convert(
             "digest": digest_of_files(reader.files),
         }
         if reader.format != RobomimicReader.format:  # a copy keeps the source of its source
-            writer.attrs[SOURCE] = json.dumps(identity)
+            writer.attrs.setdefault(SOURCE, json.dumps(identity))
         if stamps(reader.files) != before:
             raise DatasetError(
                 f"dataset '{reader.source}' changed while it was read: convert it again when"

@@ -1,6 +1,10 @@
-"""robomimic's HDF5 itself: a copy in one file, without links, gaps in numbers and stale totals."""
+"""robomimic's HDF5 itself: a copy in one file, without links, gaps in numbers and stale totals.
 
-from collections.abc import Iterator
+Other formats that are forms of it have a subclass each.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from raymimic.data.convert.heads import demo_of
@@ -9,6 +13,70 @@ from raymimic.data.hdf5 import DemoReader, open_dataset
 from raymimic.data.metadata import demo_names, read_metadata
 from raymimic.data.writer import Array, RecordedEpisode
 from raymimic.errors import DatasetError
+
+
+@dataclass
+class DemoArrays:
+    """The arrays of a demo.
+
+    Attributes:
+        obs: those of its group `obs`, by key.
+        next_obs: those of its group `next_obs`.
+        others: all others, by name; `actions` among them.
+    """
+
+    obs: dict[str, Array] = field(default_factory=dict)
+    next_obs: dict[str, Array] = field(default_factory=dict)
+    others: dict[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, demo: DemoReader) -> "DemoArrays":
+        """Reads a demo.
+
+        Raises:
+            DatasetError: it has no actions, or an array cannot be read.
+        """
+        arrays = cls()
+        for name in demo.shapes():
+            values = demo.reader.values(demo.numbers(name).item, f"{demo}: '{name}'")
+            group, _, key = name.partition("/")
+            groups = {"obs": arrays.obs, "next_obs": arrays.next_obs}
+            if group in groups and key:
+                groups[group][key] = values
+            else:
+                arrays.others[name] = values
+        if "actions" not in arrays.others:
+            raise DatasetError(f"{demo} has no 'actions': record it again, or remove it")
+        return arrays
+
+    @property
+    def steps(self) -> int:
+        """The demo's steps."""
+        return len(self.others["actions"])
+
+    def drop_others_of_another_length(self) -> list[str]:
+        """Drops further arrays without a row for each step; returns their names."""
+        dropped = [name for name, x in self.others.items() if len(x) != self.steps]
+        for name in dropped:
+            del self.others[name]
+        return dropped
+
+    def episode(
+        self, attrs: Mapping[str, Any], filter_keys: tuple[str, ...] = ()
+    ) -> RecordedEpisode:
+        """The demo as an episode."""
+        others = dict(self.others)
+        return RecordedEpisode(
+            obs=self.obs,
+            actions=others.pop("actions"),
+            next_obs=self.next_obs,
+            rewards=others.pop("rewards", None),
+            dones=others.pop("dones", None),
+            states=others.pop("states", None),
+            others=others,
+            attrs=attrs,
+            filter_keys=filter_keys,
+        )
 
 
 @register_format("robomimic")
@@ -23,6 +91,7 @@ class RobomimicReader(FormatReader):
         self._meta = read_metadata(source)
         if self._meta.problems:
             raise DatasetError(self._meta.problems[0])
+        self._lines: dict[str, None] = {}
 
     @classmethod
     def recognises(cls, source: str) -> bool:
@@ -44,6 +113,15 @@ class RobomimicReader(FormatReader):
         """Demos of the file."""
         return self._meta.num_demos
 
+    @property
+    def mapping(self) -> list[str]:
+        """What subclasses change."""
+        return list(self._lines)
+
+    def note(self, *lines: str) -> None:
+        """Adds lines to the mapping, each once."""
+        self._lines |= dict.fromkeys(lines)
+
     def episodes(self) -> Iterator[RecordedEpisode]:
         """Yields the demos by number."""
         members = {key: set(names) for key, names in self._meta.filter_keys.items()}
@@ -53,29 +131,16 @@ class RobomimicReader(FormatReader):
                 if demo is None or name in self._meta.others:
                     continue
                 keys = tuple(key for key, names in members.items() if name in names)
-                yield _episode(demo, keys)
+                attrs = reader.attributes(demo.group)
+                arrays = DemoArrays.read(demo)
+                self.complete(demo, arrays, attrs)
+                yield arrays.episode(attrs, keys)
 
+    def complete(self, demo: DemoReader, arrays: DemoArrays, attrs: dict[str, Any]) -> None:
+        """Changes a demo's arrays and attributes, for forms of the format.
 
-def _episode(demo: DemoReader, filter_keys: tuple[str, ...]) -> RecordedEpisode:
-    groups: dict[str, dict[str, Array]] = {"obs": {}, "next_obs": {}}
-    others: dict[str, Array] = {}
-    for name in demo.shapes():
-        values = demo.reader.values(demo.numbers(name).item, f"{demo}: '{name}'")
-        group, _, key = name.partition("/")
-        if group in groups and key:
-            groups[group][key] = values
-        else:
-            others[name] = values
-    if "actions" not in others:
-        raise DatasetError(f"{demo} has no 'actions': record it again, or remove it")
-    return RecordedEpisode(
-        obs=groups["obs"],
-        actions=others.pop("actions"),
-        next_obs=groups["next_obs"],
-        rewards=others.pop("rewards", None),
-        dones=others.pop("dones", None),
-        states=others.pop("states", None),
-        others=others,
-        attrs=demo.reader.attributes(demo.group),
-        filter_keys=filter_keys,
-    )
+        Args:
+            demo: the demo, for complaints.
+            arrays: to be changed.
+            attrs: to be changed.
+        """
