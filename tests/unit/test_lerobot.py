@@ -43,7 +43,7 @@ def test_a_dataset_of_lerobot_becomes_demos(write: Callable[[Path], Path], tmp_p
         f"{TOP} -> obs/top_image, uint8 [32, 32, 3], of a video",
         "observation.images.wrist -> obs/wrist_image, uint8 [32, 32, 3], of PNG",
         "note -> left out, as it is of type string",
-        "task 'lift the cube' -> attribute lang, filter key task_0",
+        "task 'lift the cube' -> attribute lang, filter key task_0 (train.data[].lang)",
         "fps 10 -> attribute fps",
     ):
         assert line in made.mapping

@@ -166,6 +166,7 @@ class LeRobotReader(FormatReader):
         several = len(tasks) > 1
         lines += [
             f"task '{text}' -> attribute lang{f', filter key task_{i}' if several else ''}"
+            " (train.data[].lang)"
             for i, text in tasks[:_SHOWN_TASKS]
         ]
         if len(tasks) > _SHOWN_TASKS:
