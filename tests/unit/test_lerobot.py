@@ -18,6 +18,7 @@ from lerobot_files import (
     TASK_OF,
     TASKS,
     frame,
+    move_index_first,
     numbers,
     write_2,
     write_3,
@@ -176,6 +177,19 @@ def outward(path: str) -> Callable[[Path], None]:
     return apply
 
 
+def cut_after_the_index(root: Path) -> None:
+    move_index_first(root / VIDEO)
+    cut(VIDEO, 0.8)(root)
+
+
+def flipped(root: Path) -> None:
+    """Bits of the pictures, which no checksum of the file notices."""
+    content = bytearray((root / VIDEO).read_bytes())
+    start = content.index(b"mdat") + 1000
+    content[start : start + 400] = bytes(400)
+    (root / VIDEO).write_bytes(content)
+
+
 def lossy_frames(root: Path) -> None:
     """The video of the first file lacks its last frames."""
     write_video(root / VIDEO, list(range(11)))
@@ -191,6 +205,8 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1.0,\nfile:///etc/passwd\
     ("spoil", "message"),
     [
         (cut(VIDEO, 0.7), "file-000.mp4'.* it is damaged or truncated"),
+        (cut_after_the_index, "file-000.mp4' ends after|file-000.mp4', after .* damaged"),
+        (flipped, "file-000.mp4.* damaged"),
         (lossy_frames, "ends after 11 frames, and one at 1.100 s is missing"),
         (replaced(VIDEO, PLAYLIST), "file-000.mp4' cannot be read"),
         (replaced(VIDEO, b""), "file-000.mp4' cannot be read"),
