@@ -36,6 +36,20 @@ def write_video(path: Path, numbers: list[int], codec: str = "libx264", **option
         container.mux(stream.encode())
 
 
+def move_index_first(path: Path) -> None:
+    """Writes a video again so that a part of it can be played, as servers like them."""
+    with (
+        av.open(path) as old,
+        av.open(path.with_suffix(".new.mp4"), "w", options={"movflags": "faststart"}) as new,
+    ):
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    path.with_suffix(".new.mp4").replace(path)
+
+
 def numbers(seed: int = 0) -> dict[str, np.ndarray]:
     """All columns of all episodes."""
     rng, total = np.random.default_rng(seed), sum(LENGTHS)

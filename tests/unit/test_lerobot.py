@@ -18,13 +18,15 @@ from lerobot_files import (
     TASK_OF,
     TASKS,
     frame,
+    move_index_first,
     numbers,
     write_2,
     write_3,
     write_video,
 )
+from tiny import Ran, train_args
 
-from raymimic.data.convert import convert_dataset
+from raymimic.data.convert import convert_dataset, recognised_format
 from raymimic.data.convert.video import VideoFrames
 from raymimic.data.metadata import read_metadata
 from raymimic.errors import DatasetError
@@ -42,7 +44,7 @@ def test_a_dataset_of_lerobot_becomes_demos(write: Callable[[Path], Path], tmp_p
         f"{TOP} -> obs/top_image, uint8 [32, 32, 3], of a video",
         "observation.images.wrist -> obs/wrist_image, uint8 [32, 32, 3], of PNG",
         "note -> left out, as it is of type string",
-        "task 'lift the cube' -> attribute lang, filter key task_0",
+        "task 'lift the cube' -> attribute lang, filter key task_0 (train.data[].lang)",
         "fps 10 -> attribute fps",
     ):
         assert line in made.mapping
@@ -175,6 +177,19 @@ def outward(path: str) -> Callable[[Path], None]:
     return apply
 
 
+def cut_after_the_index(root: Path) -> None:
+    move_index_first(root / VIDEO)
+    cut(VIDEO, 0.8)(root)
+
+
+def flipped(root: Path) -> None:
+    """Bits of the pictures, which no checksum of the file notices."""
+    content = bytearray((root / VIDEO).read_bytes())
+    start = content.index(b"mdat") + 1000
+    content[start : start + 400] = bytes(400)
+    (root / VIDEO).write_bytes(content)
+
+
 def lossy_frames(root: Path) -> None:
     """The video of the first file lacks its last frames."""
     write_video(root / VIDEO, list(range(11)))
@@ -190,6 +205,8 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1.0,\nfile:///etc/passwd\
     ("spoil", "message"),
     [
         (cut(VIDEO, 0.7), "file-000.mp4'.* it is damaged or truncated"),
+        (cut_after_the_index, "file-000.mp4' ends after|file-000.mp4', after .* damaged"),
+        (flipped, "file-000.mp4.* damaged"),
         (lossy_frames, "ends after 11 frames, and one at 1.100 s is missing"),
         (replaced(VIDEO, PLAYLIST), "file-000.mp4' cannot be read"),
         (replaced(VIDEO, b""), "file-000.mp4' cannot be read"),
@@ -245,3 +262,44 @@ def test_an_image_of_another_size_is_not_decoded(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("32", "64"))
     with pytest.raises(DatasetError, match=r"an image is 32 x 32|frames of 32 x 32"):
         convert_dataset(root, tmp_path / "made.hdf5")
+
+
+@pytest.mark.parametrize("shape", [[-1, 32, 3], [32, 32], [10**6, 10**6, 3]])
+def test_shapes_that_no_image_has_are_refused(tmp_path: Path, shape: list[int]) -> None:
+    root = write_3(tmp_path / "source", "libx264")
+    path = root / "meta/info.json"
+    content = json.loads(path.read_text())
+    content["features"][TOP]["shape"] = shape
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"has shape|have shape|bytes of images do not fit"):
+        convert_dataset(root, tmp_path / "made.hdf5")
+
+
+def test_the_command_says_what_it_mapped_and_what_is_wrong(cli: Any, tmp_path: Path) -> None:
+    root = write_3(tmp_path / "source", "libx264")
+    ran: Ran = cli("dataset", "convert", str(root), str(tmp_path / "made.hdf5"))
+    assert ran.status == 0, ran.err
+    assert "observation.state -> obs/state, float32 [6]" in ran.out
+    cut(VIDEO, 0.7)(root)
+    ran = cli("dataset", "convert", str(root), str(tmp_path / "other.hdf5"))
+    assert ran.status == 2
+    assert "Traceback" not in ran.err
+    assert "file-000.mp4" in ran.err
+    assert not (tmp_path / "other.hdf5").exists()
+
+
+def test_a_training_takes_the_dataset_as_it_is(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "cache"))
+    root = write_3(tmp_path / "source", "libx264")
+    keys = 'observation.modalities.obs.low_dim=["state"]'
+    ran: Ran = cli(*train_args(root, keys))
+    assert ran.status == 0, ran.err
+
+
+def test_a_folder_of_two_formats_is_one_sentence(tmp_path: Path) -> None:
+    root = write_2(tmp_path / "source")
+    np.savez(root / "episode_0.npz", actions=np.ones((3, 1)), obs=np.ones((3, 2)))
+    with pytest.raises(DatasetError, match="looks like 'lerobot' and 'npz' at once"):
+        recognised_format(root)

@@ -166,3 +166,32 @@ def test_demos_that_do_not_agree_leave_nothing(
     with pytest.raises(DatasetError, match=message):
         export_dataset(source, tmp_path / "out", "lerobot")
     assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]
+
+
+def test_only_what_a_file_can_hold_is_taken_from_a_strangers_notes(tmp_path: Path) -> None:
+    export_dataset(write(tmp_path / "a.hdf5", demo(0, 4)), tmp_path / "out", "lerobot")
+    path = tmp_path / "out/meta/raymimic.json"
+    content = json.loads(path.read_text())
+    content["attrs"] = {
+        "total": 99,
+        "a": {"b": 1},
+        "c": None,
+        "d": 2**70,
+        "e": [1.5, 2],
+        "f": ["x"],
+    }
+    content["demos"] = [{"attrs": {"num_samples": -1, "g": [[1]]}, "filter_keys": ["..", 3, "ok"]}]
+    path.write_text(json.dumps(content))
+    convert_dataset(tmp_path / "out", tmp_path / "b.hdf5")
+    meta = read_metadata(tmp_path / "b.hdf5")
+    assert not meta.problems
+    assert meta.filter_keys == {"ok": ["demo_0"]}
+    with h5py.File(tmp_path / "b.hdf5") as file:
+        attrs = file["data"].attrs
+        assert set(attrs) == {"total", "env_args", "source", "fps", "e", "f"}
+        assert attrs["total"] == 4
+        assert dict(file["data/demo_0"].attrs) == {"num_samples": 4}
+    content["names"]["action"] = "../actions"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="a name that no array can have"):
+        convert_dataset(tmp_path / "out", tmp_path / "b.hdf5")

@@ -51,6 +51,7 @@ _RENAMED = {
 }
 """Our name of a feature; `ended`: for either reason."""
 _FLAGS = ("dones", "ended", "truncated")
+_OWN_ATTRIBUTES = ("total", "env_args", "source", "num_samples")
 _ROWS = 1024  # that are read at a time
 _FIELD = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
 _SHOWN_TASKS = 20
@@ -148,9 +149,9 @@ class LeRobotReader(FormatReader):
     @property
     def attrs(self) -> dict[str, Any]:
         """Frames in a second, the robot where it is named, and what raymimic wrote."""
-        robot, own = self._info.get("robot_type"), self._extra.get("attrs")
+        robot = self._info.get("robot_type")
         found = {"fps": self._fps, **({"robot_type": robot} if isinstance(robot, str) else {})}
-        return {**found, **(own if isinstance(own, dict) else {})}
+        return {**found, **_attributes(self._extra.get("attrs"))}
 
     @property
     def num_episodes(self) -> int:
@@ -165,6 +166,7 @@ class LeRobotReader(FormatReader):
         several = len(tasks) > 1
         lines += [
             f"task '{text}' -> attribute lang{f', filter key task_{i}' if several else ''}"
+            " (train.data[].lang)"
             for i, text in tasks[:_SHOWN_TASKS]
         ]
         if len(tasks) > _SHOWN_TASKS:
@@ -210,6 +212,8 @@ class LeRobotReader(FormatReader):
     def _feature(self, key: str, given: Mapping[str, Any]) -> _Feature:
         kind = str(given["dtype"])
         shape = tuple(int(n) for n in given["shape"])
+        if any(n < 1 for n in shape):
+            raise ValueError(f"feature {key!r} has shape {list(shape)}")
         names = self._extra.get("names")
         name = names.get(key) if isinstance(names, dict) and key in names else _name(key, kind)
         if name is not None and not (isinstance(name, str) and is_plain(name)):
@@ -410,8 +414,9 @@ class LeRobotReader(FormatReader):
         demo = demos[index] if isinstance(demos, list) and index < len(demos) else None
         if not isinstance(demo, dict):
             return None
-        with reading(f"'{self._root / EXTRA}'"):
-            return dict(demo.get("attrs", {})), tuple(map(str, demo.get("filter_keys", ())))
+        keys = demo.get("filter_keys")
+        named = (key for key in (keys if isinstance(keys, list) else ()) if isinstance(key, str))
+        return _attributes(demo.get("attrs")), tuple(key for key in named if is_plain(key))
 
     def _subsets(self, index: int, tasks: Array) -> tuple[str, ...]:
         """Filter keys of an episode: its splits and tasks, where there are several."""
@@ -425,6 +430,19 @@ class LeRobotReader(FormatReader):
         if len(self._tasks) > 1:
             found += [f"task_{n}" for n in sorted({int(n) for n in tasks})]
         return tuple(found)
+
+
+def _attributes(given: Any) -> dict[str, Any]:
+    """Attributes that an HDF5 file can hold and that are not its own bookkeeping."""
+    found = {}
+    for key, value in (given if isinstance(given, dict) else {}).items():
+        values = value if isinstance(value, list) else [value]
+        kinds = {type(x) for x in values}
+        simple = kinds <= {int, float, bool} or kinds == {str}
+        large = any(isinstance(x, int) and abs(x) >= 2**63 for x in values)
+        if simple and not large and key not in _OWN_ATTRIBUTES:
+            found[key] = value
+    return found
 
 
 def _name(key: str, kind: str) -> str:

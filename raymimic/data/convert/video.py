@@ -11,6 +11,8 @@ from raymimic.data.convert.folders import reading
 from raymimic.data.writer import Array
 from raymimic.errors import DatasetError
 
+_ERRORS = "crccheck+bitstream+buffer+explode"
+
 
 class VideoFrames:
     """The colour frames of an MP4 file, in the order of their times.
@@ -47,8 +49,10 @@ class VideoFrames:
             with reading(f"'{path}'"):
                 self._container: Any = av.open(self._file, "r", format="mp4")
                 streams = self._container.streams.video
-                if not streams:
+                if not streams or streams[0].codec_context is None:
                     raise ValueError("it holds no video")
+                # Decoders would put together a picture of what is left of a damaged one.
+                streams[0].codec_context.options |= {"err_detect": _ERRORS}
                 self._frames = iter(self._container.decode(streams[0]))
         except BaseException:
             self._file.close()
@@ -87,6 +91,10 @@ class VideoFrames:
                     " missing: it was copied or downloaded in part; fetch it again"
                 )
             self._count += 1
+            if frame.is_corrupt:
+                raise DatasetError(
+                    f"'{self.path}': frame {self._count} is damaged; copy or make the file again"
+                )
             if (frame.height, frame.width) != self._size:
                 raise DatasetError(
                     f"'{self.path}' has frames of {frame.height} x {frame.width}, but the dataset"

@@ -119,7 +119,7 @@ class ZarrReader(FormatReader):
         with self._store.opened() as group:
             ends = self._ends(group)
             columns = {
-                _name(key): _Column(group[f"data/{key}"], f"'{self.source}': 'data/{key}'")
+                _name(key): _Column(group, f"data/{key}", f"'{self.source}': 'data/{key}'")
                 for key in self._arrays
             }
             images: dict[str, float] = {}
@@ -258,13 +258,14 @@ class _Store:
 class _Column:
     """The rows of an array, each chunk read once."""
 
-    def __init__(self, array: Any, what: str) -> None:
+    def __init__(self, group: Any, name: str, what: str) -> None:
+        with reading(what):
+            array = group[name]
+            absent = array.nchunks - array.nchunks_initialized
         self._array, self._what, self._at = array, what, 0
         self._step = int((getattr(array, "shards", None) or array.chunks)[0])
         self._row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
         self._left: Array = np.empty((0, *array.shape[1:]), array.dtype)
-        with reading(what):
-            absent = array.nchunks - array.nchunks_initialized
         if absent:
             logger.warning(
                 "%s: %d of %d chunks are not there, so that their rows are %s: either all of them"
