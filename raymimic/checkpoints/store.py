@@ -577,10 +577,7 @@ class CheckpointStore:
                 values = [e.returns.get(env) for e in evaluations]
                 self._give(f"best_return/{env}", list(map(_finite, values)))
             if self._save.on_best_rollout_success_rate:
-                values = [
-                    e.success_rates.get(env) if knows_success(e.played.get(env, [])) else None
-                    for e in evaluations
-                ]
+                values = [_success_rate(e, env) for e in evaluations]
                 self._give(f"best_success_rate/{env}", list(map(_finite, values)))
 
     def _give(self, reason: str, scores: list[list[float] | None]) -> None:
@@ -642,6 +639,15 @@ def _read_resumable(path: str) -> CheckpointContent:
             "cannot go on with it; experiment.ckpt_path starts a new run from its weights"
         )
     return content
+
+
+def _success_rate(evaluation: Evaluation, env: str) -> float | None:
+    """The success rate in an environment; None where nothing tells success.
+
+    Evaluations of earlier versions lack the episodes: there a rate of 0 may be none.
+    """
+    rate, rows = evaluation.success_rates.get(env), evaluation.played.get(env)
+    return rate if rate or (rows and knows_success(rows)) else None
 
 
 def _finite(value: float | None) -> list[float] | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import builtins
 import inspect
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from raymimic.envs.global_numbers import GlobalNumbers
 from raymimic.errors import EnvError
 
+T = TypeVar("T")
 Array = npt.NDArray[Any]
 Observation = dict[str, Array]
 
@@ -43,17 +44,25 @@ class EnvBase(ABC):
 
     An episode is a function of the seed given to `reset` and of the actions: earlier episodes must
     not affect it. A `reset` without an argument `seed`, as robomimic's environments have it, draws
-    from the generators of NumPy and Python: these are seeded first.
+    from the generators of NumPy and Python: these are seeded first, and NumPy's is the
+    environment's own in `reset` and `step`, so that environments that are stepped in turn do not
+    affect each other.
 
     raymimic itself does not call `is_done`, nor `get_goal` without goals, nor `get_reward` but to
     extract observations from states; they are part of robomimic's contract.
     """
 
+    _seedless: ClassVar[bool] = False
+    _raymimic_numbers: GlobalNumbers  # of one that is seedless
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = vars(cls).get("reset")
-        if own is not None and not _takes_seed(own):
-            cls.reset = _seeded(own)  # type: ignore[method-assign]
+        own = vars(cls)
+        if "reset" in own and not _takes_seed(own["reset"]):
+            cls.reset = _seeded(own["reset"])  # type: ignore[method-assign]
+            cls._seedless = True
+        if cls._seedless and "step" in own:
+            cls.step = _drawing(own["step"])  # type: ignore[method-assign]
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> Observation:
@@ -211,9 +220,25 @@ def _seeded(reset: Callable[..., Observation]) -> Callable[..., Observation]:
 
     @wraps(reset)
     def seeded(self: EnvBase, *args: Any, seed: int | None = None, **kwargs: Any) -> Observation:
-        if seed is not None:
-            random.seed(seed)
-            np.random.seed(np.random.SeedSequence(seed).generate_state(4))
-        return reset(self, *args, **kwargs)
+        with _numbers(self).drawn(seed):
+            return reset(self, *args, **kwargs)
 
     return seeded
+
+
+def _drawing(step: Callable[..., T]) -> Callable[..., T]:
+    """A `step` that draws the environment's own numbers."""
+
+    @wraps(step)
+    def drawing(self: EnvBase, *args: Any, **kwargs: Any) -> T:
+        with _numbers(self).drawn():
+            return step(self, *args, **kwargs)
+
+    return drawing
+
+
+def _numbers(env: EnvBase) -> GlobalNumbers:
+    """The environment's numbers, made at the first use: its constructor is the user's."""
+    if "_raymimic_numbers" not in vars(env):
+        env._raymimic_numbers = GlobalNumbers()
+    return env._raymimic_numbers

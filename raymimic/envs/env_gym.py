@@ -84,16 +84,19 @@ def _mujoco(env: gymnasium.Env[Any, Any]) -> Any | None:
     return base if hasattr(base, "model") and hasattr(base, "set_state") else None
 
 
-def _lasting_action_space(base: Any) -> Any:
-    """The action space of an unwrapped environment, from which OGBench draws in its reset.
+def _seed_action_space(base: Any, seed: int) -> None:
+    """Seeds the action space of an unwrapped environment, from which OGBench draws in its reset.
 
-    OGBench makes it anew each time it is asked for, with new random numbers: it gets one that stays
-    and can be seeded.
+    OGBench makes it anew each time it is asked for, with new random numbers: so it gets one that
+    stays.
     """
-    space, cls = base.action_space, type(base)
+    space, cls = getattr(base, "action_space", None), type(base)
+    if not isinstance(space, gymnasium.Space):
+        return
     if space is not base.action_space:
-        base.__class__ = type(cls.__name__, (cls,), {"action_space": space})
-    return space
+        kept = {"action_space": space, "__module__": cls.__module__}
+        base.__class__ = type(cls.__name__, (cls,), kept)
+    space.seed(seed)
 
 
 def _present(base: Any) -> Any:
@@ -223,7 +226,7 @@ class EnvGym(EnvBase):
         """Resets the environment; its observation is without images of cameras."""
         with self._of_gymnasium("reset"), self._numbers.drawn(seed):
             if seed is not None:
-                _lasting_action_space(self.env.unwrapped).seed(seed)
+                _seed_action_space(self.env.unwrapped, seed)
             answer = self.env.reset(seed=seed)
         self._seed = seed
         if not isinstance(answer, tuple) or len(answer) != 2:
@@ -346,6 +349,7 @@ class EnvGym(EnvBase):
                 environment draws a goal and there is no seed.
         """
         seed = state.get("seed", self._seed)
+        seed = None if seed is None else int(seed)  # an attribute of a demo is a number of NumPy's
         self._begun(seed)  # clears the time limit, the warm start and all forces
         base = self._simulator()
         states = np.asarray(state["states"], np.float64)

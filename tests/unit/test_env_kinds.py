@@ -107,6 +107,7 @@ class EnvDice(EnvBase):
         return self.get_observation()
 
     def step(self, action: Any) -> Any:
+        self._thrown[0] = np.random.rand()
         return self.get_observation(), self.get_reward(), self.is_done(), {}
 
     def reset_to(self, state: Any) -> Any:
@@ -162,6 +163,14 @@ def test_a_kind_written_for_robomimic_is_made_and_its_episodes_follow_from_their
     first, other, again = (env.reset(seed=seed)["thrown"] for seed in (5, 6, 5))
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()
+    # Steps of another environment in between change nothing.
+    alone = [env.step(np.zeros(2))[0]["thrown"][0] for _ in range(3)]
+    second = env_from_metadata(meta)
+    env.reset(seed=5)
+    second.reset(seed=9)
+    for expected in alone:
+        second.step(np.zeros(2))
+        assert env.step(np.zeros(2))[0]["thrown"][0] == expected
     policy = PolicyInterface({"thrown": [2]}, {}, 2)
     assert check_fit(meta, policy).low == [-np.inf] * 2
     env.close()
