@@ -1,11 +1,11 @@
 """Networks: blocks, observation encoders, policies and value functions.
 
 Names of parameters and their shapes are robomimic's, so that checkpoints go both ways. Networks for
-images stand in `vision` here, and in `base_nets` and `obs_core` in robomimic: both modules hand
-their names out.
+images stand in `vision` here, and in `base_nets` and `obs_core` in robomimic; some policies have
+moved too. The modules hand out robomimic's names all the same.
 """
 
-from raymimic.models import base_nets, obs_core, transformers
+from raymimic.models import base_nets, obs_core, policy_nets, transformers, vae_nets
 from raymimic.models.obs_core import EncoderCore
 from raymimic.models.vision import convolutions, pools, randomizers, resnets
 from raymimic.models.vision.randomizers import Randomizer
@@ -17,6 +17,8 @@ for _module, _home, _names in (
     (base_nets, pools, ("FeatureAggregator", "SpatialMeanPool", "SpatialSoftmax")),
     (base_nets, resnets, ("R3MConv", "ResNet18Conv", "ResNet18ConvFiLM", "ResNet50Conv")),
     (base_nets, transformers, ("transformer_args_from_config",)),
+    (policy_nets, transformers, ("TransformerActorNetwork", "TransformerGMMActorNetwork")),
+    (policy_nets, vae_nets, ("VAEActor",)),
     (
         obs_core,
         randomizers,

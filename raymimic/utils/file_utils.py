@@ -1,6 +1,7 @@
 """robomimic's `file_utils`: datasets, checkpoints, downloads."""
 
 import contextlib
+import http.client
 import tempfile
 import urllib.error
 import urllib.request
@@ -46,6 +47,10 @@ __all__ = [
     "url_is_alive",
 ]
 
+_NO_ANSWER = (
+    *(urllib.error.URLError, http.client.HTTPException),
+    *(ConnectionError, TimeoutError, ValueError),
+)
 _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
 
@@ -205,7 +210,7 @@ def url_is_alive(url: str) -> bool:
     try:
         with _opened(url, "HEAD"):
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
@@ -246,7 +251,7 @@ def download_url(url: str, download_dir: str | Path, check_overwrite: bool = Tru
                 raise DatasetError(
                     f"'{url}' ended after {file.tell():,} of {size:,} bytes: try again"
                 )
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except _NO_ANSWER as error:
         raise DatasetError(f"'{url}' cannot be downloaded: {reason(error)}") from error
     except OSError as error:
         raise OutputError(f"'{target}' cannot be written: {error.strerror or error}") from error
