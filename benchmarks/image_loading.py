@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
-"""Speed and memory of loading windows of images: in memory's stead from files of the cache.
+"""Speed and memory of loading windows of images from files of the cache.
 
 Two cameras of 84 x 84, batches of 64 windows of T steps. One dataset is written as robomimic's
 `dataset_states_to_obs --compress` writes it (gzip, h5py's own chunks), and read in two ways:
 
-- `robomimic`: each window of each camera by a read of the compressed file, which is what robomimic does
-  with `hdf5_cache_mode` "low_dim"; without its other work and its worker processes;
+- `robomimic`: each window of each camera by a read of the compressed file, as robomimic does with
+  `hdf5_cache_mode` "low_dim"; without its other work and without processes that help;
 - `raymimic`: the batches of `raymimic.data.loader.Loader` with `hdf5_cache_mode` "low_dim".
 
-`gather` takes windows into buffers that are there already, on one thread, each row once touched.
-`cold` reads batches of files that the system was told to forget (`posix_fadvise`), beside one read of the
-same files in order. `waits` is the share of time that a loop waits for batches which does nothing else
-for 10 ms a batch; the cold one forgets the files again and again, as if they were larger than memory.
-`memory` runs both kinds under a limit of anonymous memory (RLIMIT_DATA), the memory after imports and a
-bound: 1.3 times the images in memory, and 2 GiB and two batches with files that do not fit.
+`gather` takes windows into buffers that are there already, on one thread, each page touched before;
+`copy` copies as many bytes from one buffer to another, which is the least that it can take.
+`cold` reads batches of files that the system was told to forget (`posix_fadvise`), beside one read
+of the same files in order. `waits` is the share of time that a loop waits for batches which does
+nothing else for 10 ms a batch; the cold one forgets the files again and again, as if they were
+larger than memory. `memory` runs both kinds under a limit of anonymous memory (RLIMIT_DATA), that
+after imports and a bound: 1.3 times the images in memory, and 2 GiB and two batches with files that
+do not fit.
 
-CPU seconds are of the process with all its threads: other programs hardly change them. The last line is
-JSON.
+CPU seconds are of the process with all its threads: other programs change them less than seconds of
+the clock. The last line is JSON.
 
 usage: image_loading.py [--frames 20000] [--folder FOLDER]
 """
@@ -151,6 +153,12 @@ def gather_way(data: TrainData, steps: int, times: int) -> tuple[float, float]:
     return measured(batch, times)
 
 
+def copy_way(steps: int, times: int) -> tuple[float, float]:
+    """Seconds to copy as many bytes as a batch has."""
+    source, target = np.ones((2, CAMERAS * BATCH * steps * FRAME), np.uint8)
+    return measured(lambda: np.copyto(target, source), times)
+
+
 def files_of(data: TrainData) -> list[Path]:
     cache = data.train.dataset.store.cache
     assert cache is not None
@@ -249,7 +257,10 @@ def main() -> None:
         write_dataset(path, args.frames)
         stored = path.stat().st_size
         cpu, clock = measured(lambda: load(path, 1), 1)
-        print(f"{images / 1e6:.0f} MB of images in {stored / 1e6:.0f} MB; the cache takes {clock:.1f} s")
+        print(
+            f"{images / 1e6:.0f} MB of images in {stored / 1e6:.0f} MB;"
+            f" the cache takes {clock:.1f} s"
+        )
         results["build"] = {"cpu_s": cpu, "s": clock, "mb_per_s": images / clock / 1e6}
         for steps in (1, 10):
             slow = robomimic_way(path, steps, times=5)
@@ -264,6 +275,7 @@ def main() -> None:
                 "times_robomimic": slow[0] / quick[0],
                 "loader_by_reads_ms": 1e3 * by_reads[0],
                 "gather_ms": 1e3 * gather[0],
+                "copy_ms": 1e3 * copy_way(steps, 200)[0],
                 "windows_per_s_and_core": BATCH / gather[0],
                 "cold_mb_per_s": random / 1e6,
                 "in_order_mb_per_s": sequential / 1e6,
