@@ -19,7 +19,7 @@ NO_EFFECT: dict[str, str] = {
     "experiment.logging.wandb_proj_name": "the project's name in MLflow is mlflow.experiment_name",
     "experiment.mse": "robomimic does not read it either",
     "experiment.render": "evaluation runs without a screen; experiment.render_video records it",
-    "train.num_data_workers": "batches are gathered from memory, without further processes",
+    "train.num_data_workers": "batches are gathered without further processes",
     "train.hdf5_use_swmr": "the file is read once and closed",
 }
 

@@ -176,6 +176,47 @@ def test_several_datasets_share_batches(tmp_path: Path, reader: str, mode: str |
     assert_equal_data(cached, loaders(config_for(entries, "all", **settings)))
 
 
+def test_instructions_of_one_file_stay_apart(path: Path) -> None:
+    entries = [
+        {"path": str(path), "filter_key": "train", "lang": "lift"},
+        {"path": str(path), "filter_key": "valid", "lang": "stack"},
+    ]
+    settings = {"observation.modalities.obs.lang": ["lang_emb"], "train.text_encoder": "here"}
+    language = {"lift": [1.0, 2.0], "stack": [3.0, 4.0]}
+    cached = loaders(config_for(entries, None, **settings), language=language)
+    assert_equal_data(cached, loaders(config_for(entries, "all", **settings), language=language))
+    found = cached.train.dataset.store.columns["obs/lang_emb"][:]
+    assert found.unique(dim=0).tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert len(found) == 100
+
+
+def test_a_large_file_that_was_written_again_gets_a_new_cache(
+    tmp_path: Path, reads: list[tuple[str, str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its digest is of samples, which may miss a change.
+    monkeypatch.setattr("raymimic.data.metadata._DIGEST_WHOLE_BYTES", 1)
+    monkeypatch.setattr("raymimic.data.metadata._DIGEST_BLOCK_BYTES", 1)
+    path = write_cameras(tmp_path / "cameras.hdf5")
+    cache_of(path)
+    once = len(reads)
+    cache_of(path)
+    assert len(reads) == once
+    os.utime(path)
+    cache_of(path)
+    assert len(reads) == 2 * once
+
+
+@pytest.mark.parametrize("place", ["file", "below a file"])
+def test_a_folder_that_cannot_be_used_is_said(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "file" / ("" if place == "file" else "x")))
+    data = loaders(config_for(path, None))
+    assert data.place.endswith("or mend this one: the data are in memory instead")
+    assert not data.train.dataset.store.is_cached
+
+
 def test_a_second_training_reads_the_cache_alone(
     path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
@@ -296,13 +337,9 @@ def _open_at_once(rank: int, path: str, folder: str) -> None:
 
 @pytest.mark.slow
 def test_of_many_workers_one_builds(path: Path, folder: Path) -> None:
-    run_ranks(4, _open_at_once, str(path), str(folder.parent))
-    assert sorted(file.read_text() for file in folder.parent.glob("built_*")) == [
-        "0",
-        "0",
-        "0",
-        "1",
-    ]
+    run_ranks(3, _open_at_once, str(path), str(folder.parent))
+    built = sorted(file.read_text() for file in folder.parent.glob("built_*"))
+    assert built == ["0", "0", "1"]
 
 
 @pytest.mark.slow
@@ -506,7 +543,7 @@ GB = 10**9
     ("free", "whole", "workers", "gpu", "cached", "said"),
     [
         (10 * GB, 20 * GB, 1, 0, set(), "the data take 2.0 GB: in memory, as memory has 10.0 GB"),
-        (3 * GB, 20 * GB, 1, 0, {"obs/camera"}, "1.5 GB in the cache file and 0.5 GB in memory"),
+        (3 * GB, 20 * GB, 1, 0, {"obs/camera"}, "1.5 GB in the cache file and 500.0 MB in"),
         (10 * GB, 20 * GB, 8, 0, {"obs/camera"}, "1.5 GB in the cache file"),
         (0.5 * GB, 20 * GB, 1, 0, {"obs/camera", "obs/flat"}, "2.0 GB in the cache file, as"),
         (3 * GB, 20 * GB, 1, 2 * GB, set(), "the data take 2.0 GB: on the GPU"),

@@ -14,6 +14,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,12 @@ class ColumnFile:
         """The file's place, or that of its parts while it is built."""
         return self.folder / f"{self.identity[:32]}{ending}"
 
-    @property
+    @cached_property
     def rows_bytes(self) -> int:
         """Bytes of all rows."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
-    @property
+    @cached_property
     def offset(self) -> int:
         """Place of the first row: a whole number of pages, which hold the header."""
         needed = len(_MAGIC) + _NUMBERS.size + len(json.dumps(self._content(0, None))) + _ROOM
