@@ -425,6 +425,18 @@ class DatasetReader:
                     " installed: pip install hdf5plugin, and add --import hdf5plugin"
                 )
 
+    def form_of(
+        self, item: h5py.Dataset, what: str
+    ) -> tuple[tuple[int, ...] | None, np.dtype[Any]]:
+        """Shape (None: an empty dataspace) and type of a dataset.
+
+        Args:
+            item: the dataset.
+            what: the same as a user knows it, for complaints.
+        """
+        with _reading(what):
+            return (None if item.shape is None else tuple(item.shape)), item.dtype
+
     def row_of(self, item: h5py.Dataset, what: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
         """Shape and type of a dataset's rows, and the bytes that all of it takes in the file.
 

@@ -96,7 +96,7 @@ def merge(
     attrs, notes = _attributes(sources)
     total = sum(source.meta.num_demos for source in sources)
     members: dict[str, list[str]] = {}
-    with writing_file(out) as new:
+    with writing_file(out) as (new, check):
         data = new.create_group("data")
         done = 0
         for source in sources:
@@ -117,7 +117,7 @@ def merge(
         shared = set.intersection(*(set(source.meta.filter_keys) for source in sources))
         for key in sorted(shared - members.keys()):
             members[key] = [name for source in sources for name in members[_key(source, key)]]
-        writer = DatasetWriter(data)
+        writer = DatasetWriter(data, check)
         writer.attrs, writer.num_transitions = attrs, sum(s.meta.num_transitions for s in sources)
         writer.finish(env_args, new)
         for key, chosen in sorted(members.items()):
