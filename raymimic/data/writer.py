@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymimic.errors import DatasetError, OutputError
+from raymimic.storage import is_uri
 
 Array = NDArray[Any]
 
@@ -166,6 +168,8 @@ def writing_dataset(
     Raises:
         OutputError: the file cannot be written.
     """
+    if is_uri(str(path)):
+        raise OutputError(f"cannot write dataset '{path}': it must be a local file; copy it then")
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -175,12 +179,21 @@ def writing_dataset(
             yield writer
             writer.finish(env_meta, file)
         part.replace(path)
-    except OSError as error:
-        # HDF5's own message spans lines
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:
+        # HDF5's own message spans lines, and the error of a full disk is of any type.
+        number = getattr(error, "errno", None) or _errno_in(str(error))
+        if number is None and not isinstance(error, OSError):
+            raise
+        reason = os.strerror(number) if number else str(error).splitlines()[0]
         raise OutputError(
             f"cannot write dataset '{path}': {reason}; make room there or choose another place"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # there may be no such place
             part.unlink()
+
+
+def _errno_in(message: str) -> int | None:
+    """The number of the operating system's error in a message of HDF5."""
+    found = re.search(r"errno = (\d+)", message)
+    return None if found is None else int(found[1])
