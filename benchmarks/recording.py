@@ -1,6 +1,6 @@
 """Processor time of one demonstration, without cameras and with some.
 
-python benchmarks/recording.py metaworld-push-v3 corner2,gripperPOV
+python benchmarks/recording.py metaworld-push-v3 gripperPOV,topview
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ QUALITY = {"shadows": False, "reflections": False, "multisampling": 0}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="a dataset of `raymimic dataset make`")
-    parser.add_argument("cameras", help="names, such as corner2,gripperPOV")
+    parser.add_argument("cameras", help="names, such as gripperPOV,topview")
     parser.add_argument("--demos", type=int, default=5)
     args = parser.parse_args()
     render = {"cameras": args.cameras.split(","), "height": 84, "width": 84, **QUALITY}

@@ -50,6 +50,16 @@ def render_settings(args: argparse.Namespace) -> dict[str, Any] | None:
     }
 
 
+def given_render_settings(args: argparse.Namespace) -> dict[str, Any] | None:
+    """As `render_settings`, without those that the user leaves out."""
+    settings = render_settings(args)
+    if settings is None:
+        return None
+    given = {"cameras", *(("height", "width") if args.size else ())}
+    given |= {name for name in OF_CAMERAS[1:] if getattr(args, name)}
+    return {key: value for key, value in settings.items() if key in given}
+
+
 def names(text: str) -> list[str]:
     """The type of an argument that is a list of different names, such as `a,b`."""
     found = [name.strip() for name in text.split(",")]

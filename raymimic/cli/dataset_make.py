@@ -7,16 +7,22 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raymimic.cli.cameras import OF_CAMERAS, add_cameras, render_settings
-from raymimic.cli.shared import add_actors, add_import, natural, positive
+from raymimic.cli.cameras import (
+    OF_CAMERAS,
+    add_cameras,
+    given_render_settings,
+    render_settings,
+)
+from raymimic.cli.shared import CHECKPOINT_HELP, add_actors, add_import, natural, positive
 from raymimic.errors import ConfigError
-from raymimic.terminal import shown
+from raymimic.terminal import readable, shown
 
 if TYPE_CHECKING:
     from raymimic.recording.demos import RecordedDataset
 
 _DEMOS, _TRANSITIONS = 50, 100_000
-_OF_POLICIES = ("expert", "medium")
+_OF_WALKERS = ("expert", "medium")
+_OF_POLICIES = ("episodes", "env")
 _OF_EXPERTS = (
     *("demos", "cameras", *OF_CAMERAS, "noise", "horizon", "keep_failures", "next_obs"),
     *("compress", "imports"),
@@ -27,8 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset make`."""
     parser.add_argument(
         "name",
+        nargs="?",
         help="such as walker2d-medium-expert, metaworld-push-v3, ogbench-cube-single-play",
     )
+    parser.add_argument("--policy", metavar="CKPT", help=f"in its place, a {CHECKPOINT_HELP}")
     parser.add_argument("--out", help="HDF5 file to write (default: <name>.hdf5 here)")
     add_actors(parser)
     parser.add_argument("--seed", type=natural, default=0, help="of the episodes (default 0)")
@@ -55,6 +63,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     experts.add_argument(
         "--compress", action="store_true", help="store images compressed, frame by frame"
     )
+    of_policy = parser.add_argument_group("--policy")
+    of_policy.add_argument("--episodes", type=positive, help=f"number (default {_DEMOS})")
+    of_policy.add_argument("--env", help="another environment than the checkpoint's")
     add_import(parser)
 
 
@@ -64,9 +75,16 @@ def run(args: argparse.Namespace) -> None:
     from raymimic.recording.experts.expert import has_expert
 
     import_modules(args.imports)
+    if (args.name is None) == (args.policy is None):
+        raise ConfigError("name a dataset to make, or a policy to record (--policy CKPT)")
+    if args.policy is not None:
+        _refuse(args, (*_OF_WALKERS, "demos", "noise", "keep_failures"))
+        _record_policy(args)
+        return
+    _refuse(args, _OF_POLICIES)
     out = args.out or f"{args.name.replace('-', '_')}.hdf5"
     if has_expert(args.name):
-        _refuse(args, _OF_POLICIES)
+        _refuse(args, _OF_WALKERS)
         _record(args, out)
     else:
         _make(args, out)
@@ -115,11 +133,45 @@ def _record(args: argparse.Namespace, out: str) -> None:
         compress=args.compress,
         imports=args.imports,
     )
-    for line in _lines(made):
+    for line in _lines(made, "expert"):
         print(line)
 
 
-def _lines(made: RecordedDataset) -> list[str]:
+def _record_policy(args: argparse.Namespace) -> None:
+    from raymimic.checkpoints.sources import fetched
+    from raymimic.recording.demos import record_demos
+    from raymimic.recording.policy import PolicyRecipe
+    from raymimic.rollout.playable import Playable
+    from raymimic.storage import file_names
+
+    if args.cameras is None:
+        _refuse(args, OF_CAMERAS, " without --cameras")
+    with fetched(args.policy) as checkpoint:
+        policy = Playable.read(checkpoint, args.env, args.imports)
+        given = given_render_settings if policy.interface.images else render_settings
+        recipe = PolicyRecipe.of(
+            policy,
+            args.policy,
+            render=given(args),
+            horizon=args.horizon,
+            next_obs=args.next_obs or None,
+        )
+        name = file_names([recipe.name])[recipe.name]
+        made = record_demos(
+            recipe,
+            args.out or f"{name}_policy.hdf5",
+            args.episodes or _DEMOS,
+            num_actors=args.actors,
+            seed=args.seed,
+            keep_failures=True,
+            compress=args.compress,
+            imports=policy.imports,
+        )
+    for line in _lines(made, "policy"):
+        print(line)
+
+
+def _lines(made: RecordedDataset, actor: str) -> list[str]:
     size = Path(made.path).stat().st_size / 1e6
     where = shlex.quote(shown(made.path))
     lines = [
@@ -129,10 +181,13 @@ def _lines(made: RecordedDataset) -> list[str]:
     if made.judged:
         found = made.attrs()
         lines.append(
-            f"success rate of the expert: {found['success_rate']:.2f} ({made.solved} of "
+            f"success rate of the {actor}: {found['success_rate']:.2f} ({made.solved} of "
             f"{made.judged}, 95 % interval {found['success_rate_low']:.2f} to "
             f"{found['success_rate_high']:.2f})"
         )
+    if actor == "policy":
+        mean, length = (sum(x) / len(x) for x in (made.returns, made.lengths))
+        lines.append(f"mean return {readable(mean)}, mean length {length:.1f} steps")
     if made.spoiled:
         lines.append(f"left out: {made.spoiled} episodes that were of no use")
     if made.crashes:
@@ -156,7 +211,8 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], where: str = "") -
         value = getattr(args, name)
         if value is not None and value is not False and value != []:
             option = "--import" if name == "imports" else f"--{name.replace('_', '-')}"
-            raise ConfigError(f"'{args.name}' takes no {option}{where}: leave it out")
+            subject = "--policy" if args.name is None else f"'{args.name}'"
+            raise ConfigError(f"{subject} takes no {option}{where}: leave it out")
 
 
 def _noise(text: str) -> float:

@@ -821,9 +821,9 @@ class DemoReader:
         known = self.shapes(group, problems=[])
         if not known and self.has("states"):
             return DatasetError(
-                f"{self} holds simulator states but no observations: extract them with robomimic's"
-                " dataset_states_to_obs.py (after convert_robosuite.py, if robosuite recorded the"
-                " file)"
+                f"{self} holds simulator states but no observations: extract them with raymimic"
+                " dataset extract-obs (after robomimic's convert_robosuite.py, if robosuite"
+                " recorded the file)"
             )
         near = did_you_mean(key, known) if nearest(key, known) else ""
         if key == LANG_EMB_KEY and not near:

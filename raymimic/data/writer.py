@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymimic.errors import DatasetError, OutputError
+from raymimic.storage import is_uri
 
 Array = NDArray[Any]
 
@@ -282,6 +283,8 @@ def writing_file(path: str | Path) -> Iterator[tuple[h5py.File, Callable[[], Non
     Raises:
         OutputError: the file cannot be written.
     """
+    if is_uri(str(path)):
+        raise OutputError(f"cannot write dataset '{path}': it must be a local file; copy it then")
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -54,6 +54,11 @@ class PolicyInterface:
         """The modality of each observation and goal that it reads."""
         return {**dict.fromkeys([*self.obs, *self.goals], "low_dim"), **self.modalities}
 
+    @property
+    def images(self) -> bool:
+        """Whether it reads images or depth."""
+        return bool({"rgb", "depth"} & set(self.reads.values()))
+
     @classmethod
     def of(cls, config: BaseConfig, shape_meta: Mapping[str, Any]) -> PolicyInterface:
         """The interface of the policy that a config describes.

@@ -15,7 +15,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,10 +59,40 @@ class Recipe:
     horizon: int | None = None
     next_obs: bool | None = None
 
+    stage: ClassVar[int] = 0  # of the seeds: other recipes have other episodes
+
     @property
     def stores_next_obs(self) -> bool:
         """Whether `next_obs` is stored."""
         return self.render is None if self.next_obs is None else self.next_obs
+
+    def expert(self) -> Expert:
+        """Makes the expert.
+
+        Raises:
+            ConfigError: there is no such expert or task.
+            EnvError: its simulator is not installed.
+        """
+        return expert_of(self.name, self.noise, self.horizon)
+
+    def player(self) -> ExpertPlayer:
+        """Makes the player of its episodes, a copy of which each process has."""
+        return ExpertPlayer(self)
+
+    def open(self, expert: Expert) -> EnvBase:
+        """Makes the environment."""
+        env_meta = expert.env_meta
+        if self.render is not None:
+            env_meta = {**env_meta, "render": dict(self.render)}
+        return env_from_metadata(env_meta)
+
+    def attrs(self) -> dict[str, Any]:
+        """The attributes of the file that name the recipe."""
+        return {"expert": self.name, "noise": self.expert().noise}
+
+    def filter_keys(self, demo: Demo) -> tuple[str, ...]:
+        """Further filter keys of a demo, beside `train` and `valid`."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +125,8 @@ class RecordedDataset:
         crashes: the reason of each episode that the environment did not survive.
         low_dim: the observations to train on, without those of cameras.
         images: the observations of cameras, by modality.
+        returns: the sum of the rewards of each demo.
+        lengths: the steps of each demo.
     """
 
     path: Path
@@ -106,6 +138,8 @@ class RecordedDataset:
     crashes: list[str] = field(default_factory=list)
     low_dim: tuple[str, ...] = ()
     images: dict[str, list[str]] = field(default_factory=dict)
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
 
     @property
     def judged(self) -> int:
@@ -168,17 +202,17 @@ def record_demos(
             f"{demos} demos of seed {seed}: a file has 1 to {_MOST_DEMOS:,} demos, and seeds go "
             f"from 0 to {_LARGEST_SEED - 1:,}"
         )
-    expert = expert_of(recipe.name, recipe.noise)
+    expert, attrs = recipe.expert(), recipe.attrs()
     check_writable(str(out))
     made = RecordedDataset(Path(out))
     in_a_row: list[str] = []
-    with playing(ExpertPlayer(recipe), num_actors, imports) as players:
+    with playing(recipe.player(), num_actors, imports) as players:
         env_args = players.prepare()
         with (
             writing_dataset(out, env_args, ("train", "valid"), compress) as writer,
             Progress(recipe.name, demos, "demos", progress) as bar,
         ):
-            seeds = episode_seeds(Purpose.DEMONSTRATION, seed, 0, EPISODES)
+            seeds = episode_seeds(Purpose.DEMONSTRATION, seed, recipe.stage, EPISODES)
             for outcome in players.play(seeds):
                 fault = _count(outcome, made, keep_failures)
                 in_a_row = [*in_a_row, fault] if fault else []
@@ -188,15 +222,18 @@ def record_demos(
                     continue
                 last = writer.num_demos + 1
                 valid = last % VALID_EVERY == 0 or 1 < last == demos < VALID_EVERY
-                writer.add(outcome.episode, ("valid" if valid else "train",))
+                split = "valid" if valid else "train"
+                writer.add(outcome.episode, (split, *recipe.filter_keys(outcome)))
+                rewards = outcome.episode.rewards
+                made.returns.append(0.0 if rewards is None else float(rewards.sum()))
+                made.lengths.append(len(outcome.episode))
                 bar.update(1)
                 if writer.num_demos == demos:
                     break
             if writer.num_demos < demos:
                 raise EnvError(f"'{recipe.name}': {EPISODES:,} episodes gave too few demos")
             made.num_demos, made.num_transitions = writer.num_demos, writer.num_transitions
-            writer.attrs |= {"expert": recipe.name, "noise": expert.noise, "seed": seed}
-            writer.attrs |= made.attrs()
+            writer.attrs |= {**attrs, "seed": seed, **made.attrs()}
     made.low_dim, made.images = _to_train_on(expert, outcome.episode.obs)
     return made
 
@@ -275,12 +312,8 @@ class ExpertPlayer:
 
     def _open(self) -> tuple[Expert, EnvBase]:
         if self._made is None:
-            recipe = self._recipe
-            expert = expert_of(recipe.name, recipe.noise, recipe.horizon)
-            env_meta = expert.env_meta
-            if recipe.render is not None:
-                env_meta = {**env_meta, "render": dict(recipe.render)}
-            self._made = expert, env_from_metadata(env_meta)
+            expert = self._recipe.expert()
+            self._made = expert, self._recipe.open(expert)
         return self._made
 
 
@@ -300,7 +333,7 @@ def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True)
     has_task = expert.hold is not None
     observed, rows, solved, knows, spoiled, left = [obs], _Rows(), False, False, False, None
     for _ in range(expert.horizon):
-        action = np.clip(expert.act(env, obs, rng), -1.0, 1.0).astype(np.float32)
+        action = expert.clip(env, expert.act(env, obs, rng)).astype(np.float32)
         before = {"states": env.get_state()["states"]} if has_states else {}
         before |= expert.columns(env)
         obs, reward, done, info = env.step(env.clip(action))

@@ -191,13 +191,14 @@ def extract_observations(
             name, why = list(made.dropped.items())[-1]
             raise EnvError(f"{in_a_row} demos in a row cannot be played back ('{name}': {why})")
         masks = given.masks()
-        with writing_dataset(out, tried.env_args) as writer:
+        with writing_dataset(parts.whole, tried.env_args) as writer:
             for index, name in enumerate(names):
                 if index in parts:
                     keys = [key for key, members in masks.items() if name in members]
                     parts.copy(index, writer, name, keys)
             writer.attrs |= given.attrs() | {"num_dropped": len(made.dropped)}
             made.num_demos, made.num_transitions = writer.num_demos, writer.num_transitions
+        parts.whole.replace(out)  # a kill before leaves nothing beside the parts
     made.notes = tried.notes
     return made
 

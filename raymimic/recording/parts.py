@@ -7,6 +7,7 @@ when it is given again, and plays the others only.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ import h5py
 
 from raymimic.data.writer import DatasetWriter, RecordedEpisode, writing_dataset
 from raymimic.errors import OutputError
-from raymimic.storage import lock, read_json, remove_tree, write_json
+from raymimic.storage import is_uri, lock, read_json, remove_tree, write_json
+
+logger = logging.getLogger(__name__)
 
 _PLAN, _LOCK, _PARTS = "plan.json", "lock", "*.hdf5"
 
@@ -27,11 +30,14 @@ class Parts:
     Args:
         folder: of their files.
         compress: stores images compressed, see `DatasetWriter`.
+
+    Attributes:
+        whole: where the dataset is put together, to be moved to its place.
     """
 
     def __init__(self, folder: Path, compress: bool) -> None:
-        self.folder = folder
-        self._compress = compress
+        self.whole = folder / "whole.part"
+        self._folder, self._compress = folder, compress
 
     def __contains__(self, index: int) -> bool:
         return self._file(index).exists()
@@ -51,19 +57,21 @@ class Parts:
         """Copies a finished demo into the dataset, under a name.
 
         Raises:
-            OutputError: it cannot be read.
+            OutputError: it is damaged.
         """
         file = self._file(index)
         try:
-            with h5py.File(file) as part:
-                writer.copy(part["data/demo_0"], name, filter_keys)
-        except (KeyError, RuntimeError) as error:
+            part = h5py.File(file)
+            demo = part["data/demo_0"]
+        except (KeyError, OSError) as error:
             raise OutputError(
                 f"'{file}' is damaged: delete it, and the command plays this demo again"
             ) from error
+        with part:
+            writer.copy(demo, name, filter_keys)
 
     def _file(self, index: int) -> Path:
-        return self.folder / f"{index:06}.hdf5"
+        return self._folder / f"{index:06}.hdf5"
 
 
 @contextmanager
@@ -83,6 +91,8 @@ def keeping_parts(
     Raises:
         OutputError: the folder belongs to another plan or another process, or cannot be written.
     """
+    if is_uri(str(out)):
+        raise OutputError(f"cannot write '{out}': it must be a local file; copy it then")
     folder = Path(f"{out}.parts")
     with ExitStack() as stack:
         try:
@@ -97,6 +107,8 @@ def keeping_parts(
         except BaseException:
             if not any(folder.glob(_PARTS)):
                 remove_tree(str(folder))  # nothing to go on with
+            else:
+                logger.warning("finished demos are in '%s': the same command goes on", folder)
             raise
         remove_tree(str(folder))
 

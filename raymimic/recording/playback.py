@@ -28,7 +28,7 @@ from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
 from raymimic.recording.source import OpenEnv, Source, SourceDemo, begin, first_that_works
 from raymimic.rollout.video import FPS, Picture, writing_mp4
-from raymimic.storage import check_writable
+from raymimic.storage import check_writable, is_uri
 
 SIZE = 512
 """Height and width of a view in a film, in pixels, as in robomimic."""
@@ -173,6 +173,8 @@ def play_back(
         OutputError: the film cannot be written.
     """
     import_modules(imports)
+    if video is not None and is_uri(str(video)):
+        raise OutputError(f"cannot write '{video}': it must be a local file; copy it then")
     given = Source.locate(source, allow_links)
     names = given.demos(n, filter_key)
     if not playback.use_obs:

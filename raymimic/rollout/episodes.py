@@ -229,6 +229,11 @@ class _Rows:
         return torch.zeros(WIDTH, *shape, dtype=torch.from_numpy(np.empty(0, kind)).dtype).numpy()
 
 
+def _check_finite(action: Array) -> None:
+    if not np.isfinite(action).all():
+        raise EnvError("the policy's action holds NaN or infinite numbers")
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Scope with one thread: more change the last bits, and speed up no small batch."""
@@ -368,8 +373,7 @@ class _Play:
     def _step(self, row: int, episode: _Running, action: Array) -> tuple[bool, bool]:
         """Plays one action; returns whether the episode is over, and whether it terminated."""
         env = self.envs[episode.env]
-        if not np.isfinite(action).all():
-            raise EnvError("the policy's action holds NaN or infinite numbers")
+        _check_finite(action)
         obs, reward, done, info = env.step(env.clip(action))
         episode.rewards += reward
         for name, solved in env.is_success().items():
@@ -392,3 +396,51 @@ class _Play:
     def _finish(self, episode: Episode, env: int) -> None:
         self.finished[episode.seed] = episode
         self.idle.append(env)
+
+
+class OneRow:
+    """A batched policy in one environment. Its actions are those of `run_episodes`, bit by bit.
+
+    Args:
+        policy: the policy.
+        use_goals: gives it the environment's goal.
+        lang: its instruction, if it sees one.
+
+    Raises:
+        EnvError: the policy does not know the instruction.
+    """
+
+    def __init__(self, policy: BatchedPolicy, use_goals: bool = False, lang: str | None = None):
+        self._policy = policy
+        self._use_goals = use_goals
+        self._row = 0
+        if lang:
+            policy.start_episode(lang=lang)
+
+    def start(self, seed: int) -> None:
+        """Begins the episode of a seed."""
+        self._row = seed % WIDTH
+        self._rows = _Rows(self._policy.obs_keys, OBSERVATION)
+        self._goals = _Rows(self._policy.goal_keys, GOAL) if self._use_goals else None
+        row_seeds = [0] * WIDTH
+        row_seeds[self._row] = seed
+        self._policy.start_episode(seeds=row_seeds)
+
+    def act(self, env: EnvBase, obs: Observation) -> Array:
+        """The action `[A]`, as the environment takes it.
+
+        Args:
+            env: of the episode.
+            obs: its present observation.
+
+        Raises:
+            EnvError: the policy cannot read the observation, or its action is not finite.
+        """
+        self._rows.set(self._row, obs)
+        if self._goals is not None and not self._goals.arrays:
+            self._goals.set(self._row, env.get_goal())  # that of the episode's beginning
+        goal = self._goals.arrays if self._goals is not None else None
+        with _one_thread():
+            action: Array = self._policy(self._rows.arrays, goal=goal, batched_ob=True)[self._row]
+        _check_finite(action)
+        return env.clip(action)

@@ -1,30 +1,22 @@
 """The evaluation of one checkpoint, as numbers and as text: `raymimic evaluate`."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raymimic import storage
-from raymimic.algo import algo_class
-from raymimic.algo.rollout_policy import can_act
-from raymimic.checkpoints.content import CheckpointContent
-from raymimic.checkpoints.policy import config_from_checkpoint
-from raymimic.checkpoints.reading import load_dict_from_checkpoint
 from raymimic.checkpoints.sources import fetched
 from raymimic.config import BaseConfig
-from raymimic.envs.fit import PolicyInterface
-from raymimic.envs.kinds import read_env_meta
 from raymimic.envs.seeds import final_seeds
-from raymimic.errors import CheckpointError, ConfigError, EnvError, OutputError, did_you_mean
+from raymimic.errors import ConfigError, EnvError, OutputError, did_you_mean
 from raymimic.rollout.episodes import Episode
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.local import LocalEvaluator
+from raymimic.rollout.playable import Playable
 from raymimic.rollout.stats import failures, summarize
 from raymimic.rollout.tryout import Tryout
 from raymimic.terminal import shown
-from raymimic.user_modules import module_of
 
 _POLL_S = 0.02
 
@@ -116,18 +108,11 @@ def _evaluate(
     imports: Sequence[str],
 ) -> EvaluationReport:
     """As `evaluate_checkpoint`, for a checkpoint that storage has."""
-    ckpt = load_dict_from_checkpoint(checkpoint)
-    content = CheckpointContent.from_dict(ckpt)
-    config, _ = config_from_checkpoint(ckpt_path=checkpoint, ckpt_dict=ckpt, imports=imports)
-    if not can_act(algo_class(config.algo_name, config)):
-        raise CheckpointError(
-            f"checkpoint '{checkpoint}' is one of {config.algo_name}, which plans, but does not "
-            "act: evaluate one of a policy"
-        )
-    name, env_meta = _environment(checkpoint, content, new.env)
+    playable = Playable.read(checkpoint, new.env, imports)
+    name, config = playable.env_name, playable.config
     job = EvalJob(
-        checkpoint=storage.absolute(checkpoint),
-        env_metas={name: env_meta},
+        checkpoint=playable.checkpoint,
+        env_metas={name: playable.env_meta},
         seeds=final_seeds(new.seed, new.number),
         horizon=new.horizon or config.experiment.rollout.horizon,
         terminate_on_success=config.experiment.rollout.terminate_on_success,
@@ -137,14 +122,12 @@ def _evaluate(
         blank=_blank(new.blank, config),
     )
     tryout = Tryout(
-        envs={name: env_meta},
-        policy=PolicyInterface.of(config, content.shape_metadata),
+        envs={name: playable.env_meta},
+        policy=playable.interface,
         remedy="play another environment (--env)",
         placement_timeout_s=config.ray.placement_timeout_s,
     )
-    named = filter(None, [*config.train.imports, module_of(name)])
-    allowed = [*imports, *(module for module in named if module in sys.modules)]
-    result = _play(job, tryout, config, num_actors, tuple(dict.fromkeys(allowed)))
+    result = _play(job, tryout, config, num_actors, playable.imports)
     if video is not None and result.videos:
         storage.write_bytes(video, result.videos[0].mp4)
     played = result.episodes[name]
@@ -159,19 +142,6 @@ def _evaluate(
         video=video if result.videos else None,
         no_video=result.no_video,
     )
-
-
-def _environment(
-    checkpoint: str, content: CheckpointContent, env: str | None
-) -> tuple[str, dict[str, Any]]:
-    """Name and metadata of the environment to play; mistakes are found before Ray starts."""
-    env_meta = dict(content.env_metadata or {})
-    if env is not None:
-        env_meta["env_name"] = env
-    if not env_meta.get("env_name"):
-        raise EnvError(f"checkpoint '{checkpoint}' names no environment; give one with --env")
-    name, _ = read_env_meta(env_meta)
-    return name, env_meta
 
 
 def _blank(keys: Sequence[str], config: BaseConfig) -> Sequence[str]:

@@ -161,6 +161,40 @@ def test_a_killed_run_goes_on(tmp_path: Path, cli) -> None:
     assert not parts.exists()
 
 
+FULL_DISK = """
+import resource, signal, sys
+from rail_kind import record
+from raymimic.cli import main
+
+source = record("states.hdf5", demos=6)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write that is too large fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+main(sys.argv[1:])
+"""
+
+
+def test_a_full_disk_costs_nothing_that_is_finished(tmp_path: Path, cli) -> None:
+    """A demo takes 170 kB here, so that demos fit and the file of all does not."""
+    words = [*EXTRACT, "states.hdf5", *RAIL, "--cameras", "front", "--out", "obs.hdf5"]
+    (tmp_path / "full.py").write_text(FULL_DISK)
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAMS.parent / "data")}
+    command = [sys.executable, "full.py", *words]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    *_, warning, error = ran.stderr.splitlines()
+    assert "finished demos are in 'obs.hdf5.parts'" in warning
+    assert error.startswith("raymimic: error: cannot write dataset 'obs.hdf5")
+    assert not (tmp_path / "obs.hdf5").exists()
+    done = cli(*words)
+    assert done.status == 0, done.err
+    assert "6 of the demos are from an earlier" in done.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("full.py", "obs.hdf5", "states.hdf5")
+    ]
+
+
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
     with (
         keeping_parts(tmp_path / "a.hdf5", {}),
@@ -177,6 +211,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         ({}, ["--size", "20"], ["--size is for images", "--cameras"]),
         ({}, ["--cameras", "front", "--size", "20", "--width", "3"], ["twice"]),
         ({}, ["--done_mode", "3"], ["invalid choice"]),
+        ({}, ["--out", "s3://bucket/a.hdf5"], ["must be a local file"]),
         ({}, ["--shaped"], ["'Rail' has no shaped rewards", "--shaped"]),
         ({"width": 3}, [], ["'Rail' has states of shape (2,), not (3,)"]),
         ({"bad": {0: RAISES, 4: RAISES}, "steps": 1}, [], ["demo_0", "the cart jams"]),
@@ -184,7 +219,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_sentence(cli, tmp_path: Path, recorded, args, names) -> None:
     source = record(tmp_path / "states.hdf5", **recorded)
-    assert_refused(cli(*EXTRACT, str(source), *RAIL, *args, "--out", "obs.hdf5"), *names)
+    assert_refused(cli(*EXTRACT, str(source), *RAIL, "--out", "obs.hdf5", *args), *names)
     assert [path.name for path in tmp_path.iterdir()] == ["states.hdf5"]
 
 

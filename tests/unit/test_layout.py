@@ -680,7 +680,7 @@ def test_a_recording_of_robosuite_has_no_observations(tmp_path):
         handle["data"].attrs["env"] = "Lift"
     message = complaint(other)
     assert "holds simulator states but no observations" in message
-    assert "dataset_states_to_obs.py" in message
+    assert "raymimic dataset extract-obs" in message
 
 
 @pytest.mark.parametrize(

@@ -93,13 +93,17 @@ class Expert(ABC):
 
     @abstractmethod
     def act(self, env: EnvBase, obs: Observation, rng: np.random.Generator) -> Array:
-        """Returns the action to play, noise included, `[A]`; it is clipped to [-1, 1].
+        """Returns the action to play, noise included, `[A]`; `clip` cuts it off.
 
         Args:
             env: of `env_meta`.
             obs: its present observation.
             rng: see `start`.
         """
+
+    def clip(self, env: EnvBase, action: Array) -> Array:
+        """The action as it is played and stored: here, cut off at -1 and 1."""
+        return np.clip(action, -1.0, 1.0)
 
     def columns(self, env: EnvBase) -> dict[str, Array]:
         """Further datasets of a demo: parts of the present state that the simulator's lacks."""
