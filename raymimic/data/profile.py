@@ -195,9 +195,9 @@ def profile(
 
 def _rows(demo: DemoReader, key: str, width: int, problems: list[str]) -> Array | None:
     """The rows of an array of a demo, `[T, D]`; None where it has none that can be read."""
-    if not demo.has(key):
-        return None
     try:
+        if not demo.has(key):
+            return None
         item = demo.numbers(key)
         here = DemoRef(DatasetFile(demo.reader.path), demo.name, item.shape[0])
         column = Column((key,), (), (width,))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
-from raymimic.data.columns import DemoSource
+from raymimic.data.columns import DemoSource, read_array
 from raymimic.data.hdf5 import DatasetReader, DemoReader, open_dataset
 from raymimic.data.layout import known_length, selected_demos
 from raymimic.data.metadata import env_meta_of, filter_keys
@@ -81,8 +81,7 @@ def _reach(demos: list[DemoReader]) -> tuple[float, float]:
     """Least and greatest element of the actions."""
     bounds = []
     for demo in demos:
-        actions = np.empty(demo.numbers("actions").shape, np.float64)
-        demo.read("actions", actions)
+        actions = read_array(demo, "actions")
         bounds.append((float(actions.min()), float(actions.max())))
     lows, highs = zip(*bounds, strict=True)
     return min(lows), max(highs)

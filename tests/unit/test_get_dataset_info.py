@@ -55,6 +55,15 @@ def test_a_filter_key_and_all_demos(path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(1 << 25, 1 << 18), (0, 2)])
+def test_actions_of_an_impossible_size(path: Path, shape: tuple[int, int]) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1/actions"]
+        file["data/demo_1"].create_dataset("actions", shape, "f4", chunks=(1, 2))
+    with pytest.raises(DatasetError, match="demo_1"):
+        list(dataset_info(str(path)))
+
+
 def test_actions_beyond_the_range_end_with_an_error(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["data/demo_1/actions"][0] = -1.5
