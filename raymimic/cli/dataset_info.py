@@ -26,6 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_links(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as one line of JSON")
     parser.add_argument(
+        "--report",
+        metavar="OUT.html",
+        help="write a page with distributions, outliers and frames of each camera",
+    )
+    parser.add_argument(
         "--images", action="store_true", help="draw frames of each camera into a picture, a PNG"
     )
     parser.add_argument(
@@ -59,13 +64,17 @@ def run(args: argparse.Namespace) -> None:
         _tell_format(args, kind)
         return
     config = None if args.config is None else config_from_file(args.config)
-    if args.images:
-        check_writable(_picture(args))
+    for place in (args.report, _picture(args) if args.images else None):
+        if place is not None:
+            check_writable(place)
     summary = summarize(args.path, args.allow_links, Counting("looked at", "demos"))
     found = obstacles(summary)
     images = _draw(args, config, summary) if args.images and summary.meta.demos else None
+    if args.report is not None:
+        _write_report(args, summary)
     if args.json:
         drawn = {} if images is None else {"images": images}
+        drawn |= {} if args.report is None else {"report": args.report}
         print(json_text({**summary.to_dict(), "obstacles": found, **drawn}), flush=True)
     else:
         form = []
@@ -73,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
             form = [f"form: {kind.format}; {_convert_command(args, kind)} completes it"]
         for line in (*form, *_lines(summary), *_verdict(summary, found), *_image_lines(images)):
             print(printable(line))
+        if args.report is not None:
+            print(f"report: {shown(args.report)}")
     problems = summary.meta.problems
     if problems:
         more = f" (the first of {len(problems)} problems)" if len(problems) > 1 else ""
@@ -125,6 +136,16 @@ def _check_arguments(args: argparse.Namespace) -> None:
             raise ConfigError(f"{name} is for the picture of the images: add --images")
     if args.out is not None and not args.out.endswith(".png"):
         raise ConfigError(f"--out names '{args.out}', and the picture is a PNG: end it in .png")
+    if args.report is not None and not args.report.endswith((".html", ".htm")):
+        raise ConfigError(f"--report names '{args.report}', and it is a page: end it in .html")
+
+
+def _write_report(args: argparse.Namespace, summary: "DatasetSummary") -> None:
+    from raymimic.recording.report import make_report
+    from raymimic.storage import write_bytes
+
+    page = make_report(args.path, summary, args.allow_links, Counting("read", "demos"))
+    write_bytes(args.report, page)
 
 
 def _picture(args: argparse.Namespace) -> str:

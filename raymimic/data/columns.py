@@ -323,6 +323,22 @@ def _empty_arrays(
     }
 
 
+def read_array(demo: DemoReader, name: str) -> np.ndarray:
+    """All numbers of an array of a demo, in float64.
+
+    Raises:
+        DatasetError: there is none, it is empty, it cannot be read, or is larger than the memory.
+    """
+    shape = demo.numbers(name).shape
+    if 0 in shape:
+        raise DatasetError(f"{demo}: '{name}' has no rows: record the demo again, or remove it")
+    here = DemoRef(DatasetFile(demo.reader.path), demo.name, shape[0])
+    check_memory([([here], {name: Column((name,), (), shape[1:])})], np.float64)
+    values = np.empty(shape, np.float64)
+    demo.read(name, values)
+    return values
+
+
 def read_rows(
     ref: DemoRef,
     demo: DemoReader,

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from raymimic.data.columns import DemoRef, DemoSource
+from raymimic.data.columns import DemoRef, DemoSource, read_array
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
 from raymimic.data.in_place import changing, complete_change
@@ -284,8 +284,7 @@ def _successes(reader: DatasetReader, demos: Sequence[DemoReader]) -> list[bool]
         return [bool(value) for value in told]
     solved = []
     for demo in demos:
-        rewards = np.empty(demo.numbers("rewards").shape, np.float64)
-        demo.read("rewards", rewards)
+        rewards = read_array(demo, "rewards")
         if not np.isin(rewards, (0, 1)).all():
             raise DatasetError(
                 f"{demo}: success is not known, as rewards are not all 0 or 1 and not all demos"

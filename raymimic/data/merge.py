@@ -166,23 +166,33 @@ def _sources(paths: Sequence[str], allow_links: Sequence[str | Path]) -> list[_S
         if meta.problems or not meta.demos:
             problem = meta.problems[0] if meta.problems else f"dataset '{file.path}' has no demos"
             raise DatasetError(f"{problem} (raymimic dataset validate lists all that is wrong)")
+        if comparison.fault is not None:
+            raise comparison.fault
         sources.append(_Source(file, name, meta))
     return sources
 
 
 class _Comparison:
-    """Makes sure that demos have the same arrays, as far as trainings read them."""
+    """Compares the arrays of demos, as far as trainings read them.
+
+    Attributes:
+        fault: the first difference.
+    """
 
     def __init__(self) -> None:
+        self.fault: DatasetError | None = None
         self._first: dict[str, _Form] | None = None
         self._where = ""
 
     def look(self, demo: DemoReader, length: int, items: dict[str, h5py.Dataset]) -> None:
-        """Compares a demo with the first one.
+        """Compares a demo with the first one."""
+        if self.fault is None:
+            try:
+                self._look(demo, items)
+            except DatasetError as error:
+                self.fault = error
 
-        Raises:
-            DatasetError: they differ.
-        """
+    def _look(self, demo: DemoReader, items: dict[str, h5py.Dataset]) -> None:
         found: dict[str, _Form] = {}
         for name, item in items.items():
             if name.startswith(("obs/", "next_obs/")) or name in _COMPARED:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from raymimic.data.columns import DemoRef
+from raymimic.data.columns import DemoRef, read_array
 from raymimic.data.hdf5 import open_dataset
 from raymimic.data.training_data import DataInfo
 from raymimic.errors import DatasetError
@@ -30,9 +30,7 @@ def demo_returns(demos: Iterable[DemoRef], horizon: int | None = None) -> list[f
                 opened = reader.demo(demo.name)
                 if opened is None:
                     raise DatasetError(f"{reader} has no demo '{demo.name}'")
-                rewards = np.empty(opened.numbers("rewards").shape, np.float64)
-                opened.read("rewards", rewards)
-                returns.append(float(rewards[:horizon].sum()))
+                returns.append(float(read_array(opened, "rewards")[:horizon].sum()))
     return returns
 
 

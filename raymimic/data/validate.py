@@ -319,8 +319,7 @@ class _Validator:
         except DatasetError as error:
             seen.faulty.add(key)
             is_text = key in items and items[key].dtype.kind not in "biuf"
-            is_error = is_needed and not (is_text and self._demand is None)
-            self._note("texts" if is_text else "array", error, is_error, demo.name, key)
+            self._note("no numbers" if is_text else "array", error, is_needed, demo.name, key)
             return None
         seen.columns[key] = column
         for name in never:
@@ -435,8 +434,19 @@ class _Validator:
                     f" ({_listed(columns)}): add it to the others, or remove it"
                 )
                 self._note("rare", text, is_needed, key=key)
-        if self._seen and self._demand is None:
-            self._look_for_groups(held)
+        if self._demand is None:
+            self._faults = [
+                replace(fault, is_error=fault.is_error and not self._is_other(fault, held))
+                for fault in self._faults
+            ]
+            if self._seen:
+                self._look_for_groups(held)
+
+    @staticmethod
+    def _is_other(fault: Fault, held: Collection[str]) -> bool:
+        """Whether an array is an observation in no demo, such as texts, which nobody need read."""
+        is_observation = fault.key.startswith(("obs/", "next_obs/"))
+        return fault.kind == "no numbers" and is_observation and fault.key not in held
 
     def _is_needed(self, key: str) -> bool:
         """Whether a training is refused if a demo lacks a column."""

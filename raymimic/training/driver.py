@@ -19,6 +19,7 @@ from raymimic.data.returns import reference_returns
 from raymimic.data.training_data import data_label
 from raymimic.envs.fit import ActionBounds, clipping_warnings
 from raymimic.envs.seeds import evaluation_seeds
+from raymimic.recording.report_files import kept_report
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.stats import failures, summarize
 from raymimic.storage import file_names, join, remove, write_bytes
@@ -174,6 +175,7 @@ class Driver:
             self.tracker.start(self.folder.local, self.config.to_dict(), self._tags)
             self.tracker.log_datasets(dataset_uses(self.config, self._data))
             self._show_images()
+            self._link_reports()
             if self.config.experiment.logging.log_tb:  # which writes its event files anew
                 self.folder.drop_replaced("logs", "tb")
             self._action_range = info["action_range"]
@@ -206,6 +208,15 @@ class Driver:
             self.progress.warn(warning)
         if drawn.files:
             self.progress.line(f"images: {', '.join(shown(file) for file in drawn.files)}")
+
+    def _link_reports(self) -> None:
+        """Gives the tracker the reports of the data that were made on this machine before."""
+        digests = self._data.digest.split(",")
+        for path, digest in dict(zip(self._data.paths, digests, strict=True)).items():
+            report = kept_report(path, digest)
+            if report.is_file():
+                self.tracker.log_artifact(report, "data")
+                self.progress.line(f"report of the data: {report}")
 
     def _record(self, record: EpochRecord) -> None:
         if record.epoch in self._records:

@@ -21,6 +21,7 @@ from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
 from raymimic.envs.fit import ActionBounds
 from raymimic.envs.seeds import evaluation_seeds
 from raymimic.errors import DatasetError
+from raymimic.recording.report_files import kept_report
 from raymimic.rollout.episodes import Episode
 from raymimic.rollout.evaluation import EvalResult, Video
 from raymimic.tracking.figures import learning_curve
@@ -359,6 +360,23 @@ def test_a_run_is_described_when_it_begins_and_with_its_results(
     made.driver.describe(Store())  # type: ignore[arg-type]
     assert "Best checkpoint: return 2, 95 % interval [" in made.tracker.notes[1]
     assert "raymimic evaluate /models/1.pth" in made.tracker.notes[1]
+
+
+def test_a_report_of_the_data_is_linked_if_there_is_one(
+    stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "cache"))
+    made = stage()
+    made.start()
+    assert "report" not in made.out.getvalue()
+    data = made.driver._data
+    report = kept_report(data.paths[0], data.digest)
+    report.parent.mkdir(parents=True)
+    report.write_text("<html>")
+    made = stage()
+    made.start()
+    assert ("artifact", report.name, "data") in made.tracker.calls
+    assert f"report of the data: {report}" in made.out.getvalue()
 
 
 def test_what_is_seen_on_the_images_is_told_and_never_ends_a_run(

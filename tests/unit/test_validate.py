@@ -90,7 +90,7 @@ def test_everything_that_is_wrong_is_listed(broken: Path) -> None:
         ("no demo", "", "", warning),
         ("action range", "demo_0", "actions", warning),
         ("num_samples missing", "demo_7", "", warning),
-        ("texts", "demo_9", "obs/words", warning),
+        ("no numbers", "demo_9", "obs/words", warning),
         ("copy", "demo_12", "", warning),
     }
 
@@ -240,6 +240,20 @@ def test_a_config_judges_by_what_it_reads(broken: Path, cli: Cli) -> None:
     assert judged("iql") == {("values", "demo_1"), ("values", "demo_2")}
     assert ("action range", "demo_0") in judged("diffusion_policy")
     assert judged("bc", hdf5_filter_key="trian") == {("config", "")}
+
+
+def test_texts_are_an_error_where_other_demos_hold_numbers(tmp_path: Path) -> None:
+    path = write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_0/actions"], file["data/demo_1/obs/flat"]
+        file["data/demo_0/actions"] = np.zeros((5, 2), complex)
+        file["data/demo_1/obs/flat"] = np.array([b"x"] * 7)
+    found = faults(validate(path))
+    assert {f for f in found if f[0] == "no numbers"} == {
+        ("no numbers", "demo_0", "actions", True),
+        ("no numbers", "demo_1", "obs/flat", True),
+    }
+    assert repair(path, tmp_path / "new.hdf5").left.demos == ("demo_2",)
 
 
 def test_the_lines_of_the_command(broken: Path, cli: Cli) -> None:
