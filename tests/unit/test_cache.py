@@ -204,6 +204,9 @@ def test_a_large_file_that_was_written_again_gets_a_new_cache(
     os.utime(path)
     cache_of(path)
     assert len(reads) == 2 * once
+    os.utime(path)
+    with pytest.raises(DatasetError, match="was changed while it was read"):
+        cache_of(path, say=lambda text: os.utime(path))
 
 
 @pytest.mark.parametrize("place", ["file", "below a file"])

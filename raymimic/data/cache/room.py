@@ -27,6 +27,7 @@ LIMIT = "RAYMIMIC_CACHE_GB"
 """Variable with the most GB that all columns may take; without it half of the disk."""
 
 _PATIENCE_S = 60.0
+_LONGEST_LINE = 1 << 16
 
 
 class NoCacheError(OutputError):
@@ -95,8 +96,8 @@ def _content(path: Path) -> dict[str, Any]:
 def _begun(path: Path) -> dict[str, Any]:
     """What the first line of a ledger says of a file that is being built."""
     with contextlib.suppress(OSError, ValueError):
-        with path.with_suffix(LEDGER).open() as ledger:
-            content = json.loads(ledger.readline())
+        with storage.open_own(path.with_suffix(LEDGER), os.O_RDONLY, "rb") as ledger:
+            content = json.loads(ledger.readline(_LONGEST_LINE))
         if isinstance(content, dict):
             return content
     return {}
