@@ -24,6 +24,7 @@ from tiny import Ran
 from torch import Tensor
 from waiting import DEADLINE_S, wait_for
 
+from raymimic.checkpoints.export import _robomimic_config
 from raymimic.config import BaseConfig, config_factory
 from raymimic.data import loader, placement
 from raymimic.data.cache import build, read, room
@@ -572,6 +573,15 @@ def test_auto_chooses_by_what_there_is(
     found = placement.place("auto", [([demo], columns)], np.float32, workers, gpu)
     assert found.cached == cached
     assert said in found.line
+
+
+def test_robomimic_gets_a_mode_that_it_knows(path: Path) -> None:
+    config = config_for(path, "auto")
+    assert _robomimic_config(config)["train"]["hdf5_cache_mode"] == "low_dim"
+    config.observation.modalities.obs.rgb = []
+    assert _robomimic_config(config)["train"]["hdf5_cache_mode"] == "all"
+    config = config_for(path, None)
+    assert _robomimic_config(config)["train"]["hdf5_cache_mode"] is None
 
 
 # -- ahead of the steps --
