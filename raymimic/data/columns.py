@@ -287,26 +287,26 @@ def check_memory(
         sizes.update({key: samples * column.row_bytes(dtype) for key, column in columns.items()})
     needed, free = sizes.total(), free_memory()
     if needed > free:
-        place = f"more than the {amount(free)} that are free on this machine"
+        place = f"more than the {_amount(free)} that are free on this machine"
     elif workers * needed > total_memory():
         place = (
             f"in each of the {workers} workers on this machine, more than the"
-            f" {amount(total_memory())} that it has"
+            f" {_amount(total_memory())} that it has"
         )
     else:
         return
     demo = max((demo for demos, _ in parts for demo in demos), key=lambda demo: demo.length)
     largest, size = sizes.most_common(1)[0]
     raise DatasetError(
-        f"dataset '{demo.path}': the columns that are read take {amount(needed)}, {place}"
+        f"dataset '{demo.path}': the columns that are read take {_amount(needed)}, {place}"
         f" (longest is demo '{demo.name}' of {demo.length} samples, largest is '{largest}',"
-        f" {amount(size)}): keep them in a cache file"
+        f" {_amount(size)}): keep them in a cache file"
         " (train.hdf5_cache_mode null, or 'low_dim' for the images alone), use fewer keys, fewer"
         " demos (demo_limit or a filter key), or ray.data_placement 'shard' on more machines"
     )
 
 
-def amount(size: int) -> str:
+def _amount(size: int) -> str:
     """A number of bytes for people, exact and in GB."""
     return f"{size:,} bytes ({size / 1e9:,.1f} GB)"
 

@@ -109,8 +109,10 @@ class Loader:
         indices = indices.to(self.dataset.store.device)
         chunks = self._chunks(indices, positions, rows)
         step = 0
-        # Rows of files are waited for, so that they are read while the steps before run.
-        with closing(_ahead(chunks) if self.dataset.store.is_cached else chunks) as chunks:
+        store = self.dataset.store
+        # Rows to wait for, or to copy to the device, are gathered while the step before runs.
+        ahead = store.is_cached or store.device != self.device
+        with closing(_ahead(chunks) if ahead else chunks) as chunks:
             for chunk, sizes, places in chunks:
                 chunk = self._moved(chunk)
                 chunk["position"] = places

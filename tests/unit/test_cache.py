@@ -24,6 +24,7 @@ from tiny import Ran
 from torch import Tensor
 from waiting import DEADLINE_S, wait_for
 
+from raymimic.checkpoints.export import _robomimic_config
 from raymimic.config import BaseConfig, config_factory
 from raymimic.data import loader, placement
 from raymimic.data.cache import build, read, room
@@ -204,6 +205,9 @@ def test_a_large_file_that_was_written_again_gets_a_new_cache(
     os.utime(path)
     cache_of(path)
     assert len(reads) == 2 * once
+    os.utime(path)
+    with pytest.raises(DatasetError, match="was changed while it was read"):
+        cache_of(path, say=lambda text: os.utime(path))
 
 
 @pytest.mark.parametrize("place", ["file", "below a file"])
@@ -488,7 +492,7 @@ def test_without_room_anywhere_one_sentence_names_both(
         loaders(config_for(path, "low_dim"))
     message = str(refused.value)
     assert message.startswith("the cache of the data takes 1")
-    assert "all caches together may take 10,000 bytes" in message
+    assert "all caches together may take 10.0 kB (RAYMIMIC_CACHE_GB)" in message
     assert "more than the 10,000 bytes (0.0 GB) that are free on this machine" in message
 
 
@@ -569,6 +573,15 @@ def test_auto_chooses_by_what_there_is(
     found = placement.place("auto", [([demo], columns)], np.float32, workers, gpu)
     assert found.cached == cached
     assert said in found.line
+
+
+def test_robomimic_gets_a_mode_that_it_knows(path: Path) -> None:
+    config = config_for(path, "auto")
+    assert _robomimic_config(config)["train"]["hdf5_cache_mode"] == "low_dim"
+    config.observation.modalities.obs.rgb = []
+    assert _robomimic_config(config)["train"]["hdf5_cache_mode"] == "all"
+    config = config_for(path, None)
+    assert _robomimic_config(config)["train"]["hdf5_cache_mode"] is None
 
 
 # -- ahead of the steps --
@@ -666,7 +679,7 @@ def test_the_command_lists_and_clears(
     lines = cli("dataset", "cache", "--list").out.splitlines()
     assert len(lines) == 3
     assert f"{path}: " in "".join(lines)
-    assert ", used 0 s ago, 7 columns: actions, dones, next_obs/camera_0" in "".join(lines)
+    assert " s ago, 7 columns: actions, dones, next_obs/camera_0" in "".join(lines)
     assert cli("dataset", "cache", "--clear").status == 0
     assert not entries()
     assert path.exists()

@@ -27,7 +27,7 @@ from raymimic.rollout.evaluation import EvalResult, Video
 from raymimic.tracking.figures import learning_curve
 from raymimic.tracking.tracker import TrackerGroup
 from raymimic.training.driver import Driver, raise_fatal
-from raymimic.training.link import Committed, Fatal, MachineLoad, Mishap, Started
+from raymimic.training.link import Committed, Fatal, Loading, MachineLoad, Mishap, Started
 from raymimic.training.note import run_note
 from raymimic.training.prepare import Prepared, prepare
 from raymimic.training.progress import ProgressReporter
@@ -155,6 +155,26 @@ def test_the_load_of_workers_machines_is_logged_once_there_is_a_record(
     made.start()
     made.driver.handle(MachineLoad(loads[1]))
     assert made.tracker.calls[1:] == [("system", loads[1])]
+
+
+def test_how_far_the_cache_is_stands_beside_the_task(
+    stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    staged = stage()
+    for demos in range(150):
+        staged.driver.handle(Loading(f"caching a.hdf5: {demos} of 150 demos"))
+        now += 1.0
+    staged.start()
+    said = staged.out.getvalue().splitlines()
+    task = "loading data and networks; waiting for the first reset of Hopper-v5"
+    assert said[:3] == [  # as off a terminal: one line, and one each minute
+        f"{task} (caching a.hdf5: 0 of 150 demos) …",
+        f"{task} (caching a.hdf5: 60 of 150 demos) … 1 min 00 s",
+        f"{task} (caching a.hdf5: 120 of 150 demos) … 2 min 00 s",
+    ]
+    assert "the data take 1.0 MB: in memory" in said
 
 
 def test_a_mishap_of_several_workers_is_one_warning(stage: Callable[..., Stage]) -> None:

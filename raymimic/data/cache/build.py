@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -68,28 +68,39 @@ class DemoGroup:
     demos: tuple[DemoRef, ...]
     given: Given
 
-    def digest(self) -> str:
-        """Digest of the files' content as it is now."""
-        return content_digest(self.file.path, self.linked)
+    def version(self) -> "Version":
+        """The files' content as it is now.
 
-    def column_file(self, key: str, column: Column, dtype: FloatType, digest: str) -> ColumnFile:
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        paths = [self.file.path, *sorted(self.linked)]
+        times: tuple[int, ...] = ()
+        try:
+            digest = content_digest(self.file.path, self.linked)
+            if not digest.startswith("sha256:"):
+                times = tuple(path.stat().st_mtime_ns for path in paths)
+        except OSError as error:
+            raise DatasetError(
+                f"dataset '{self.file.path}' cannot be read: {error.strerror or error}"
+            ) from error
+        return Version(digest, times)
+
+    def column_file(
+        self, key: str, column: Column, dtype: FloatType, version: "Version"
+    ) -> ColumnFile:
         """The file of one of its columns.
 
         Args:
             key: the column's name.
             column: the column.
             dtype: type of everything that is not an image.
-            digest: of the dataset's content.
+            version: of the dataset.
         """
         given = self.given.get(key.partition("/")[2])
         stored = column.stored_type(dtype)
-        # A sampled digest does not see every change of a large file, but its time does.
-        times: list[int] = []
-        if not digest.startswith("sha256:"):
-            times = [path.stat().st_mtime_ns for path in (self.file.path, *sorted(self.linked))]
         content = {
-            "digest": digest,
-            "times": times,
+            "version": version,
             "demos": [[demo.name, demo.length] for demo in self.demos],
             "key": key,
             "column": {**asdict(column), "needed": None},
@@ -99,7 +110,19 @@ class DemoGroup:
         identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         rows = sum(demo.length for demo in self.demos)
         path, shape = str(self.file.path), (rows, *column.shape)
-        return ColumnFile(columns_folder(), path, digest, key, identity, shape, stored)
+        return ColumnFile(columns_folder(), path, version.digest, key, identity, shape, stored)
+
+
+class Version(NamedTuple):
+    """The content of a dataset at some time.
+
+    Attributes:
+        digest: see `raymimic.data.metadata.content_digest`.
+        times: of the last change of each file, where a digest of samples may miss it.
+    """
+
+    digest: str
+    times: tuple[int, ...]
 
 
 def open_or_build(
@@ -121,19 +144,19 @@ def open_or_build(
             another process builds the columns and is stuck.
         NoCacheError: the disk does not take them.
     """
-    digest = group.digest()
-    files = {key: group.column_file(key, x, dtype, digest) for key, x in columns.items()}
+    version = group.version()
+    files = {key: group.column_file(key, x, dtype, version) for key, x in columns.items()}
     try:
         found, missing = _open_all(files)
         if missing:
             columns_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-            name = hashlib.sha256(digest.encode()).hexdigest()[:32]
+            name = hashlib.sha256(version.digest.encode()).hexdigest()[:32]
             with _only_builder(columns_folder() / f"{name}.lock", missing.values(), group, say):
                 found, missing = _open_all(files)  # another process may have built them
                 for file in missing.values():
                     _remove_damaged(file)
                 if missing:
-                    _build(group, digest, missing, columns, say)
+                    _build(group, version, missing, columns, say)
                     found, _ = _open_all(files)
     except OSError as error:
         raise _not_written(error) from error
@@ -236,7 +259,7 @@ def _progress(group: DemoGroup, done: int) -> str:
 
 def _build(
     group: DemoGroup,
-    digest: str,
+    version: Version,
     files: Mapping[str, ColumnFile],
     columns: Mapping[str, Column],
     say: Say,
@@ -265,7 +288,7 @@ def _build(
                 _write_demo(i, demo, opened, columns, writers)
                 if not writers:
                     return
-            if group.digest() != digest:
+            if group.version() != version:
                 raise DatasetError(
                     f"dataset '{group.file.path}' was changed while it was read: wait until nothing"
                     " writes it, and start again"

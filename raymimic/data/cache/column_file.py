@@ -1,8 +1,8 @@
 """A column of a dataset as one file: a header, then its rows as they lie in memory.
 
 The header is some pages of 4 KiB: a magic text, the length and the CRC-32 of a JSON object, the
-place of the first row, and that object. The rows are not compressed: a frame of 84 x 84 takes 1 µs
-to copy and 7 µs or more to decode.
+place of the first row, and that object. The rows are not compressed: to decode a frame takes
+several times as long as to copy it.
 """
 
 import contextlib

@@ -19,14 +19,15 @@ from raymimic.data.cache.column_file import (
     held,
     read_header,
 )
-from raymimic.data.columns import amount
 from raymimic.data.fetch import cache_dir
 from raymimic.errors import ConfigError, OutputError
+from raymimic.terminal import readable_bytes
 
 LIMIT = "RAYMIMIC_CACHE_GB"
 """Variable with the most GB that all columns may take; without it half of the disk."""
 
 _PATIENCE_S = 60.0
+_LONGEST_LINE = 1 << 16
 
 
 class NoCacheError(OutputError):
@@ -95,8 +96,8 @@ def _content(path: Path) -> dict[str, Any]:
 def _begun(path: Path) -> dict[str, Any]:
     """What the first line of a ledger says of a file that is being built."""
     with contextlib.suppress(OSError, ValueError):
-        with path.with_suffix(LEDGER).open() as ledger:
-            content = json.loads(ledger.readline())
+        with storage.open_own(path.with_suffix(LEDGER), os.O_RDONLY, "rb") as ledger:
+            content = json.loads(ledger.readline(_LONGEST_LINE))
         if isinstance(content, dict):
             return content
     return {}
@@ -190,13 +191,15 @@ def _make_room(folder: Path, needed: int, own: Collection[Path]) -> None:
     spare = [entry for entry in other if not entry.in_use]
     taken, free = sum(entry.size for entry in found), shutil.disk_usage(folder).free
     least = taken - sum(entry.size for entry in spare)
+    origin = LIMIT if os.environ.get(LIMIT) else f"half of the disk; {LIMIT} sets another limit"
     # Nothing is deleted in vain.
     for room, reason in (
-        (most - least, f"all caches together may take {amount(most)} ({LIMIT})"),
-        (free + taken - least, f"the disk of '{folder}' has {amount(free)} free"),
+        (most - least, f"all caches together may take {readable_bytes(most)} ({origin})"),
+        (free + taken - least, f"the disk of '{folder}' has {readable_bytes(free)} free"),
     ):
         if needed > room:
-            raise NoCacheError(f"the cache of the data takes {amount(needed)}, but {reason}")
+            size = readable_bytes(needed)
+            raise NoCacheError(f"the cache of the data takes {size}, but {reason}")
     for entry in spare:
         if needed <= min(most - taken, free):
             break
