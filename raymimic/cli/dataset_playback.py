@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from raymimic.recording.playback import PlaybackReport
 
 
+_SOLVED = {True: "yes", False: "no", None: "-"}
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset playback`."""
     parser.description = (
@@ -147,14 +150,14 @@ def lines(report: "PlaybackReport", verified: bool) -> Iterator[str]:
         for name, drift in report.drift.items():
             yield (
                 f"{name:<{width}} {drift.steps:>6} {readable(drift.most):>14} {drift.most_at:>8} "
-                f"{readable(drift.end):>10} {'yes' if drift.solved else 'no'}"
+                f"{readable(drift.end):>10} {_SOLVED[drift.solved]}"
             )
         found = report.summary()
         yield (
             f"{found['demos']} demos: largest drift {readable(found['largest_drift'])}, median "
             f"{readable(found['median_largest_drift'])}, median at the end "
-            f"{readable(found['median_drift_at_end'])}; {found['exact']} without any; "
-            f"{found['solved']} solve the task"
+            f"{readable(found['median_drift_at_end'])}; {found['exact']} without any"
+            + (f"; {found['solved']} of {found['judged']} solve the task" * bool(found["judged"]))
         )
     if report.dropped:
         yield f"left out: {len(report.dropped)} demos that cannot be played back"

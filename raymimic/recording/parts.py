@@ -116,6 +116,11 @@ def keeping_parts(
 def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) -> None:
     """Takes the folder for this process and this plan."""
     folder.mkdir(parents=True, exist_ok=True)
+    if {path.name for path in folder.iterdir()} - {_LOCK} and not (folder / _PLAN).is_file():
+        raise OutputError(
+            f"'{folder}' is there already, and not of this command, which would delete it: move "
+            "it, or choose another name"
+        )
     held = stack.enter_context((folder / _LOCK).open("w"))
     try:
         lock(held)

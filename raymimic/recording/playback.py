@@ -19,6 +19,7 @@ from PIL import Image
 
 from raymimic.config import import_modules
 from raymimic.data.hdf5 import DemoReader, open_dataset
+from raymimic.envs.cameras import DEFAULT
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.kinds import render_settings
 from raymimic.envs.render_settings import IMAGE, RenderSettings
@@ -33,7 +34,10 @@ from raymimic.storage import check_writable, is_uri
 SIZE = 512
 """Height and width of a view in a film, in pixels, as in robomimic."""
 
-DEFAULT_CAMERAS: dict[Any, list[str]] = {EnvType.ROBOSUITE_TYPE: ["agentview"]}
+DEFAULT_CAMERAS: dict[Any, list[str]] = {
+    EnvType.ROBOSUITE_TYPE: ["agentview"],
+    EnvType.GYM_TYPE: [DEFAULT],
+}
 """Cameras of a film by kind of environment, where neither the user nor the file names any."""
 
 
@@ -84,14 +88,14 @@ class Drift:
         most: the largest distance.
         most_at: the step, from 1, after which it is reached.
         end: the distance in the last recorded state.
-        solved: whether the replay solves the task at any step.
+        solved: whether the replay solves the task at any step; None: the environment never says.
     """
 
     steps: int
     most: float
     most_at: int
     end: float
-    solved: bool
+    solved: bool | None
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ class PlaybackReport:
         return {
             "demos": len(drifts),
             "exact": sum(drift.most == 0.0 for drift in drifts),
-            "solved": sum(drift.solved for drift in drifts),
+            "solved": sum(drift.solved is True for drift in drifts),
+            "judged": sum(drift.solved is not None for drift in drifts),
             "largest_drift": max(drift.most for drift in drifts),
             "median_largest_drift": median(drift.most for drift in drifts),
             "median_drift_at_end": median(drift.end for drift in drifts),
@@ -269,12 +274,13 @@ class StatePlayer:
         playback = self._playback
         frames: list[bytes] = []
         distances: list[float] = []
-        solved = False
+        solved: bool | None = None
         begin(env, demo)
         for row, action in enumerate(demo.actions[: 1 if playback.first else None]):
             if playback.use_actions:
                 env.step(env.clip(action))
-                solved |= bool(env.is_success()["task"])
+                if env.knows_success:
+                    solved = bool(solved) or bool(env.is_success()["task"])
                 if row + 1 < len(demo.states):
                     state = np.asarray(env.get_state()["states"])
                     distances.append(float(np.linalg.norm(state - demo.states[row + 1])))

@@ -94,15 +94,15 @@ class Source:
                         f"{reader} has no filter key '{filter_key}'"
                         f"{did_you_mean(filter_key, masks)}"
                     )
-                names = [name for name in names if name in set(masks[filter_key])]
+                names = [name for name in names if name in masks[filter_key]]
                 if not names:
                     raise DatasetError(f"{reader}: filter key '{filter_key}' names no demo")
         return names[:n]
 
-    def masks(self) -> dict[str, list[str]]:
+    def masks(self) -> dict[str, set[str]]:
         """Names of demos by filter key; those that cannot be read are left out."""
         with open_dataset(self.path, self.allow_links) as reader:
-            return filter_keys(reader, [])
+            return {key: set(names) for key, names in filter_keys(reader, []).items()}
 
     def attrs(self) -> dict[str, Any]:
         """The attributes of the dataset, without the environment and the number of transitions."""

@@ -202,6 +202,15 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         keeping_parts(tmp_path / "a.hdf5", {}),
     ):
         pass
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.hdf5.parts").mkdir()
+    (tmp_path / "a.hdf5.parts" / "mine.txt").touch()
+    with (
+        pytest.raises(OutputError, match="not of this command"),
+        keeping_parts(tmp_path / "a.hdf5", {}),
+    ):
+        pass
+    assert (tmp_path / "a.hdf5.parts" / "mine.txt").exists()
 
 
 @pytest.mark.parametrize(
