@@ -373,8 +373,17 @@ class TransformerActorNetwork(MIMO_Transformer):
         """Names and shapes of the last layer's predictions."""
         return {"action": (self.ac_dim,)}
 
-    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Maps `{key: [B, T, *shape]}` to actions `[B, T, A]` in [-1, 1]."""
+    def forward(  # type: ignore[override]
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = None,
+        *,
+        actions: Tensor | None = None,
+    ) -> Tensor:
+        """Maps `{key: [B, T, *shape]}` to actions `[B, T, A]` in [-1, 1].
+
+        It does not see `actions`, nor does robomimic's, whose algorithm gives None.
+        """
         return torch.tanh(super().forward(obs=obs_dict, goal=goal_dict)["action"])
 
 
@@ -416,6 +425,9 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
         goal_dict: ObsDict | None = None,
         low_noise: bool = False,
         last_only: bool = False,
+        *,
+        actions: Tensor | None = None,
+        low_noise_eval: bool | None = None,
     ) -> Distribution:
         """Returns the distributions over actions `[B, T, A]`, with batch shape `[B, T]`.
 
@@ -424,13 +436,21 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
             goal_dict: `{key: [B, *shape]}`, if there is a goal.
             low_noise: nearly no noise in place of the learned one.
             last_only: the distribution of the last step's action `[B, A]` alone.
+            actions: not seen, see `TransformerActorNetwork.forward`.
+            low_noise_eval: robomimic's name of `low_noise`.
         """
         outputs = MIMO_Transformer.forward(self, obs=obs_dict, goal=goal_dict)
         if last_only:
             outputs = {name: y[:, -1] for name, y in outputs.items()}
-        return self.head(outputs, low_noise)
+        return self.head(outputs, low_noise or bool(low_noise_eval))
 
-    def forward(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:  # type: ignore[override]
-        """Samples actions `[B, T, A]` for `{key: [B, T, *shape]}`."""
+    def forward(  # type: ignore[override]
+        self,
+        obs_dict: ObsDict,
+        goal_dict: ObsDict | None = None,
+        *,
+        actions: Tensor | None = None,
+    ) -> Tensor:
+        """Samples actions `[B, T, A]` for `{key: [B, T, *shape]}`; it does not see `actions`."""
         low_noise = self.low_noise_eval and not self.training
         return self.forward_train(obs_dict, goal_dict, low_noise).sample()

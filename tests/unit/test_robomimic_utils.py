@@ -1,5 +1,6 @@
 """The smaller parts of robomimic's `utils`, and its wrappers of environments."""
 
+import argparse
 import http.server
 import sys
 import threading
@@ -33,9 +34,11 @@ from raymimic.errors import (
     EnvError,
     OutputError,
 )
+from raymimic.scripts import train as train_script
 from raymimic.utils import (
     env_utils,
     file_utils,
+    lang_utils,
     log_utils,
     loss_utils,
     python_utils,
@@ -480,6 +483,13 @@ def test_pictures(tmp_path: Path):
     assert len(figure.axes) == 3
 
 
+def test_instructions_need_a_folder_of_their_text_encoder():
+    assert lang_utils.get_lang_emb(None) is None
+    for ask in (lambda: lang_utils.get_lang_emb("lift"), lang_utils.get_lang_emb_shape):
+        with pytest.raises(ConfigError, match="no folder on this machine"):
+            ask()
+
+
 # --------------------------------------------------------------------------------- downloads
 
 
@@ -558,3 +568,25 @@ def test_configs_of_short_trainings(monkeypatch, hopper: Path):
     assert "ZeroDivisionError" in failed
     test_utils.maybe_remove_dir(test_utils.temp_model_dir_path())
     test_utils.maybe_remove_file(test_utils.temp_video_path())
+
+
+def test_training_under_robomimics_name(tmp_path: Path, hopper: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = loop(tmp_path, hopper, ray__num_workers=0, experiment__rollout__enabled=False)
+    config.observation.modalities.obs.low_dim = ["flat"]
+    config.algo.actor_layer_dims = [4]
+    config.experiment.epoch_every_n_steps = 2
+    config.train.num_epochs = 1
+    config.lock()
+    first = train_script.train(config, device=torch.device("cpu"))
+    assert Path(first.last_checkpoint).exists()
+    assert config.train.cuda  # the caller's own config stays
+    config.unlock()
+    config.train.num_epochs = 2
+    again = train_script.train(config, "cpu", resume=True)
+    assert again.run_dir == first.run_dir
+    assert "model_epoch_2" in again.last_checkpoint
+    words = {"config": None, "algo": "bcc", "name": None, "dataset": str(hopper)}
+    with pytest.raises(SystemExit) as ended:
+        train_script.main(argparse.Namespace(**words, debug=True, resume=False))
+    assert ended.value.code == 2
