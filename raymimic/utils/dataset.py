@@ -232,7 +232,7 @@ class SequenceDataset(Dataset[Item]):
     def set_action_normalization_stats(self, action_normalization_stats: Stats) -> None:
         """Has items hold actions normalised by these."""
         self.action_normalization_stats = action_normalization_stats
-        scaling = scaling_of(action_normalization_stats, self._store.columns["actions"])
+        scaling = scaling_of(action_normalization_stats, self._store.columns["actions"][:0])
         self._windows.store = replace(
             self._store, scaling={} if scaling is None else {"actions": scaling}
         )
