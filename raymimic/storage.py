@@ -156,7 +156,10 @@ def writing_folder(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        raise _not_written(str(path), error) from error
+        raise OutputError(
+            f"cannot write '{path}': {error.strerror or error}; make room there or choose another"
+            " place"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -81,13 +81,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
     """Prints what a dataset of another format is, and the command that converts it."""
+    from raymimic.data.convert import reader_of
+
     command = _convert_command(args, kind)
     if args.images:
         raise DatasetError(
             f"'{args.path}' is a dataset of format '{kind.format}', whose images are drawn once it"
             f" is converted: {command}"
         )
-    with kind(args.path) as reader:
+    with reader_of(args.path, kind.format) as reader:
         told: dict[str, object] = {
             "format": reader.format,
             "version": reader.version,

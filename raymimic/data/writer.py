@@ -1,9 +1,10 @@
 """Writes datasets in robomimic's HDF5 format, whole or not at all."""
 
 import contextlib
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,11 +61,101 @@ class RecordedEpisode:
         return {**named, **self.others}
 
 
+class _Sink(io.RawIOBase):
+    """A file that HDF5 writes to; keeps the first error, and drops all that is written after it.
+
+    HDF5 itself does not survive a full disk: it meets the error again whenever it closes an object,
+    and then ends the process.
+
+    Args:
+        file: unbuffered.
+
+    Attributes:
+        error: the first one; None so far.
+    """
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        start = self._file.tell()
+        try:
+            done = 0
+            while done < len(view) and self.error is None:
+                done += self._file.write(view[done:])
+        except OSError as error:
+            self.error = error
+        if self.error is not None:
+            self._file.seek(start + len(view))
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return self._file.tell() if size is None else size
+
+    def check(self) -> None:
+        """Raises the error."""
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def writing_hdf5(
+    path: Path, track_order: bool = False
+) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Writes an HDF5 file; a full disk is an error here, where HDF5 ends the process.
+
+    Args:
+        path: of the file.
+        track_order: as for `h5py.File`.
+
+    Yields:
+        The file, and a function that raises the first error of all that was written so far.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("w+b", buffering=0) as raw:
+        sink = _Sink(raw)
+        try:
+            with h5py.File(sink, "w", track_order=track_order) as file:
+                yield file, sink.check
+        except Exception as error:
+            if sink.error is not None and error is not sink.error:
+                raise sink.error from error  # HDF5 stumbled over what was dropped
+            raise
+        sink.check()
+
+
 class DatasetWriter:
     """Takes episodes; made by `writing_dataset`.
 
     Args:
         data: the group of all demos.
+        check: raises an error of the file that was met while writing.
         filter_keys: named subsets that are written even if they stay empty.
         compress: stores images `[T, H, W, C]` compressed, frame by frame (gzip).
 
@@ -75,11 +166,15 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, data: h5py.Group, filter_keys: Iterable[str] = (), compress: bool = False
+        self,
+        data: h5py.Group,
+        check: Callable[[], None],
+        filter_keys: Iterable[str] = (),
+        compress: bool = False,
     ) -> None:
         self.attrs: dict[str, Any] = {}
         self.num_demos = self.num_transitions = 0
-        self._data, self._compress = data, compress
+        self._data, self._check, self._compress = data, check, compress
         self._filter_keys: dict[str, list[str]] = {key: [] for key in filter_keys}
 
     def add(self, episode: RecordedEpisode, filter_keys: Iterable[str] = ()) -> str:
@@ -94,6 +189,7 @@ class DatasetWriter:
 
         Raises:
             DatasetError: the episode is empty, or its arrays differ in length.
+            OSError: the file cannot be written.
         """
         name = f"demo_{self.num_demos}"
         if not len(episode):
@@ -115,6 +211,7 @@ class DatasetWriter:
                 group[key] = array
         for key in dict.fromkeys((*episode.filter_keys, *filter_keys)):
             self._filter_keys.setdefault(key, []).append(name)
+        self._check()
         self.num_demos += 1
         self.num_transitions += len(episode)
         return name
@@ -153,8 +250,8 @@ def writing_dataset(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w") as file:
-            writer = DatasetWriter(file.create_group("data"), filter_keys, compress)
+        with writing_hdf5(part) as (file, check):
+            writer = DatasetWriter(file.create_group("data"), check, filter_keys, compress)
             yield writer
             writer.finish(env_meta, file)
         part.replace(path)

@@ -428,3 +428,20 @@ def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is the source itself"):
         convert_dataset(path, path)
     assert path.read_bytes() == before
+
+
+def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: Path) -> None:
+    path = write_d4rl(tmp_path / "huge.hdf5")
+    with h5py.File(path, "a") as file:
+        for name in ("observations", "actions", "rewards", "terminals"):
+            del file[name]
+            file.create_dataset(name, (2**44, 2), "u1", chunks=(2**10, 2))
+        del file["timeouts"], file["infos"]
+    with pytest.raises(DatasetError, match="claims 35,184,372,088,832 bytes, more than are free"):
+        convert_dataset(path, tmp_path / "out.hdf5")
+    path = write_isaac(tmp_path / "isaac.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/obs/joint_pos"]
+        file["data/demo_0/obs"].create_dataset("joint_pos", (6, 2**44), "u1", chunks=(1, 2**10))
+    with pytest.raises(DatasetError, match="more than are free"):
+        convert_dataset(path, tmp_path / "out.hdf5")

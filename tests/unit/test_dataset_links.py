@@ -219,10 +219,11 @@ def test_a_fetched_copy_has_no_folder_of_its_own(tmp_path, monkeypatch):
     memory = fsspec.filesystem("memory")
     memory.pipe("/links/other.hdf5", write_demos(tmp_path / "other.hdf5").read_bytes())
     cached = read_metadata("memory://links/other.hdf5").path
+    neighbour = f"../{cached.parent.name}/{cached.name}"
     path = write_demos(tmp_path / "demos.hdf5")
     with h5py.File(path, "r+") as file:
         del file["data/demo_1"]
-        file["data/demo_1"] = h5py.ExternalLink(cached.name, "/data/demo_1")
+        file["data/demo_1"] = h5py.ExternalLink(neighbour, "/data/demo_1")
     memory.pipe("/links/demos.hdf5", path.read_bytes())
     assert "outside the dataset's folder" in complaint("memory://links/demos.hdf5")
     with h5py.File(path, "r+") as file:

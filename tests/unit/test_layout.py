@@ -377,8 +377,8 @@ def test_uri_is_fetched_once_and_again_when_it_changes(tmp_path, monkeypatch):
     uri = "memory://bucket/demos.hdf5"
     memory.pipe("/bucket/demos.hdf5", write_demos(tmp_path / "a.hdf5", (2, 3)).read_bytes())
     assert read_metadata(uri).num_transitions == 5
-    assert read_metadata(uri).path.parent == tmp_path / "cache" / "datasets"
-    assert len(list((tmp_path / "cache" / "datasets").glob("*.hdf5"))) == 1
+    assert read_metadata(uri).path.parent.parent == tmp_path / "cache" / "datasets"
+    assert len(list((tmp_path / "cache" / "datasets").glob("*/demos.hdf5"))) == 1
     memory.pipe("/bucket/demos.hdf5", write_demos(tmp_path / "b.hdf5", (4,)).read_bytes())
     assert read_metadata(uri).num_transitions == 4
     with pytest.raises(DatasetError, match=r"'memory://bucket/none\.hdf5' does not exist"):

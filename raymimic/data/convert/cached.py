@@ -9,7 +9,7 @@ from pathlib import Path
 import raymimic
 from raymimic import storage
 from raymimic.data.convert.conversion import convert, stamps
-from raymimic.data.convert.registry import FormatReader, recognised_format
+from raymimic.data.convert.registry import FormatReader, local_source, recognised_format
 from raymimic.data.fetch import cache_dir
 from raymimic.errors import OutputError
 from raymimic.terminal import Counting
@@ -36,7 +36,7 @@ def trainable_file(source: str) -> str:
     kind = recognised_format(source)
     if kind is None or kind.trains_as_is:
         return source
-    with kind(source) as reader:
+    with kind(local_source(source)) as reader:
         return str(_converted(reader))
 
 
@@ -50,6 +50,8 @@ def _converted(reader: FormatReader) -> Path:
         with (folder / "lock").open("w") as lock:
             storage.lock(lock, patience_s=math.inf)
             if not target.exists():
+                for killed in folder.glob(".*.part"):  # of a process that held the lock
+                    killed.unlink()
                 _convert(reader, target)
     except OSError as error:
         raise OutputError(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from raymimic.data.convert.registry import (
     FormatReader,
     format_reader,
     format_writer,
+    local_source,
     recognised_format,
     registered_formats,
 )
@@ -74,7 +76,7 @@ def reader_of(source: str | Path, format_name: str | None = None) -> FormatReade
             f"'{place}' is of none of the formats {', '.join(registered_formats())}, or damaged:"
             " --format names the format, and the reason why it cannot be read then"
         )
-    return kind(str(source))
+    return kind(local_source(source))
 
 
 def convert_dataset(
@@ -153,10 +155,11 @@ def export_dataset(
     with RobomimicReader(str(source)) as reader, storage.writing_folder(Path(target)) as folder:
         count = _Count(progress, reader.num_episodes)
         writer = kind(folder, Path(target).absolute(), reader.env_meta, reader.attrs)
-        for episode in reader.episodes():
-            writer.add(episode)
-            count.add(episode)
-        writer.finish()
+        with closing(writer):
+            for episode in reader.episodes():
+                writer.add(episode)
+                count.add(episode)
+            writer.finish()
     return count.result(target, "", format_name, writer.mapping)
 
 

@@ -88,7 +88,8 @@ class D4rlReader(FormatReader):
                 raise DatasetError(f"{reader} has no '{name}', as files of D4RL have it")
         kept: dict[str, h5py.Dataset] = {}
         for name, item in found.items():
-            numeric = item.dtype.kind in "biuf" and bool(item.shape)
+            shape, dtype = reader.form_of(item, f"{reader}: '{name}'")
+            numeric = dtype.kind in "biuf" and bool(shape)
             own = name in (*_NEEDED, "timeouts", "next_observations")
             if own and not numeric:
                 raise DatasetError(f"{reader}: '{name}' is not an array of numbers: write it again")
@@ -119,7 +120,7 @@ class D4rlReader(FormatReader):
         elif "next_observations" in self._items:
             following = self._values("next_observations")[:-1]
             jumps = following != self._values("observations")[1:]
-            ends[:-1] |= jumps.reshape(steps - 1, -1).any(axis=1)
+            ends[:-1] |= jumps.any(axis=tuple(range(1, jumps.ndim)))
         stops = np.flatnonzero(ends) + 1
         if not stops.size or stops[-1] != steps:
             stops = np.append(stops, steps)

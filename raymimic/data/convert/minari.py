@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from raymimic.data.convert.spaces import (
 )
 from raymimic.data.hdf5 import DatasetReader, DemoReader, open_hdf5
 from raymimic.data.metadata import demo_order
-from raymimic.data.writer import Array, RecordedEpisode
+from raymimic.data.writer import Array, RecordedEpisode, writing_hdf5
 from raymimic.envs.env_base import FLAT_KEY, SUCCESS_KEYS, EnvType
 from raymimic.errors import DatasetError
 from raymimic.storage import parse_json
@@ -153,7 +154,8 @@ class MinariReader(FormatReader):
         for key in ("eval_env_spec", "env_spec"):
             spec = read_space(self._meta.get(key))
             if isinstance(spec.get("id"), str):
-                kwargs = dict(spec.get("kwargs") or {})
+                given = spec.get("kwargs")
+                kwargs = dict(given) if isinstance(given, dict) else {}
                 kwargs.pop("render_mode", None)
                 return {"env_name": spec["id"], "type": EnvType.GYM_TYPE, "env_kwargs": kwargs}
         return {}
@@ -210,14 +212,14 @@ class MinariReader(FormatReader):
             full = f"{name}/{key}".rstrip("/")
             where = f"{demo.reader}: '{demo.name}/{full}'"
             demo.reader.check(below, where)
-            dtype = below.dtype
-            if self._is_encoded(spaces.get(key, {}), dtype, below.ndim):
+            form, dtype = demo.reader.form_of(below, where)
+            if self._is_encoded(spaces.get(key, {}), dtype, len(form or ())):
                 rows = demo.reader.values(below, where)
                 shape = shape_of(spaces[key]) or ()
                 pictures = (np.asarray(row, np.uint8).tobytes() for row in rows)
                 found[key] = decoded(pictures, len(rows), shape, where)
                 self._note(f"{full}: pictures [{_sizes(shape)}], decoded from JPEG")
-            elif dtype.kind not in "biuf" or not below.shape:
+            elif dtype.kind not in "biuf" or not form:
                 self._note(f"{full}: left out, not one array of numbers for each step")
             else:
                 found[key] = demo.reader.values(below, where)
@@ -410,7 +412,9 @@ class MinariWriter(FormatWriter):
         super().__init__(folder, target, env_meta, attrs)
         self._id = _id_of(target)
         (folder / "data").mkdir()
-        self._file = h5py.File(folder / "data" / _HDF5, "w", track_order=True)
+        self._stack = ExitStack()
+        place = folder / "data" / _HDF5
+        self._file, self._check = self._stack.enter_context(writing_hdf5(place, track_order=True))
         self._episodes = self._steps = 0
         self._spaces: dict[str, Space] = {}
         self._lines: dict[str, None] = {}
@@ -452,6 +456,7 @@ class MinariWriter(FormatWriter):
         group["rewards"] = np.asarray(rewards).reshape(steps)
         group["terminations"], group["truncations"] = terminations, truncations
         self._add_infos(group, episode)
+        self._check()
         self._episodes += 1
         self._steps += steps
         self._note(episode, given)
@@ -505,7 +510,7 @@ class MinariWriter(FormatWriter):
 
     def finish(self) -> None:
         """Writes `metadata.json`."""
-        self._file.close()
+        self._stack.close()
         spec = self._env_spec()
         size = (self.folder / "data" / _HDF5).stat().st_size
         meta = {
@@ -521,6 +526,10 @@ class MinariWriter(FormatWriter):
         }
         (self.folder / "data" / _METADATA).write_text(json.dumps(meta))
         self.mapping = [*self._lines, f"id: {self._id}"]
+
+    def close(self) -> None:
+        """Closes the HDF5 file."""
+        self._stack.close()
 
     def _env_spec(self) -> str | None:
         """The environment as gymnasium writes it, where it knows the environment by its id."""

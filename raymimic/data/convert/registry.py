@@ -163,6 +163,9 @@ class FormatWriter(ABC):
     def finish(self) -> None:
         """Writes all that concerns the dataset as a whole."""
 
+    def close(self) -> None:  # noqa: B027  # most writers hold nothing open
+        """Closes the files that the writer holds open; called after `finish`, or at an error."""
+
 
 _READERS: dict[str, type[FormatReader]] = {}
 _WRITERS: dict[str, type[FormatWriter]] = {}
@@ -249,6 +252,16 @@ def format_writer(name: str) -> type[FormatWriter]:
     return _WRITERS[name]
 
 
+def local_source(source: str | Path) -> str:
+    """A dataset as its reader takes it: a path or an id; a URI is fetched.
+
+    Raises:
+        DatasetError: it cannot be fetched.
+    """
+    here = local_path(source) if is_remote(source) else source
+    return str(here).removeprefix("file://")
+
+
 def recognised_format(source: str | Path) -> type[FormatReader] | None:
     """The reader of the format that a source is of, by its names and headers.
 
@@ -261,8 +274,8 @@ def recognised_format(source: str | Path) -> type[FormatReader] | None:
     Raises:
         DatasetError: several formats do, such as in a folder that mixes files.
     """
-    text = str(local_path(source) if is_remote(source) else source).removeprefix("file://")
-    found = [reader for _, reader in sorted(_READERS.items()) if reader.recognises(text)]
+    here = local_source(source)
+    found = [reader for _, reader in sorted(_READERS.items()) if reader.recognises(here)]
     found = [reader for reader in found if not reader.general] or found
     if len(found) > 1:
         names = " and ".join(f"'{reader.format}'" for reader in found)

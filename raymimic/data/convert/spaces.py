@@ -61,21 +61,24 @@ def is_image(space: Space) -> bool:
         return False
     if len(shape) not in _IMAGE_DIMS or min(shape[:2]) < _LEAST_IMAGE:
         return False
-    return all(
-        bool(np.all(np.asarray(space.get(name), np.float64) == bound))
-        for name, bound in (("low", 0), ("high", 255))
-    )
+    return _bounds(space) == (0, 0, 255, 255)
 
 
 def bounds_of(space: Space) -> str:
     """The range of a space's values in words; nothing where it is not bounded."""
+    found = _bounds(space)
+    if found is None or not np.isfinite(found).all():
+        return ""
+    return f"within {found[0]:g} to {found[3]:g}"
+
+
+def _bounds(space: Space) -> tuple[float, float, float, float] | None:
+    """Least and greatest lower bound, least and greatest upper bound; None without bounds."""
     try:
         low, high = (np.asarray(space.get(name), np.float64) for name in ("low", "high"))
-    except (TypeError, ValueError):
-        return ""
-    if not low.size or not high.size or not np.isfinite([low.min(), high.max()]).all():
-        return ""
-    return f"within {low.min():g} to {high.max():g}"
+        return float(low.min()), float(low.max()), float(high.min()), float(high.max())
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def box(row: NDArray[Any]) -> dict[str, Any]:
