@@ -360,6 +360,12 @@ def test_a_file_of_no_format_is_told_so_with_the_formats(
         assert ran.status == 2
         assert "none of the formats" in ran.err
         assert "minari" in ran.err
+    whole = write_d4rl(tmp_path / "whole.hdf5").read_bytes()
+    (tmp_path / "cut.hdf5").write_bytes(whole[: len(whole) // 2])
+    for to in ((), ("--to", "minari")):
+        ran = cli("dataset", "convert", "cut.hdf5", "out.hdf5", *to)
+        assert ran.status == 2
+        assert "'cut.hdf5' is truncated" in ran.err
     ran = cli("dataset", "convert", "nowhere.hdf5", "out.hdf5")
     assert ran.status == 2
     assert "does not exist" in ran.err
