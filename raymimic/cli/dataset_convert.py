@@ -6,14 +6,12 @@ from raymimic.cli.shared import add_import
 from raymimic.errors import ConfigError, printable
 from raymimic.terminal import Counting, shown
 
-_ENDINGS = (".hdf5", ".h5")
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset convert`."""
     parser.description = (
         "Writes a dataset of another format as robomimic's HDF5 and says what became of what; with "
-        "--to, writes robomimic's HDF5 in another format."
+        "--to, writes it, or robomimic's HDF5, in another format."
     )
     add_import(parser)
     parser.add_argument("source", help="the dataset: a file, a folder, or an id")
@@ -34,17 +32,16 @@ def run(args: argparse.Namespace) -> None:
     """
     from raymimic.config.base_config import import_modules
     from raymimic.data.convert import convert_dataset, export_dataset
+    from raymimic.data.convert.conversion import HDF5_ENDINGS
     from raymimic.storage import check_writable
 
     import_modules(args.imports)
     progress = Counting("converted", "episodes")
     try:
         if args.to is not None:
-            if args.format is not None:
-                raise ConfigError("--format is for a source of another format, --to for a target")
-            made = export_dataset(args.source, args.target, args.to, progress)
+            made = export_dataset(args.source, args.target, args.to, progress, args.format)
         else:
-            if not args.target.endswith(_ENDINGS):
+            if not args.target.endswith(HDF5_ENDINGS):
                 raise ConfigError(
                     f"'{args.target}' is to be an HDF5 file: end its name in .hdf5, or add --to"
                 )

@@ -24,6 +24,7 @@ import numpy as np
 from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.in_place import journal_of
+from raymimic.data.memory import free_memory
 from raymimic.errors import ConfigError, DatasetError, did_you_mean, nearest
 from raymimic.observations.shapes import LANG_EMB_KEY
 
@@ -32,6 +33,7 @@ Item = Any  # h5py has no types: a group, a dataset or a named data type
 _METADATA_CACHE_BYTES = 1 << 18
 _MAX_TEXT_BYTES = 1 << 28
 _MAX_ROW_BYTES = 1 << 28  # that are read in order to have one row
+_CHECKED_BYTES = 1 << 26  # of one array; smaller ones always fit
 _MAX_LINKED_FILES = 64  # open at a time
 _MAX_STEPS = 200  # of one look-up, those through links included
 _MAX_NESTED_VIRTUAL = 4
@@ -555,8 +557,13 @@ class DatasetReader:
             out[...] = part.reshape(out.shape)
 
     def values(self, item: h5py.Dataset, what: str, depth: int = 0) -> np.ndarray:
-        """All values of a dataset that was checked (`check`), in its own type."""
+        """All values of a dataset that was checked (`check`), in its own type.
+
+        Raises:
+            DatasetError: they cannot be read, or do not fit into memory.
+        """
         with _reading(what):
+            _check_size(item.dtype.itemsize * (item.size or 0), what)
             if not item.is_virtual:
                 values: np.ndarray = np.asarray(item[()])
                 return values
@@ -581,6 +588,8 @@ class DatasetReader:
         """
         with _reading(what):
             if not item.is_virtual:
+                count = len(range(*slice(start, stop).indices(item.shape[0])))
+                _check_size(item.dtype.itemsize * count * math.prod(item.shape[1:]), what)
                 values: np.ndarray = np.asarray(item[start:stop])
                 return values
         return self.values(item, what)[start:stop]
@@ -952,6 +961,15 @@ class _reading:
         # Of damaged files it may be anything.
         if isinstance(error, Exception) and not isinstance(error, DatasetError):
             raise _damaged(self._what, error) from error
+
+
+def _check_size(size: int, what: str) -> None:
+    """Refuses an array that claims more bytes than are free, before any is allocated."""
+    if size > _CHECKED_BYTES and size > free_memory():
+        raise DatasetError(
+            f"{what} claims {size:,} bytes, more than are free on this machine: use a larger one,"
+            " or write the dataset again"
+        )
 
 
 def _damaged(what: str, error: Exception) -> DatasetError:

@@ -91,6 +91,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
 def test_a_remote_folder_is_fetched_once_and_converted(
     site: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

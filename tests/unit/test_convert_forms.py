@@ -360,6 +360,12 @@ def test_a_file_of_no_format_is_told_so_with_the_formats(
         assert ran.status == 2
         assert "none of the formats" in ran.err
         assert "minari" in ran.err
+    whole = write_d4rl(tmp_path / "whole.hdf5").read_bytes()
+    (tmp_path / "cut.hdf5").write_bytes(whole[: len(whole) // 2])
+    for to in ((), ("--to", "minari")):
+        ran = cli("dataset", "convert", "cut.hdf5", "out.hdf5", *to)
+        assert ran.status == 2
+        assert "'cut.hdf5' is truncated" in ran.err
     ran = cli("dataset", "convert", "nowhere.hdf5", "out.hdf5")
     assert ran.status == 2
     assert "does not exist" in ran.err
@@ -428,3 +434,20 @@ def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is the source itself"):
         convert_dataset(path, path)
     assert path.read_bytes() == before
+
+
+def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: Path) -> None:
+    path = write_d4rl(tmp_path / "huge.hdf5")
+    with h5py.File(path, "a") as file:
+        for name in ("observations", "actions", "rewards", "terminals"):
+            del file[name]
+            file.create_dataset(name, (2**44, 2), "u1", chunks=(2**10, 2))
+        del file["timeouts"], file["infos"]
+    with pytest.raises(DatasetError, match="claims 35,184,372,088,832 bytes, more than are free"):
+        convert_dataset(path, tmp_path / "out.hdf5")
+    path = write_isaac(tmp_path / "isaac.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/obs/joint_pos"]
+        file["data/demo_0/obs"].create_dataset("joint_pos", (6, 2**44), "u1", chunks=(1, 2**10))
+    with pytest.raises(DatasetError, match="more than are free"):
+        convert_dataset(path, tmp_path / "out.hdf5")

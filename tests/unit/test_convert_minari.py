@@ -189,6 +189,23 @@ def test_a_recorded_file_without_time_limits_ends_in_truncations(
     assert any(line.startswith("truncations: at the last step") for line in back.mapping)
 
 
+def test_a_dataset_of_another_format_goes_there_in_one_command(
+    cli: Callable[..., Ran], tmp_path: Path, local_datasets: Path
+) -> None:
+    rows = np.arange(40, dtype=np.float32).reshape(20, 2)
+    with h5py.File(tmp_path / "play.hdf5", "w") as file:
+        file["observations"], file["actions"], file["rewards"] = rows, rows / 40, rows[:, 0]
+        file["terminals"], file["timeouts"] = np.arange(20) == 9, np.arange(20) == 19
+    ran = cli("dataset", "convert", "play.hdf5", str(local_datasets / "play-v0"), "--to", "minari")
+    assert ran.status == 0, ran.err
+    assert "2 episodes, 19 steps; 1 end in a done, 1 were truncated" in ran.out
+    first, second = minari.load_dataset("play-v0").iterate_episodes()
+    np.testing.assert_array_equal(first.observations[:-1], rows[:10])
+    np.testing.assert_array_equal(second.observations, rows[10:])
+    assert first.terminations[-1]
+    assert second.truncations[-1]
+
+
 def test_nothing_is_left_where_a_folder_holds_something_or_demos_differ(
     hopper: Path, tmp_path: Path, cli: Callable[..., Ran]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -393,6 +394,19 @@ def test_chunks_that_are_not_there_are_told(
     (tmp_path / "x.zarr" / chunks[version]).unlink()
     convert_dataset(tmp_path / "x.zarr", tmp_path / "made.hdf5")
     assert "'data/camera0_rgb': 1 of 10 chunks are not there" in caplog.text
+
+
+@pytest.mark.parametrize("package", ["zarr", "imagecodecs"])
+def test_a_store_without_its_packages_names_the_extra(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imagecodecs.numcodecs.register_codecs()
+    path = tmp_path / "umi.zarr.zip"
+    write_zarr(path, image_codec=imagecodecs.numcodecs.Jpeg2k(level=50))
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "imagecodecs.numcodecs")
+    with pytest.raises(DatasetError, match=r"pip install 'raymimic\[zarr\]'"):
+        convert_dataset(path, tmp_path / "made.hdf5")
 
 
 def test_a_zip_of_another_kind_or_cut_short_is_one_sentence(tmp_path: Path) -> None:

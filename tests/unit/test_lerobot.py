@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,7 @@ def lossy_frames(root: Path) -> None:
 DATA = "data/chunk-000/file-000.parquet"
 VIDEO = f"videos/{TOP}/chunk-000/file-000.mp4"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PLAYLIST = b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1.0,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 
 
@@ -210,6 +212,8 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1.0,\nfile:///etc/passwd\
         (lossy_frames, "ends after 11 frames, and one at 1.100 s is missing"),
         (replaced(VIDEO, PLAYLIST), "file-000.mp4' cannot be read"),
         (replaced(VIDEO, b""), "file-000.mp4' cannot be read"),
+        (replaced(VIDEO, LFS), "git lfs pull fetches it"),
+        (replaced(DATA, LFS), "git lfs pull fetches it"),
         (lambda root: (root / VIDEO).unlink(), "lacks the file 'videos/"),
         (cut(DATA, 0.9), "file-000.parquet.* damaged or truncated"),
         (rows(DATA, lambda t: t.slice(0, 12)), "episode 1 has 7 frames in its place, but the .* 9"),
@@ -296,6 +300,15 @@ def test_a_training_takes_the_dataset_as_it_is(
     keys = 'observation.modalities.obs.low_dim=["state"]'
     ran: Ran = cli(*train_args(root, keys))
     assert ran.status == 0, ran.err
+
+
+def test_a_video_without_its_package_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_3(tmp_path / "source", "libx264")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DatasetError, match=r"pip install 'raymimic\[lerobot\]'"):
+        convert_dataset(root, tmp_path / "made.hdf5")
 
 
 def test_a_folder_of_two_formats_is_one_sentence(tmp_path: Path) -> None:

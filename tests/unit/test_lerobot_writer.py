@@ -1,6 +1,8 @@
 """`--to lerobot`: a dataset of LeRobot's layout, and the same demos when it is read again."""
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from raymimic.data.convert import convert_dataset, export_dataset
 from raymimic.data.convert.robomimic import RobomimicReader
 from raymimic.data.metadata import read_metadata
 from raymimic.data.writer import RecordedEpisode, writing_dataset
-from raymimic.errors import DatasetError
+from raymimic.errors import DatasetError, OutputError
 
 ENV = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 10}}
 
@@ -195,3 +197,19 @@ def test_only_what_a_file_can_hold_is_taken_from_a_strangers_notes(tmp_path: Pat
     path.write_text(json.dumps(content))
     with pytest.raises(DatasetError, match="a name that no array can have"):
         convert_dataset(tmp_path / "out", tmp_path / "b.hdf5")
+
+
+@pytest.mark.parametrize("size", [3_000, 60_000])
+def test_a_full_disk_is_told_and_leaves_nothing(size: int, tmp_path: Path) -> None:
+    """`RLIMIT_FSIZE` ends a file as a full disk does."""
+    source = write(tmp_path / "a.hdf5", *(demo(i, 100) for i in range(3)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        with pytest.raises(OutputError, match="File too large; make room"):
+            export_dataset(source, tmp_path / "out", "lerobot")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]

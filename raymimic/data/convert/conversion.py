@@ -19,12 +19,15 @@ from raymimic.data.convert.registry import (
 )
 from raymimic.data.convert.robomimic import RobomimicReader
 from raymimic.data.fetch import local_path
+from raymimic.data.hdf5 import open_hdf5
 from raymimic.data.metadata import content_digest, digest_of_files
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.errors import DatasetError
 
 Progress = Callable[[int, int | None], None]
 """Is told how many episodes were converted, of how many (None: not known)."""
+
+HDF5_ENDINGS = (".hdf5", ".h5")
 
 SOURCE = "source"
 """Attribute of a converted file: JSON of the source's `format`, `version`, `name`, `digest`."""
@@ -72,6 +75,9 @@ def reader_of(source: str | Path, format_name: str | None = None) -> FormatReade
     kind = recognised_format(source) if format_name is None else format_reader(format_name)
     if kind is None:
         place = local_path(source)
+        if place.suffix in HDF5_ENDINGS:
+            with open_hdf5(place):  # or says why it cannot be opened
+                pass
         raise DatasetError(
             f"'{place}' is of none of the formats {', '.join(registered_formats())}, or damaged:"
             " --format names the format, and the reason why it cannot be read then"
@@ -136,23 +142,28 @@ def convert(
 
 
 def export_dataset(
-    source: str | Path, target: str | Path, format_name: str, progress: Progress | None = None
+    source: str | Path,
+    target: str | Path,
+    format_name: str,
+    progress: Progress | None = None,
+    source_format: str | None = None,
 ) -> ConvertedDataset:
-    """Writes robomimic's HDF5 as a folder of another format.
+    """Writes robomimic's HDF5, or a dataset of any registered format, as a folder of another one.
 
     Args:
-        source: the HDF5 file.
+        source: where it lies.
         target: the folder; it appears once it is complete.
         format_name: as registered by `register_writer`.
         progress: is told of each episode.
+        source_format: as registered by `register_format`; None looks at the source.
 
     Raises:
         ConfigError: there is no such format.
-        DatasetError: the file cannot be read, or holds data that the format cannot hold.
+        DatasetError: the source cannot be read, or holds data that the format cannot hold.
         OutputError: the folder cannot be written, or holds something already.
     """
     kind = format_writer(format_name)
-    with RobomimicReader(str(source)) as reader, storage.writing_folder(Path(target)) as folder:
+    with reader_of(source, source_format) as reader, storage.writing_folder(Path(target)) as folder:
         count = _Count(progress, reader.num_episodes)
         writer = kind(folder, Path(target).absolute(), reader.env_meta, reader.attrs)
         with closing(writer):
@@ -160,7 +171,7 @@ def export_dataset(
                 writer.add(episode)
                 count.add(episode)
             writer.finish()
-    return count.result(target, "", format_name, writer.mapping)
+    return count.result(target, "", format_name, [*reader.mapping, *writer.mapping])
 
 
 class _Count:

@@ -9,6 +9,7 @@ from raymimic import storage
 from raymimic.errors import DatasetError, RaymimicError, reason
 
 _MAX_JSON_BYTES = 1 << 28
+_MAX_POINTER_BYTES = 1024
 
 
 def inside(root: Path, name: str) -> Path:
@@ -22,8 +23,9 @@ def inside(root: Path, name: str) -> Path:
         The file, links resolved.
 
     Raises:
-        DatasetError: there is no such file, it is no plain file, or it lies outside the folder.
-            A snapshot in Hugging Face's cache consists of links into `blobs`, which are allowed.
+        DatasetError: there is no such file, Git LFS has not fetched it, it is no plain file, or it
+            lies outside the folder. A snapshot in Hugging Face's cache consists of links into
+            `blobs`, which are allowed.
     """
     try:
         path = (root / name).resolve()
@@ -41,6 +43,8 @@ def inside(root: Path, name: str) -> Path:
             f"dataset '{root}' lacks the file '{name}': it was copied or downloaded in part; fetch"
             " it again"
         )
+    if path.stat().st_size < _MAX_POINTER_BYTES and storage.starts_as_lfs_pointer(str(path)):
+        raise DatasetError(f"'{root / name}' is {storage.LFS_POINTER}")
     return path
 
 

@@ -112,8 +112,7 @@ class LeRobotWriter(FormatWriter):
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
-        if self._parquet is not None:
-            self._parquet.close()
+        self.close()
         path = self.folder / _EPISODES.format(chunk_index=0, file_index=0)
         path.parent.mkdir(parents=True)
         parquet.write_table(pa.Table.from_pylist(self._episodes), path)
@@ -151,6 +150,12 @@ class LeRobotWriter(FormatWriter):
         for name, content in ((INFO, info), ("meta/stats.json", stats), (EXTRA, extra)):
             (self.folder / name).write_text(json.dumps(content, indent=4), encoding="utf-8")
         self.mapping = list(self._lines)
+
+    def close(self) -> None:
+        """Closes the Parquet file."""
+        if self._parquet is not None:
+            self._parquet.close()
+            self._parquet = None
 
     def _columns(self, episode: RecordedEpisode) -> dict[str, Array]:
         """The columns of an episode by LeRobot's names, but for those of its bookkeeping."""
@@ -222,8 +227,7 @@ class LeRobotWriter(FormatWriter):
         table = pa.table({key: _encoded(x) for key, x in columns.items()})
         path = self.folder / _DATA.format(**self._place())
         if self._parquet is not None and path.stat().st_size + table.nbytes > _FILE_BYTES:
-            self._parquet.close()
-            self._parquet = None
+            self.close()
             self._file += 1
             path = self.folder / _DATA.format(**self._place())
         if self._parquet is None:

@@ -21,6 +21,7 @@ from raymimic.config.base_config import (
 )
 from raymimic.config.config import leaves
 from raymimic.config.templates import config_named
+from raymimic.data.convert import absolute_dataset
 from raymimic.errors import ConfigError
 from raymimic.sweep.spec.checks import checked
 from raymimic.sweep.spec.space import Choice, Dimension, parse_space
@@ -267,9 +268,9 @@ def _nested(changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _absolute(data: Any) -> Any:
     """`train.data` with absolute paths; malformed data stay as they are, for the checks."""
     if isinstance(data, str):
-        return storage.absolute(data) if data else data
+        return absolute_dataset(data) if data else data
     if isinstance(data, Mapping) and isinstance(data.get("path"), str):
-        return {**data, "path": storage.absolute(data["path"])}
+        return {**data, "path": absolute_dataset(data["path"])}
     return [_absolute(entry) for entry in data] if isinstance(data, list | tuple) else data
 
 
