@@ -7,6 +7,8 @@ defect of raymimic and keeps its traceback.
 
 import difflib
 import errno
+import os
+import re
 from collections.abc import Iterable
 
 _MAX_LENGTH = 4000
@@ -109,6 +111,18 @@ def full_disk(error: OSError) -> OutputError | None:
     if error.errno not in FULL_DISK:
         return None
     return OutputError(f"the disk is full: {error.filename or error}; free some space")
+
+
+def full_disk_in(error: Exception) -> OSError | None:
+    """The error of the operating system in the message of an error of HDF5, if the disk is full.
+
+    HDF5 tells of it by a `RuntimeError` as well, when it writes at last what it held back.
+    """
+    found = re.search(r"errno = (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    if number not in (*FULL_DISK, errno.EFBIG):
+        return None
+    return OSError(number, os.strerror(number))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from raymimic.errors import DatasetError, OutputError
+from raymimic.errors import DatasetError, OutputError, full_disk_in
 
 Array = NDArray[Any]
 
@@ -175,7 +175,11 @@ def writing_file(path: str | Path) -> Iterator[h5py.File]:
         with h5py.File(part, "w") as file:
             yield file
         part.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if (full := full_disk_in(error)) is not None:
+            error = full
+        elif not isinstance(error, OSError):
+            raise
         # HDF5's own message spans lines
         reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
         raise OutputError(
