@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Module and help text of each command. A name of two words is a command of a group."""
 
-GROUPS = {"dataset": "make or look at a dataset", "mlflow": "records of runs"}
+GROUPS = {"dataset": "make, look at, check and change datasets", "mlflow": "records of runs"}
 """Help text of each group."""
 
 

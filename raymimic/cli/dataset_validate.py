@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import DatasetError, printable
-from raymimic.terminal import Counting, shown
+from raymimic.storage import is_uri
+from raymimic.terminal import Counting
 
 if TYPE_CHECKING:
     from raymimic.data.validate import Fault, Validation
@@ -56,17 +57,25 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json_text(found.to_dict()), flush=True)
     else:
-        for line in fault_lines(found.faults):
+        for line in _lines(found.faults):
             print(printable(line))
     if not found.errors:
         if not args.json:
             print(printable(f"{found.path}: {_count(found)}; it trains"))
         return
-    source, target = Path(args.path), f"{Path(args.path).stem}_repaired.hdf5"
-    command = shlex.join(
-        ["raymimic", "dataset", "repair", str(source), "--out", shown(source.with_name(target))]
+    raise DatasetError(
+        f"dataset '{found.path}' does not train: {_count(found)}{_remedy(args, found)}"
     )
-    raise DatasetError(f"dataset '{found.path}' does not train: {_count(found)}; try {command}")
+
+
+def _remedy(args: argparse.Namespace, found: "Validation") -> str:
+    """The command that mends a file; empty where the config is at fault alone."""
+    if all(fault.kind == "config" for fault in found.errors):
+        return ""
+    target = f"{found.path.stem}_repaired.hdf5"
+    if not is_uri(args.path):
+        target = str(Path(args.path).with_name(target))
+    return "; try " + shlex.join(["raymimic", "dataset", "repair", args.path, "--out", target])
 
 
 def _count(found: "Validation") -> str:
@@ -78,7 +87,7 @@ def _count(found: "Validation") -> str:
     )
 
 
-def fault_lines(faults: "tuple[Fault, ...]") -> Iterator[str]:
+def _lines(faults: "tuple[Fault, ...]") -> Iterator[str]:
     """A line for each kind of fault of each array, with all demos that have it; errors first."""
     groups: dict[tuple[bool, str, str], list[Fault]] = {}
     for fault in sorted(faults, key=lambda fault: not fault.is_error):

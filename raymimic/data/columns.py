@@ -21,6 +21,8 @@ from raymimic.observations.modality import processed_shape
 
 logger = logging.getLogger(__name__)
 
+_SMALL_BYTES = 1 << 26
+
 FloatType = type[np.float32] | type[np.float64]
 Given = Mapping[str, Sequence[float]]
 
@@ -332,11 +334,23 @@ def read_array(demo: DemoReader, name: str) -> np.ndarray:
     shape = demo.numbers(name).shape
     if 0 in shape:
         raise DatasetError(f"{demo}: '{name}' has no rows: record the demo again, or remove it")
-    here = DemoRef(DatasetFile(demo.reader.path), demo.name, shape[0])
-    check_memory([([here], {name: Column((name,), (), shape[1:])})], np.float64)
-    values = np.empty(shape, np.float64)
+    values = room_for(demo, name, Column((name,), (), shape[1:]), shape[0], np.float64)
     demo.read(name, values)
     return values
+
+
+def room_for(
+    demo: DemoReader, key: str, column: Column, length: int, dtype: FloatType
+) -> np.ndarray:
+    """Memory for a column of one demo, `[length, ...]`, which a file may claim to be of any size.
+
+    Raises:
+        DatasetError: this machine has not that much.
+    """
+    if length * _row_bytes(column, dtype) > _SMALL_BYTES:  # asking the machine takes a millisecond
+        here = DemoRef(DatasetFile(demo.reader.path), demo.name, length)
+        check_memory([([here], {key: column})], dtype)
+    return np.empty((length, *column.shape), np.uint8 if column.image else dtype)
 
 
 def read_rows(

@@ -7,10 +7,8 @@ within the folders of a `DatasetFile`; external raw storage is refused. A link o
 that is not there is an error: HDF5 would skip the one and fill the other with zeros.
 """
 
-import errno
 import io
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,8 +22,12 @@ import numpy as np
 from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.in_place import journal_of
+<<<<<<< HEAD
 from raymimic.data.memory import free_memory
 from raymimic.errors import ConfigError, DatasetError, did_you_mean, nearest
+=======
+from raymimic.errors import ConfigError, DatasetError, did_you_mean, full_disk_in, nearest
+>>>>>>> files
 from raymimic.observations.shapes import LANG_EMB_KEY
 
 Item = Any  # h5py has no types: a group, a dataset or a named data type
@@ -614,8 +616,8 @@ class DatasetReader:
         try:
             target.copy(item, target, name=name)
         except Exception as error:
-            if (full := os.strerror(errno.ENOSPC)) in str(error):
-                raise OSError(errno.ENOSPC, full) from error
+            if (full := full_disk_in(error)) is not None:
+                raise full from error
             raise _damaged(what, error) from error
 
     def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raymimic.data.columns import Column, DemoRef, check_memory, read_column
+from raymimic.data.columns import Column, read_column, room_for
 from raymimic.data.hdf5 import DatasetFile, DemoReader, open_dataset
 from raymimic.data.stats import MIN_RANGE, Moments
 from raymimic.data.summary import DatasetSummary
@@ -199,10 +199,8 @@ def _rows(demo: DemoReader, key: str, width: int, problems: list[str]) -> Array 
         if not demo.has(key):
             return None
         item = demo.numbers(key)
-        here = DemoRef(DatasetFile(demo.reader.path), demo.name, item.shape[0])
         column = Column((key,), (), (width,))
-        check_memory([([here], {key: column})], np.float64)
-        rows = np.empty((item.shape[0], width))
+        rows = room_for(demo, key, column, item.shape[0], np.float64)
         if item.shape[0]:
             read_column(demo, column, rows)
     except (DatasetError, ValueError) as error:

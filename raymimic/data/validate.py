@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from raymimic.data.columns import (
     Column,
     ColumnRequest,
-    DemoRef,
     FloatType,
-    check_memory,
     column_group,
     cut_off_fault,
     read_column,
+    room_for,
 )
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
 from raymimic.data.images import fitting_modality, frame_faults, is_picture
@@ -327,9 +326,7 @@ class _Validator:
             self._note("never written", text, False, demo.name, name)
         self._look_at_form(demo.name, key, column, items)
         try:
-            here = DemoRef(self._file, demo.name, length)
-            check_memory([([here], {key: column})], self._dtype)
-            values = np.empty((length, *column.shape), np.uint8 if column.image else self._dtype)
+            values = room_for(demo, key, column, length, self._dtype)
             read_column(demo, column, values)
         except DatasetError as error:
             seen.faulty.add(key)

@@ -59,7 +59,9 @@ def test_a_filter_key_and_all_demos(path: Path) -> None:
 def test_actions_of_an_impossible_size(path: Path, shape: tuple[int, int]) -> None:
     with h5py.File(path, "r+") as file:
         del file["data/demo_1/actions"]
-        file["data/demo_1"].create_dataset("actions", shape, "f4", chunks=(1, 2))
+        file["data/demo_1"].create_dataset(
+            "actions", shape, "f4", maxshape=(None, None), chunks=(1, 2)
+        )
     with pytest.raises(DatasetError, match="demo_1"):
         list(dataset_info(str(path)))
 

@@ -1,23 +1,29 @@
 """`raymimic dataset validate` and `repair`: each fault is told, and the repaired file trains."""
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from checks import assert_refused
 from demo_files import write_demos
+from hdf5_fuzz import mutate, write_base
 from image_files import replace_key, write_cameras
 from tiny import Ran
 
 from raymimic.algo import BC
 from raymimic.config import config_factory
+from raymimic.data.reads import one_window
 from raymimic.data.repair import repair
-from raymimic.data.training_data import inspect_data
+from raymimic.data.training_data import inspect_data, make_loaders
 from raymimic.data.validate import Validation, validate
+from raymimic.errors import DatasetError
 
 Cli = Callable[..., Ran]
 
@@ -254,6 +260,64 @@ def test_texts_are_an_error_where_other_demos_hold_numbers(tmp_path: Path) -> No
         ("no numbers", "demo_1", "obs/flat", True),
     }
     assert repair(path, tmp_path / "new.hdf5").left.demos == ("demo_2",)
+
+
+def test_files_that_were_changed_at_random(tmp_path: Path) -> None:
+    """A file without errors can be read, and so can a repaired one, with all that it holds."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("no HDF5")
+    sound = repaired = 0
+    for seed in range(16):
+        rng = np.random.default_rng([seed, 9])
+        write_demos(tmp_path / "other.hdf5")
+        path, out = write_base(tmp_path, rng), tmp_path / "new.hdf5"
+        with h5py.File(path, "r+") as file:
+            for _ in range(rng.integers(1, 4)):
+                with suppress(Exception):  # h5py cannot write that
+                    mutate(file, rng)
+        with suppress(DatasetError):
+            if not validate(path).errors:
+                sound += 1
+                read_all(path)
+        out.unlink(missing_ok=True)
+        with suppress(DatasetError):
+            repair(path, out)
+        if out.exists():
+            repaired += 1
+            read_all(out)
+    assert sound >= 1
+    assert repaired >= 10
+
+
+def read_all(path: Path) -> None:
+    """Reads all numbers of a file as a training does."""
+    with h5py.File(path) as file:
+        demo = next(iter(file["data"].values()))
+        keys = [key for key, item in demo["obs"].items() if item.dtype.kind in "biuf"]
+        needs = frozenset({"rewards", "dones", "next_obs"} & demo.keys())
+    config = config_factory("bc")
+    config.train.data, config.train.batch_size = str(path), 1
+    config.observation.modalities.obs.low_dim = keys
+    try:
+        loaders = make_loaders(config, one_window(config.train, needs), torch.device("cpu"))
+    except DatasetError as error:
+        pytest.fail(f"{path.name} has no errors, but: {error}")
+    assert needs <= next(loaders.train.epoch(1))[0].keys()
+
+
+@pytest.mark.parametrize("command", ["repair", "merge"])
+def test_a_full_disk_leaves_no_file(tmp_path: Path, cli: Cli, command: str) -> None:
+    for name in ("demos", "other"):
+        write_cameras(tmp_path / f"{name}.hdf5")
+    files = ["demos.hdf5"] if command == "repair" else ["demos.hdf5", "other.hdf5"]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+    try:
+        ran = cli("dataset", command, *files, "--out", "new.hdf5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert_refused(ran, "new.hdf5", "make room")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["demos.hdf5", "other.hdf5"]
 
 
 def test_the_lines_of_the_command(broken: Path, cli: Cli) -> None:
