@@ -7,8 +7,6 @@ defect of raymimic and keeps its traceback.
 
 import difflib
 import errno
-import os
-import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -133,18 +131,6 @@ def pip_install(extra: str) -> str:
         return f"pip install 'raymimic[{extra}]'"
     place = shlex.quote(f"{checkout}[{extra}]")
     return f"pip install -c {shlex.quote(str(constraints))} -e {place}"
-
-
-def full_disk_in(error: Exception) -> OSError | None:
-    """The error of the operating system in the message of an error of HDF5, if the disk is full.
-
-    HDF5 tells of it by a `RuntimeError` as well, when it writes at last what it held back.
-    """
-    found = re.search(r"errno = (\d+)", str(error))
-    number = int(found[1]) if found else getattr(error, "errno", None)
-    if number not in (*FULL_DISK, errno.EFBIG):
-        return None
-    return OSError(number, os.strerror(number))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -347,7 +347,7 @@ def room_for(
     Raises:
         DatasetError: this machine has not that much.
     """
-    if length * _row_bytes(column, dtype) > _SMALL_BYTES:  # asking the machine takes a millisecond
+    if length * column.row_bytes(dtype) > _SMALL_BYTES:  # asking the machine takes a millisecond
         here = DemoRef(DatasetFile(demo.reader.path), demo.name, length)
         check_memory([([here], {key: column})], dtype)
     return np.empty((length, *column.shape), np.uint8 if column.image else dtype)

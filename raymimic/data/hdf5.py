@@ -22,12 +22,8 @@ import numpy as np
 from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.in_place import journal_of
-<<<<<<< HEAD
 from raymimic.data.memory import free_memory
 from raymimic.errors import ConfigError, DatasetError, did_you_mean, nearest
-=======
-from raymimic.errors import ConfigError, DatasetError, did_you_mean, full_disk_in, nearest
->>>>>>> files
 from raymimic.observations.shapes import LANG_EMB_KEY
 
 Item = Any  # h5py has no types: a group, a dataset or a named data type
@@ -607,7 +603,6 @@ class DatasetReader:
 
         Raises:
             DatasetError: it cannot be read.
-            OSError: the disk is full.
         """
         self.check_place(item, what)
         if item.is_virtual:
@@ -616,8 +611,6 @@ class DatasetReader:
         try:
             target.copy(item, target, name=name)
         except Exception as error:
-            if (full := full_disk_in(error)) is not None:
-                raise full from error
             raise _damaged(what, error) from error
 
     def row(self, item: h5py.Dataset, index: int, what: str) -> np.ndarray:
