@@ -20,11 +20,13 @@ from tiny import PROGRAMS, start_ray
 from waiting import DEADLINE_S
 
 from raymimic.data.summary import summarize
+from raymimic.data.writer import RecordedEpisode
 from raymimic.envs.env_base import EnvType
 from raymimic.errors import OutputError
-from raymimic.recording.extract import Extraction, extract_observations
+from raymimic.recording.extract import Extraction, Extractor, extract_observations
 from raymimic.recording.parts import keeping_parts
 from raymimic.recording.playback import Playback, play_back
+from raymimic.recording.source import Source
 
 EXTRACT = ["dataset", "extract-obs"]
 RAIL = ["--import", "rail_kind", "--actors", "0"]
@@ -72,19 +74,19 @@ def test_observations_and_everything_else_of_a_demo(tmp_path: Path) -> None:
     ("mode", "expected"), [(0, [0, 0, 1, 1]), (1, [0, 0, 0, 1]), (2, [0, 0, 1, 1])]
 )
 def test_done_modes_and_copies(tmp_path: Path, mode: int, expected: list[int]) -> None:
-    source = record(tmp_path / "states.hdf5", demos=2)
-    out = extracted(
-        source, tmp_path / "obs.hdf5", done_mode=mode, copy_rewards=True, next_obs=False
-    )
-    with h5py.File(out) as file:
-        demo = file["data/demo_2"]
-        assert demo["dones"][:].tolist() == expected
-        assert demo["rewards"][:].tolist() == [0.5] * 4
-        assert "next_obs" not in demo
-    out = extracted(source, tmp_path / "copied.hdf5", done_mode=mode, copy_dones=True)
-    with h5py.File(out) as file:
-        assert file["data/demo_2/dones"][:].tolist() == [0, 1, 0, 0]
-        assert file["data/demo_2/rewards"][:].tolist() == [0, 0, 1, 1]
+    source = Source.locate(record(tmp_path / "states.hdf5", demos=2))
+
+    def played(**settings) -> RecordedEpisode:
+        player = Extractor(source, source.env_meta(), Extraction(done_mode=mode, **settings), ())
+        return player.play("demo_2")
+
+    demo = played(copy_rewards=True, next_obs=False)
+    assert demo.dones.tolist() == expected
+    assert demo.rewards.tolist() == [0.5] * 4
+    assert not demo.next_obs
+    demo = played(copy_dones=True)
+    assert demo.dones.tolist() == [0, 1, 0, 0]
+    assert demo.rewards.tolist() == [0, 0, 1, 1]
 
 
 def test_environments_without_rewards_of_states_keep_the_sources(cli, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_films_show_each_state(renderer, tmp_path: Path, way, first: float) -> N
         begin = 0.2 + (per_step if first > 0.2 else 0.0)
         expected = 50 * (begin + 2 * per_step * np.arange(3))
         np.testing.assert_allclose(frames, expected, atol=3)
+    if "use_actions" in way:
+        return
     once = Playback(**way, cameras=("front",), first=True, height=64, width=64)
     play_back(source, once, video, num_actors=0, imports=["rail_kind"], progress=False)
     assert len(greys(video)) == 2
