@@ -572,7 +572,8 @@ def test_configs_of_short_trainings(monkeypatch, hopper: Path):
 
 def test_training_under_robomimics_name(tmp_path: Path, hopper: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = loop(tmp_path, hopper, ray__num_workers=0, experiment__rollout__enabled=False)
+    quick = {"ray__num_workers": 0, "mlflow__enabled": False}
+    config = loop(tmp_path, hopper, experiment__rollout__enabled=False, **quick)
     config.observation.modalities.obs.low_dim = ["flat"]
     config.algo.actor_layer_dims = [4]
     config.experiment.epoch_every_n_steps = 2
