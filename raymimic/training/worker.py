@@ -56,6 +56,7 @@ MAX_PENDING = 2
 
 _BEGIN_POLL_S = 0.05
 _SETTLE_POLL_S = 0.1
+_SIGN_OF_LIFE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -393,14 +394,17 @@ class _Worker:
         return self.runner.run(self.data.valid, epoch, validate=True)
 
     def _say_loading(self, text: str) -> None:
-        if self.rank == 0 and time.monotonic() - self.last_progress > 0.5:
+        if time.monotonic() - self.last_progress > _SIGN_OF_LIFE_S:
             self.last_progress = time.monotonic()
-            self.link.send(Loading(text))
+            if self.rank == 0:
+                self.link.send(Loading(text))
+            if self.link.stopped() is not None:
+                raise TrainingError("training was stopped by its driver")
 
     def _sign_of_life(self, epoch: int, before: int, done: int, begin: float) -> None:
         if self.rank == 0:
             now = time.monotonic()
-            if now - self.last_progress > 0.5:
+            if now - self.last_progress > _SIGN_OF_LIFE_S:
                 self.last_progress = now
                 rate = done / (time.perf_counter() - begin)
                 self.link.send(Progress(epoch, before + done, rate))

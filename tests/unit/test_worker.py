@@ -21,7 +21,8 @@ from raymimic.errors import ConfigError, DatasetError, TrainingError
 from raymimic.models.vision.convolutions import ShallowConv, register_backbone
 from raymimic.models.vision.weights import are_needed, read_weights, weights_follow
 from raymimic.tracking.system_metrics import Sampling
-from raymimic.training.link import Committed, MachineLoad, Progress, Started
+from raymimic.training import worker
+from raymimic.training.link import Committed, Loading, MachineLoad, Progress, Started
 from raymimic.training.machines import sampled
 from raymimic.training.prepare import prepare
 from raymimic.training.run_folder import RunFolder
@@ -258,3 +259,21 @@ def test_a_stopped_worker_ends_before_its_first_step_or_at_its_next_commit(
     with pytest.raises(TrainingError, match="stopped by its driver"):
         train(spec, link)
     assert [event.epoch for event in lasting(link)] == [0, 2]
+
+
+def test_a_worker_that_builds_a_cache_says_so_and_heeds_its_driver(
+    specs: Any, hopper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(worker, "_SIGN_OF_LIFE_S", -1.0)
+    settings = {"train.data": str(hopper), "train.hdf5_cache_mode": None, "train.num_epochs": 1}
+    spec = specs(small_config("bc", **settings))
+    with pytest.raises(TrainingError, match="training was stopped by its driver"):
+        train(spec, RecordingLink(stop_reason="Ctrl-C"))
+    assert list((tmp_path / "cache" / "columns").glob("*.partial"))  # a later start goes on there
+    link = RecordingLink()
+    train_loop(spec, link, rank=0, world_size=1, device=torch.device("cpu"))
+    said = [event.text for event in link.events if isinstance(event, Loading)]
+    assert said[1:] == [f"caching hopper.hdf5: {i} of 6 demos" for i in range(6)]
+    (started,) = (event for event in link.events if isinstance(event, Started))
+    assert started.info["place"].endswith(" in the cache file")
