@@ -561,7 +561,7 @@ class DatasetReader:
             DatasetError: they cannot be read, or do not fit into memory.
         """
         with _reading(what):
-            _check_size(item.dtype.itemsize * (item.size or 0), what)
+            _check_size(item, item.size or 0, what)
             if not item.is_virtual:
                 values: np.ndarray = np.asarray(item[()])
                 return values
@@ -587,7 +587,7 @@ class DatasetReader:
         with _reading(what):
             if not item.is_virtual:
                 count = len(range(*slice(start, stop).indices(item.shape[0])))
-                _check_size(item.dtype.itemsize * count * math.prod(item.shape[1:]), what)
+                _check_size(item, count * math.prod(item.shape[1:]), what)
                 values: np.ndarray = np.asarray(item[start:stop])
                 return values
         return self.values(item, what)[start:stop]
@@ -958,12 +958,28 @@ class _reading:
             raise _damaged(self._what, error) from error
 
 
-def _check_size(size: int, what: str) -> None:
-    """Refuses an array that claims more bytes than are free, before any is allocated."""
-    if size > _CHECKED_BYTES and size > free_memory():
+def _check_size(item: h5py.Dataset, count: int, what: str) -> None:
+    """Refuses claims of a file before any memory is taken for them.
+
+    Args:
+        item: a dataset.
+        count: of its elements, which are to be read.
+        what: the dataset as a user knows it, for complaints.
+
+    Raises:
+        DatasetError: they are more bytes than are free, or many and none was ever written.
+    """
+    size = item.dtype.itemsize * count
+    if size <= _CHECKED_BYTES:
+        return
+    if size > free_memory():
         raise DatasetError(
             f"{what} claims {size:,} bytes, more than are free on this machine: use a larger one,"
             " or write the dataset again"
+        )
+    if not item.is_virtual and not item.id.get_storage_size():
+        raise DatasetError(
+            f"{what} claims {size:,} bytes, of which none was ever written: write it again"
         )
 
 

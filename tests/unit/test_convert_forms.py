@@ -205,6 +205,10 @@ def test_robosuites_arguments_must_be_json(tmp_path: Path) -> None:
         file["data"].attrs["env_info"] = "__import__('os')"
     with pytest.raises(DatasetError, match=r"'env_info'\] is not JSON"):
         convert_dataset(path, tmp_path / "out.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data"].attrs["env"]
+    with pytest.raises(DatasetError, match=r"'env'\] does not name"):
+        convert_dataset(path, tmp_path / "out.hdf5", "robosuite_raw")
 
 
 # -- LIBERO --
@@ -436,6 +440,15 @@ def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_observations_of_two_shapes_are_refused(tmp_path: Path) -> None:
+    path = write_d4rl(tmp_path / "bad.hdf5", timeouts=False, following=True)
+    with h5py.File(path, "a") as file:
+        del file["next_observations"]
+        file["next_observations"] = np.zeros((STEPS, 6))
+    with pytest.raises(DatasetError, match=r"'next_observations' is \[40, 6\], but"):
+        convert_dataset(path, tmp_path / "out.hdf5")
+
+
 def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: Path) -> None:
     path = write_d4rl(tmp_path / "huge.hdf5")
     with h5py.File(path, "a") as file:
@@ -450,4 +463,12 @@ def test_an_array_that_claims_more_than_the_memory_is_refused_at_once(tmp_path: 
         del file["data/demo_0/obs/joint_pos"]
         file["data/demo_0/obs"].create_dataset("joint_pos", (6, 2**44), "u1", chunks=(1, 2**10))
     with pytest.raises(DatasetError, match="more than are free"):
+        convert_dataset(path, tmp_path / "out.hdf5")
+
+
+def test_a_large_array_that_was_never_written_is_refused(tmp_path: Path) -> None:
+    path = write_isaac(tmp_path / "isaac.hdf5")
+    with h5py.File(path, "a") as file:
+        file["data/demo_0/obs"].create_dataset("more", (6, 2**24), "f4", chunks=(1, 2**10))
+    with pytest.raises(DatasetError, match="none was ever written"):
         convert_dataset(path, tmp_path / "out.hdf5")

@@ -312,15 +312,28 @@ def test_images_of_jpeg_2000_are_those_that_the_codec_gives(tmp_path: Path) -> N
             np.testing.assert_array_equal(file["data/demo_0/obs/camera0_rgb"][i], expected)
 
 
-def test_fractions_become_bytes_and_other_images_are_refused(tmp_path: Path) -> None:
-    fractions = RNG.integers(0, 256, (10, 4, 4, 3)).astype(np.float32)
-    write_zarr(tmp_path / "a.zarr", img=fractions / 255)
-    convert_dataset(tmp_path / "a.zarr", tmp_path / "a.hdf5")
+def test_fractions_become_bytes_and_other_numbers_stay(tmp_path: Path) -> None:
+    fractions = RNG.integers(0, 256, (10, 16, 16, 3)).astype(np.float32)
+    fractions[4:] = 0  # a black episode
+    clouds = RNG.normal(size=(10, 2, 64, 3))
+    write_zarr(tmp_path / "a.zarr", img=fractions / 255, clouds=clouds, map=fractions - 300.5)
+    made = convert_dataset(tmp_path / "a.zarr", tmp_path / "a.hdf5")
+    assert "obs/img is stored as bytes: 255 x, rounded" in made.mapping
     with h5py.File(tmp_path / "a.hdf5") as file:
-        np.testing.assert_array_equal(file["data/demo_1/obs/img"], fractions[4:])
-    write_zarr(tmp_path / "b.zarr", img=fractions - 300.5)
-    with pytest.raises(DatasetError, match="'obs/img' holds images of numbers from"):
-        convert_dataset(tmp_path / "b.zarr", tmp_path / "b.hdf5")
+        for name, rows in (("demo_0", slice(0, 4)), ("demo_1", slice(4, 10))):
+            obs = file[f"data/{name}/obs"]
+            np.testing.assert_array_equal(obs["img"], fractions[rows].astype(np.uint8), strict=True)
+            np.testing.assert_array_equal(obs["clouds"], clouds[rows])
+            np.testing.assert_array_equal(obs["map"], fractions[rows] - 300.5)
+
+
+def test_images_that_change_their_range_are_refused(tmp_path: Path) -> None:
+    images = RNG.random((10, 16, 16, 3)).astype(np.float32)
+    for i, rest in enumerate((images[4:] * 255, np.rint(images[4:] * 255), images[4:] - 1)):
+        source = tmp_path / f"{i}.zarr"
+        write_zarr(source, img=np.concatenate([images[:4], rest]))
+        with pytest.raises(DatasetError, match="'obs/img' holds images of numbers from"):
+            convert_dataset(source, tmp_path / "a.hdf5")
 
 
 def edited(path: str, **changes: Any) -> Callable[[Path], None]:

@@ -27,7 +27,8 @@ from lerobot_files import (
 )
 from tiny import Ran, train_args
 
-from raymimic.data.convert import convert_dataset, recognised_format
+from raymimic.data.convert import convert_dataset, export_dataset, recognised_format
+from raymimic.data.convert.robomimic import RobomimicReader
 from raymimic.data.convert.video import VideoFrames
 from raymimic.data.metadata import read_metadata
 from raymimic.errors import DatasetError
@@ -84,6 +85,24 @@ def test_a_dataset_of_lerobot_becomes_demos(write: Callable[[Path], Path], tmp_p
             decoded = demo["obs/top_image"][()].astype(int)
             assert np.abs(decoded - expected).max() <= 4
             assert "task_index" not in demo
+
+
+def test_version_2_becomes_version_3_without_loss(tmp_path: Path) -> None:
+    root = write_2(tmp_path / "old")
+    export_dataset(root, tmp_path / "new", "lerobot")
+    assert json.loads((tmp_path / "new/meta/info.json").read_text())["codebase_version"] == "v3.0"
+    convert_dataset(root, tmp_path / "old.hdf5")
+    convert_dataset(tmp_path / "new", tmp_path / "new.hdf5")
+    assert (
+        read_metadata(tmp_path / "old.hdf5").filter_keys
+        == read_metadata(tmp_path / "new.hdf5").filter_keys
+    )
+    old, new = (RobomimicReader(str(tmp_path / f"{name}.hdf5")) for name in ("old", "new"))
+    for a, b in zip(old.episodes(), new.episodes(), strict=True):
+        assert a.arrays().keys() == b.arrays().keys()
+        for name, x in a.arrays().items():
+            np.testing.assert_array_equal(b.arrays()[name], x, strict=True)
+        assert a.attrs == b.attrs
 
 
 def test_frames_are_those_that_ffmpeg_decodes(tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ class D4rlReader(FormatReader):
                 )
         if not steps:
             raise DatasetError(f"{reader} has no actions: copy or make it again")
+        if (following := kept.get("next_observations")) is not None:
+            shapes = [list(item.shape) for item in (kept["observations"], following)]
+            if shapes[0] != shapes[1]:
+                raise DatasetError(
+                    f"{reader}: 'next_observations' is {shapes[1]}, but 'observations' is"
+                    f" {shapes[0]}: the file is damaged; copy or make it again"
+                )
         return kept
 
     def _values(self, name: str, start: int = 0, stop: int | None = None) -> Array:

@@ -244,6 +244,7 @@ class MinariReader(FormatReader):
             parts = sorted(folder.glob(f"*.{self._kind}"))
             try:
                 table = pyarrow.dataset.dataset(parts, format=self._kind).to_table()
+                table.validate(full=True)  # offsets of a damaged file may lead anywhere
                 yield self._arrow_episode(folder, where, table.combine_chunks())
             except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__

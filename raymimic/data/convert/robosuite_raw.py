@@ -45,6 +45,12 @@ class RobosuiteRawReader(RobomimicReader):
         Raises:
             DatasetError: the file does not state it as robosuite does.
         """
+        name = self._meta.attrs.get("env")
+        if not isinstance(name, str):
+            raise DatasetError(
+                f"dataset '{self.source}': data.attrs['env'] does not name the environment, as"
+                " robosuite's files do: write its name there"
+            )
         try:
             kwargs = parse_json(str(self._meta.attrs.get("env_info", "{}")))
         except ValueError as error:
@@ -59,7 +65,7 @@ class RobosuiteRawReader(RobomimicReader):
             )
         kwargs.pop("env_name", None)
         return {
-            "env_name": str(self._meta.attrs["env"]),
+            "env_name": name,
             "env_version": self.version,
             "type": EnvType.ROBOSUITE_TYPE,
             "env_kwargs": kwargs,

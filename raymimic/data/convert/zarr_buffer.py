@@ -47,7 +47,7 @@ _NUMBER_CODECS = (
 )
 _CODECS = {*_NUMBER_CODECS, *(f"imagecodecs_{name}" for name in _IMAGE_CODECS)}
 _INSTALL = "pip install 'raymimic[zarr]'"
-_IMAGE_DIMS = 4  # [N, H, W, C]
+_SIDE = 16  # of an image at least: smaller arrays are tables
 
 
 @register_format("zarr")
@@ -122,12 +122,12 @@ class ZarrReader(FormatReader):
                 _name(key): _Column(group, f"data/{key}", f"'{self.source}': 'data/{key}'")
                 for key in self._arrays
             }
-            images: dict[str, float] = {}
+            scales: dict[str, float | None] = {}
             for length in np.diff(ends, prepend=0).tolist():
                 arrays = {key: column.take(length) for key, column in columns.items()}
                 for key, x in arrays.items():
-                    if x.ndim == _IMAGE_DIMS and x.dtype.kind == "f" and x.shape[-1] == 3:
-                        arrays[key] = self._bytes(key, x, images)
+                    if _is_picture(x):
+                        arrays[key] = self._bytes(key, x, scales)
                 yield _episode(arrays)
 
     def _ends(self, group: Any) -> Array:
@@ -147,21 +147,30 @@ class ZarrReader(FormatReader):
                 )
         return ends
 
-    def _bytes(self, key: str, x: Array, scales: dict[str, float]) -> Array:
-        """Images of floating-point numbers as bytes."""
-        low, high = float(x.min()), float(x.max())
+    def _bytes(self, key: str, x: Array, scales: dict[str, float | None]) -> Array:
+        """Images of floating-point numbers as bytes, as the first episode has them.
+
+        Args:
+            key: of the observation.
+            x: `[T, H, W, 3]`.
+            scales: what numbers are multiplied by, by key; None: they are no colours. Of a key that
+                comes for the first time it is found.
+        """
         if key not in scales:
-            scales[key] = 255.0 if high <= 1.0 and np.any(x % 1) else 1.0
-            how = "255 x, rounded" if scales[key] > 1.0 else "whole numbers of 0 to 255"
-            self._notes.append(f"{key} is stored as bytes: {how}")
-        rounded = np.rint(x * scales[key])
-        exact = scales[key] > 1.0 or np.array_equal(rounded, x)
-        if not exact or low < 0.0 or high * scales[key] > 255.0:
+            scales[key] = _scale(x)
+            how = {1.0: "whole numbers of 0 to 255", 255.0: "255 x, rounded"}.get(scales[key] or 0)
+            self._notes.append(f"{key} is stored as {f'bytes: {how}' if how else 'it is'}")
+        scale = scales[key]
+        if scale is None:
+            return x
+        # Whole numbers of 0 and 1, such as a black picture's, are fractions too.
+        found = _scale(x)
+        if found != scale and not (found == 1.0 and x.max() <= 1):
             raise DatasetError(
-                f"'{self.source}': '{key}' holds images of numbers from {low:g} to {high:g}, which"
-                " are neither whole numbers of 0 to 255 nor fractions of 0 to 1: write bytes"
+                f"'{self.source}': '{key}' holds images of numbers from {x.min():g} to {x.max():g},"
+                " other than those of the first episode: write bytes of 0 to 255"
             )
-        return rounded.astype(np.uint8)
+        return np.rint(x * scale).astype(np.uint8)
 
 
 class _Store:
@@ -253,6 +262,20 @@ class _Store:
                 return inside(self._path, member).read_bytes()
             with zipfile.ZipFile(self._path) as archive:
                 return archive.read(member)
+
+
+def _is_picture(x: Array) -> bool:
+    """Whether rows may be colour images of floating-point numbers."""
+    shape = x.shape[1:]
+    return x.dtype.kind == "f" and len(shape) == 3 and shape[2] == 3 and min(shape[:2]) >= _SIDE
+
+
+def _scale(x: Array) -> float | None:
+    """What makes colours bytes: 1 of whole numbers of 0 to 255, 255 of fractions of 0 to 1."""
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high <= 255 and not np.any(x % 1):
+        return 1.0
+    return 255.0 if low >= 0 and high <= 1 else None
 
 
 class _Column:
