@@ -55,4 +55,5 @@ def run(args: argparse.Namespace) -> None:
     print(f"actions: {low:.4g} to {high:.4g}")
     ends = f"{made.terminated:,} end in a done, {made.truncated:,} were truncated"
     print(f"{made.num_demos:,} episodes, {made.num_transitions:,} steps; {ends}")
-    print(f"{made.format}: {shown(made.path)}")
+    form = f"a dataset of format '{made.format}'"
+    print(f"{form}: {shown(made.path)}" if args.to else f"{form} is now {shown(made.path)}")
