@@ -245,7 +245,7 @@ def test_liberos_pictures_are_turned_and_its_instruction_is_told(tmp_path: Path)
         old, new = was["data/demo_0/obs"], now["data/demo_0/obs"]
         np.testing.assert_array_equal(old["agentview_rgb"][()][:, ::-1], new["agentview_rgb"])
         np.testing.assert_array_equal(old["joint_states"], new["joint_states"])
-        assert now["data"].attrs["language_instruction"] == "pick up the bowl"
+        assert now["data"].attrs["lang"] == "pick up the bowl"
     again = convert_dataset(done.path, tmp_path / "again.hdf5")
     with h5py.File(done.path) as was, h5py.File(again.path) as now:
         key = "data/demo_0/obs/agentview_rgb"

@@ -210,8 +210,7 @@ class LeRobotWriter(FormatWriter):
         self._features = features
 
     def _task(self, episode: RecordedEpisode) -> str:
-        of_all = (self.attrs.get(key) for key in ("lang", "language_instruction"))
-        for text in (episode.attrs.get("lang"), *of_all):
+        for text in (episode.attrs.get("lang"), self.attrs.get("lang")):
             if isinstance(text, str):
                 return text
         return str(self.env_meta.get("env_name", ""))

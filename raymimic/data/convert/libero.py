@@ -40,7 +40,7 @@ class LiberoReader(RobomimicReader):
         if "macros_image_convention" in found:
             found["macros_image_convention"] = "opencv"
         if instruction := self.instruction:
-            found["language_instruction"] = instruction
+            found["lang"] = instruction
         return found
 
     @property
@@ -70,6 +70,6 @@ class LiberoReader(RobomimicReader):
         )
         if self.instruction:
             self.note(
-                f"problem_info -> language_instruction: train.data[].lang={self.instruction!r} lets"
+                f"problem_info -> lang: train.data[].lang={self.instruction!r} lets"
                 " a policy see it"
             )
