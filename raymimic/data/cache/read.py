@@ -1,7 +1,6 @@
 """Takes rows out of columns of the cache: through a memory map, or by reads on a few threads."""
 
 import itertools
-import logging
 import mmap
 import threading
 import weakref
@@ -26,8 +25,6 @@ from raymimic.data.columns import (
 )
 from raymimic.data.memory import free_memory
 from raymimic.data.metadata import demo_order
-
-logger = logging.getLogger(__name__)
 
 THREADS = 8
 """Reads at a time where the data do not fit into memory."""
