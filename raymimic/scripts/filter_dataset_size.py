@@ -4,8 +4,9 @@ import argparse
 
 import numpy as np
 
+from raymimic.cli.entry import run_script
+from raymimic.cli.shared import Parser
 from raymimic.data.masks import filter_demos
-from raymimic.scripts.commands import explaining
 
 
 def filter_dataset_size(
@@ -33,19 +34,22 @@ def filter_dataset_size(
         print(f"{key}: {sum(lengths)} samples, on average {np.mean(lengths)}")
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Writes the filter keys that the arguments name."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    np.random.seed(0)
+    for number in args.num_demos:
+        filter_dataset_size(args.dataset, number, args.input_filter_key, args.output_filter_key)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The parser of robomimic's arguments."""
+    parser = Parser(prog="filter_dataset_size", description=main.__doc__)
     parser.add_argument("--dataset", required=True, help="HDF5 file, which is changed")
     parser.add_argument("--input_filter_key", help="choose among the demos of this filter key")
     parser.add_argument("--num_demos", type=int, nargs="+", required=True, help="how many")
     parser.add_argument("--output_filter_key", help="name of the new filter key")
-    args = parser.parse_args()
-    np.random.seed(0)
-    with explaining():
-        for number in args.num_demos:
-            filter_dataset_size(args.dataset, number, args.input_filter_key, args.output_filter_key)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    run_script(arguments(), main)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
+from raymimic.cli.entry import run_script
+from raymimic.cli.shared import Parser
 from raymimic.data.columns import DemoSource, read_array
 from raymimic.data.hdf5 import DatasetReader, DemoReader, open_dataset
 from raymimic.data.layout import known_length, selected_demos
 from raymimic.data.metadata import env_meta_of, filter_keys
 from raymimic.errors import DatasetError, printable
-from raymimic.scripts.commands import explaining
 
 
 def dataset_info(path: str, filter_key: str | None = None, verbose: bool = False) -> Iterator[str]:
@@ -101,17 +102,20 @@ def _structure(demo: DemoReader) -> Iterator[str]:
             yield f"    key: {name} with shape {item.shape}"
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Prints a summary of the dataset that the arguments name."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    for line in dataset_info(args.dataset, args.filter_key, args.verbose):
+        print(printable(line))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The parser of robomimic's arguments."""
+    parser = Parser(prog="get_dataset_info", description=main.__doc__)
     parser.add_argument("--dataset", required=True, help="HDF5 file, path or URI")
     parser.add_argument("--filter_key", help="count the demos of this filter key alone")
     parser.add_argument("--verbose", action="store_true", help="show all demos")
-    args = parser.parse_args()
-    with explaining():
-        for line in dataset_info(args.dataset, args.filter_key, args.verbose):
-            print(printable(line))
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    run_script(arguments(), main)

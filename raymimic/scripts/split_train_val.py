@@ -4,8 +4,9 @@ import argparse
 
 import numpy as np
 
+from raymimic.cli.entry import run_script
+from raymimic.cli.shared import Parser
 from raymimic.data.masks import split_demos
-from raymimic.scripts.commands import explaining
 
 
 def split_train_val_from_hdf5(
@@ -25,17 +26,20 @@ def split_train_val_from_hdf5(
         print(f"{name} samples: {sum(lengths)}, on average {np.mean(lengths)}")
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Splits the dataset that the arguments name."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    np.random.seed(0)
+    split_train_val_from_hdf5(args.dataset, args.ratio, args.filter_key)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The parser of robomimic's arguments."""
+    parser = Parser(prog="split_train_val", description=main.__doc__)
     parser.add_argument("--dataset", required=True, help="HDF5 file, which is changed")
     parser.add_argument("--filter_key", help="split the demos of this filter key")
     parser.add_argument("--ratio", type=float, default=0.1, help="share for validation")
-    args = parser.parse_args()
-    np.random.seed(0)
-    with explaining():
-        split_train_val_from_hdf5(args.dataset, args.ratio, args.filter_key)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    run_script(arguments(), main)
