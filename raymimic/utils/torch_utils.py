@@ -17,8 +17,7 @@ from raymimic.algo.optimization import (
 )
 from raymimic.models.vae_priors import reparameterize
 from raymimic.ranks import GradSync, synchronized
-from raymimic.tensors import evaluating, frozen, get_torch_device, maybe_no_grad
-from raymimic.utils.rotations import (
+from raymimic.rotations import (
     axis_angle_to_matrix,
     axis_angle_to_rot_6d,
     euler_angles_to_matrix,
@@ -32,6 +31,7 @@ from raymimic.utils.rotations import (
     rot_6d_to_euler_angles,
     rotation_6d_to_matrix,
 )
+from raymimic.tensors import evaluating, frozen, get_torch_device, maybe_no_grad
 
 __all__ = [
     "GradSync",

@@ -18,9 +18,6 @@ NAMES = json.loads((Path(__file__).parents[1] / "golden" / "robomimic_names.json
 # Not robomimic's own: a project assigns it.
 ASSIGNED = {"envs.env_base.EnvType.OMNIGIBSON_TYPE"}
 
-# Scripts that have tests of their own.
-OTHER_SCRIPTS = ("scripts.playback", "scripts.run_", "scripts.split_")
-
 # Made by others than their users: by a subclass, by `algo_factory`; or never.
 NOT_CALLED = {
     *("envs.env_base.EnvBase", "envs.env_ig_momart.EnvGibsonMOMART"),
@@ -37,11 +34,7 @@ BY_KEYWORD = {
     "models.vae_nets.VAE",
 }
 
-ENTRIES = [
-    entry
-    for entry in NAMES
-    if entry["name"] not in ASSIGNED and not entry["name"].startswith(OTHER_SCRIPTS)
-]
+ENTRIES = [entry for entry in NAMES if entry["name"] not in ASSIGNED]
 
 
 def resolve(entry: dict[str, Any]) -> Any:
@@ -54,7 +47,7 @@ def resolve(entry: dict[str, Any]) -> Any:
 
 def test_the_table_is_whole():
     assert len(NAMES) == 197
-    assert len(ENTRIES) == 197 - 1 - 4
+    assert len(ENTRIES) == 197 - 1
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["name"])

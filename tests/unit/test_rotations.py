@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from raymimic.config import BaseConfig, config_factory
 from raymimic.data.reads import one_window
-from raymimic.data.rotations import as_played, axis_angle, euler, matrix
+from raymimic.data.rotations import as_played
 from raymimic.data.training_data import inspect_data, make_loaders
 from raymimic.envs.fit import PolicyInterface
 from raymimic.errors import DatasetError
@@ -33,21 +33,26 @@ def hard_rotations() -> Rotation:
     return Rotation.concatenate([hard, Rotation.random(200, rng=RNG)])
 
 
+def played_as(form: str, six: np.ndarray) -> np.ndarray:
+    return as_played(six, {"rot": 6}, {"rot": form})
+
+
 def test_six_numbers_come_back_as_the_rotation() -> None:
     rotations = hard_rotations()
     six = six_of(rotations)
-    np.testing.assert_allclose(matrix(six), rotations.as_matrix(), atol=1e-12)
-    vectors = axis_angle(six)
+    vectors = played_as("rot_axis_angle", six)
     assert (Rotation.from_rotvec(vectors).inv() * rotations).magnitude().max() < 1e-7
     assert np.linalg.norm(vectors, axis=1).max() < np.pi + 1e-7
     some = rotations.magnitude() < np.pi - 1e-3  # a half turn has two vectors
     np.testing.assert_allclose(vectors[some], rotations.as_rotvec()[some], atol=1e-7)
-    assert (Rotation.from_euler("XYZ", euler(six)).inv() * rotations).magnitude().max() < 1e-7
+    turned = Rotation.from_euler("XYZ", played_as("rot_euler", six))
+    assert (turned.inv() * rotations).magnitude().max() < 1e-7
 
 
 def test_euler_angles_are_around_the_moving_axes() -> None:
     angles = RNG.uniform([-3, -1.5, -3], [3, 1.5, 3], (100, 3))
-    np.testing.assert_allclose(euler(six_of(Rotation.from_euler("XYZ", angles))), angles, atol=1e-9)
+    six = six_of(Rotation.from_euler("XYZ", angles))
+    np.testing.assert_allclose(played_as("rot_euler", six), angles, atol=1e-9)
 
 
 def test_six_numbers_of_a_network_need_not_be_orthonormal() -> None:
@@ -55,11 +60,12 @@ def test_six_numbers_of_a_network_need_not_be_orthonormal() -> None:
     # Gram and Schmidt's rows are those of a QR decomposition with a positive diagonal.
     q, r = np.linalg.qr(six.reshape(-1, 2, 3).transpose(0, 2, 1))
     expected = (q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]).transpose(0, 2, 1)
-    np.testing.assert_allclose(matrix(six)[:, :2], expected, atol=1e-10)
-    for form in (axis_angle, euler):
-        np.testing.assert_allclose(form(six * 7), form(six), atol=1e-9)
-        assert np.isfinite(form(np.zeros((2, 6)))).all()
-        assert np.isfinite(form(np.ones((2, 6)))).all()
+    matrices = Rotation.from_rotvec(played_as("rot_axis_angle", six)).as_matrix()
+    np.testing.assert_allclose(matrices[:, :2], expected, atol=1e-9)
+    for form in ("rot_axis_angle", "rot_euler"):
+        np.testing.assert_allclose(played_as(form, six * 7), played_as(form, six), atol=1e-9)
+        assert np.isfinite(played_as(form, np.zeros((2, 6)))).all()
+        assert np.isfinite(played_as(form, np.ones((2, 6)))).all()
 
 
 def test_only_the_named_keys_are_converted_in_their_order() -> None:

@@ -70,6 +70,5 @@ class LiberoReader(RobomimicReader):
         )
         if self.instruction:
             self.note(
-                f"problem_info -> lang: train.data[].lang={self.instruction!r} lets"
-                " a policy see it"
+                f"problem_info -> lang: train.data[].lang={self.instruction!r} lets a policy see it"
             )
