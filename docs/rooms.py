@@ -28,10 +28,11 @@ ORDER: list[dict[str, tuple[str, int]]] = [
         "torch_file": ("reads torch files", 740),
     },
     {
-        "credentials": ("passwords in URIs", 200),
-        "storage": ("whole files, locks", 380),
-        "tensors": ("nested tensors", 560),
-        "user_modules": ("modules of the user", 740),
+        "credentials": ("passwords in URIs", 100),
+        "storage": ("whole files, locks", 280),
+        "tensors": ("nested tensors", 460),
+        "rotations": ("forms of rotations", 640),
+        "user_modules": ("modules of the user", 820),
     },
     {
         "terminal": ("lines for people", 200),
@@ -62,8 +63,8 @@ ORDER: list[dict[str, tuple[str, int]]] = [
     },
 ]
 GROUND = {
-    *("errors", "start", "torch_file", "credentials", "storage", "tensors", "user_modules"),
-    *("terminal", "lease", "ranks", "macros"),
+    *("errors", "start", "torch_file", "credentials", "storage", "tensors", "rotations"),
+    *("user_modules", "terminal", "lease", "ranks", "macros"),
 }
 LEVEL = {room: level for level, line in enumerate(ORDER) for room in line}
 

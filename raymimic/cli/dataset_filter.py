@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     """
     import numpy as np
 
-    from raymimic.data.masks import Conditions, filter_demos
+    from raymimic.data.curation.masks import Conditions, filter_demos
 
     conditions = Conditions(
         success=args.success,

@@ -14,7 +14,7 @@ from raymimic.terminal import Counting, readable_bytes, shown
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
     from raymimic.data.convert import FormatReader
-    from raymimic.data.summary import DatasetSummary
+    from raymimic.data.curation.summary import DatasetSummary
 
 _MOST_COMPONENTS = 12
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from raymimic.config.base_config import config_from_file, import_modules
     from raymimic.data.convert import recognised_format
-    from raymimic.data.summary import summarize
+    from raymimic.data.curation.summary import summarize
     from raymimic.storage import check_writable
     from raymimic.training.trainable import obstacles
 

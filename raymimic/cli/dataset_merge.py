@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         OutputError: the new file exists, or cannot be written.
     """
     from raymimic.config.base_config import import_modules
-    from raymimic.data.merge import merge
+    from raymimic.data.curation.merge import merge
 
     import_modules(args.imports)
     made = merge(args.paths, args.out, args.allow_links, args.env_from, Counting("copied", "demos"))

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         OutputError: the new file exists, or cannot be written.
     """
     from raymimic.config.base_config import import_modules
-    from raymimic.data.repair import repair
+    from raymimic.data.curation.repair import repair
 
     import_modules(args.imports)
     how: Literal["clip", "rescale"] | None = "rescale" if args.rescale_actions else None

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     """
     import numpy as np
 
-    from raymimic.data.masks import split_demos
+    from raymimic.data.curation.masks import split_demos
 
     shuffle = np.random.RandomState(args.seed).shuffle
     print_masks(split_demos(args.path, args.ratio, shuffle, args.filter_key), args.json)

@@ -12,7 +12,7 @@ from raymimic.storage import is_uri
 from raymimic.terminal import Counting
 
 if TYPE_CHECKING:
-    from raymimic.data.validate import Fault, Validation
+    from raymimic.data.curation.validate import Fault, Validation
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
         DatasetError: the file cannot be read, or a training would be refused.
     """
     from raymimic.config.base_config import config_from_file, import_modules
-    from raymimic.data.validate import Fault, Validation, validate
+    from raymimic.data.curation.validate import Fault, Validation, validate
     from raymimic.training.trainable import demand_of, refusal
 
     import_modules(args.imports)

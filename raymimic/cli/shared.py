@@ -11,7 +11,7 @@ from raymimic.credentials import masked
 from raymimic.errors import perhaps
 
 if TYPE_CHECKING:
-    from raymimic.data.masks import WrittenMasks
+    from raymimic.data.curation.masks import WrittenMasks
 
 CHECKPOINT_HELP = (
     "checkpoint of raymimic or robomimic: path, URI, or a model of MLflow (runs:/…, models:/…)"

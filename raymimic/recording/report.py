@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymimic import __version__
+from raymimic.data.curation.profile import Profile, Quantity, profile
+from raymimic.data.curation.summary import DatasetSummary
 from raymimic.data.hdf5 import DatasetFile
 from raymimic.data.images import is_picture
-from raymimic.data.profile import Profile, Quantity, profile
-from raymimic.data.summary import DatasetSummary
 from raymimic.errors import DatasetError, OutputError, printable
 from raymimic.recording.contact_sheet import contact_sheets
 from raymimic.recording.report_files import kept_report

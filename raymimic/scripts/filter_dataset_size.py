@@ -6,7 +6,7 @@ import numpy as np
 
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import Parser
-from raymimic.data.masks import filter_demos
+from raymimic.data.curation.masks import filter_demos
 
 
 def filter_dataset_size(

@@ -6,7 +6,7 @@ import numpy as np
 
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import Parser
-from raymimic.data.masks import split_demos
+from raymimic.data.curation.masks import split_demos
 
 
 def split_train_val_from_hdf5(

@@ -9,11 +9,11 @@ from raymimic.algo import algo_class
 from raymimic.config import BaseConfig, get_all_registered_configs
 from raymimic.config.checks import check_config, problems
 from raymimic.config.templates import config_named
+from raymimic.data.curation.summary import DatasetSummary
+from raymimic.data.curation.validate import Demand, Fault, Validation
 from raymimic.data.observation_keys import observation_settings
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, PAD_MASK
-from raymimic.data.summary import DatasetSummary
 from raymimic.data.training_data import ROUNDING, column_request, inspect_data
-from raymimic.data.validate import Demand, Fault, Validation
 from raymimic.errors import RaymimicError
 
 # Made of the rest of a file where it lacks them.

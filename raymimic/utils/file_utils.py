@@ -22,9 +22,9 @@ from raymimic.checkpoints.reading import (
     maybe_dict_from_checkpoint,
 )
 from raymimic.data.columns import DemoSource
+from raymimic.data.curation.masks import write_masks
 from raymimic.data.hdf5 import open_dataset
 from raymimic.data.layout import selected_demos, shape_metadata
-from raymimic.data.masks import write_masks
 from raymimic.data.metadata import read_env_meta
 from raymimic.errors import CheckpointError, DatasetError, OutputError, reason
 from raymimic.observations.shapes import LANG_EMB_KEY

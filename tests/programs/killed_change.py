@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from raymimic.data import in_place
-from raymimic.data.masks import write_masks
+from raymimic.data.curation.masks import write_masks
 from raymimic.data.metadata import read_metadata
 from raymimic.errors import DatasetError
 

@@ -19,7 +19,7 @@ from rail_kind import KILLS, RAISES, record
 from tiny import PROGRAMS, start_ray
 from waiting import DEADLINE_S
 
-from raymimic.data.summary import summarize
+from raymimic.data.curation.summary import summarize
 from raymimic.data.writer import RecordedEpisode
 from raymimic.envs.env_base import EnvType
 from raymimic.errors import OutputError

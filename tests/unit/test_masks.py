@@ -13,8 +13,8 @@ from checks import assert_refused
 from demo_files import write_demos
 from tiny import PROGRAMS, Ran, run_process
 
+from raymimic.data.curation.masks import write_masks
 from raymimic.data.in_place import changing, journal_of
-from raymimic.data.masks import write_masks
 from raymimic.data.metadata import read_metadata
 from raymimic.errors import DatasetError, OutputError
 from raymimic.scripts.filter_dataset_size import filter_dataset_size

@@ -10,9 +10,9 @@ from checks import assert_refused
 from demo_files import write_demos
 from tiny import Ran
 
-from raymimic.data.merge import merge
+from raymimic.data.curation.merge import merge
+from raymimic.data.curation.validate import validate
 from raymimic.data.metadata import read_metadata
-from raymimic.data.validate import validate
 
 Cli = Callable[..., Ran]
 

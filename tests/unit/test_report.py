@@ -16,9 +16,9 @@ from image_files import replace_key, write_cameras
 from PIL import Image
 from tiny import Ran
 
+from raymimic.data.curation.profile import Profile, profile
+from raymimic.data.curation.summary import summarize
 from raymimic.data.hdf5 import DatasetFile
-from raymimic.data.profile import Profile, profile
-from raymimic.data.summary import summarize
 from raymimic.recording.report_files import kept_report
 
 Cli = Callable[..., Ran]
@@ -76,7 +76,7 @@ def test_the_numbers_are_those_of_the_file(path: Path) -> None:
 
 
 def test_a_sample_is_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raymimic.data.profile._MOST_ROWS", 5)
+    monkeypatch.setattr("raymimic.data.curation.profile._MOST_ROWS", 5)
     path = write_demos(tmp_path / "demos.hdf5", (5, 7, 4, 1, 1, 1, 11))  # rows numbered through
     sample = profiled(path).quantities["obs/flat"].sample
     np.testing.assert_array_equal(sample[:, 0], np.arange(0, 30, 6))

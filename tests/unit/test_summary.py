@@ -14,7 +14,7 @@ from image_files import replace_key, write_cameras
 from raymimic.cli import main
 from raymimic.cli.commands import parse
 from raymimic.cli.train import _config
-from raymimic.data.summary import summarize
+from raymimic.data.curation.summary import summarize
 from raymimic.training.prepare import prepare
 from raymimic.training.trainable import obstacles
 

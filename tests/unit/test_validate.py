@@ -19,10 +19,10 @@ from tiny import Ran
 
 from raymimic.algo import BC
 from raymimic.config import config_factory
+from raymimic.data.curation.repair import repair
+from raymimic.data.curation.validate import Validation, validate
 from raymimic.data.reads import one_window
-from raymimic.data.repair import repair
 from raymimic.data.training_data import inspect_data, make_loaders
-from raymimic.data.validate import Validation, validate
 from raymimic.errors import DatasetError
 
 Cli = Callable[..., Ran]

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raymimic.data.copying import check_new, copy_attributes, copy_demo
+from raymimic.data.curation.copying import check_new, copy_attributes, copy_demo
+from raymimic.data.curation.masks import put_mask
+from raymimic.data.curation.validate import Validation, validate
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
-from raymimic.data.masks import put_mask
 from raymimic.data.metadata import filter_keys
-from raymimic.data.validate import Validation, validate
 from raymimic.data.writer import writing_file
 from raymimic.errors import DatasetError
 

@@ -9,9 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from raymimic.data.copying import check_new, copy_demo
+from raymimic.data.curation.copying import check_new, copy_demo
+from raymimic.data.curation.masks import put_mask
 from raymimic.data.hdf5 import DatasetFile, DemoReader, open_dataset
-from raymimic.data.masks import put_mask
 from raymimic.data.metadata import DatasetMeta, read_metadata
 from raymimic.data.writer import DatasetWriter, writing_file
 from raymimic.errors import ConfigError, DatasetError, did_you_mean

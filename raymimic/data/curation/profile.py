@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymimic.data.columns import Column, read_column, room_for
+from raymimic.data.curation.summary import DatasetSummary
+from raymimic.data.curation.validate import demo_digest
 from raymimic.data.hdf5 import DatasetFile, DemoReader, open_dataset
 from raymimic.data.stats import MIN_RANGE, Moments
-from raymimic.data.summary import DatasetSummary
-from raymimic.data.validate import demo_digest
 from raymimic.errors import DatasetError
 
 Array = NDArray[np.float64]

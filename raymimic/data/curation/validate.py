@@ -25,12 +25,12 @@ from raymimic.data.columns import (
     read_column,
     room_for,
 )
+from raymimic.data.curation.summary import ObservationForm
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
 from raymimic.data.images import fitting_modality, frame_faults, is_picture
 from raymimic.data.layout import checked_column, disagreement, known_length, wanted_arrays
 from raymimic.data.metadata import demo_order, env_meta_of, filter_keys
 from raymimic.data.reads import NEXT_OBS
-from raymimic.data.summary import ObservationForm
 from raymimic.data.training_data import ROUNDING
 from raymimic.envs.kinds import read_env_meta
 from raymimic.errors import DatasetError, RaymimicError
