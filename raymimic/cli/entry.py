@@ -10,7 +10,9 @@ import shlex
 import signal
 import sys
 import termios
+import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -20,6 +22,8 @@ from raymimic.credentials import FULL_URI, ServerUri, holds_login, masked
 from raymimic.errors import ConfigError, ModuleNotImportedError, RaymimicError, full_disk
 from raymimic.terminal import Once, write_to_nowhere
 from raymimic.user_modules import join_current_folder
+
+_PAUSE_S = 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -122,13 +126,43 @@ def _end_in_order() -> list[signal.Signals]:
         if len(received) == 1:
             if signum == signal.SIGHUP:
                 _leave_closed(terminals)
-            # Ray raises another SystemExit in the place of this one where it is waiting.
-            raise KeyboardInterrupt if signum == signal.SIGINT else SystemExit(128 + signum)
+            raise _ending(signum, lambda: ask_again(signum))
+
+    def ask_again(signum: int) -> None:
+        """Sends the signal once more, as nothing holds its exception: something caught it."""
+        signal.signal(signum, end_again)
+        # At once it would be raised where the exception goes, which takes no other.
+        threading.Timer(_PAUSE_S, os.kill, [os.getpid(), signum]).start()
+
+    def end_again(signum: int, frame: Any) -> None:
+        signal.signal(signum, end)
+        # Ray raises a SystemExit of its own in the place of ours where it is waiting.
+        if not isinstance(sys.exc_info()[1], SystemExit | KeyboardInterrupt):
+            raise _ending(signum, lambda: ask_again(signum))
 
     for signum in _ENDED:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, end)
     return received
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C, as an exception that weak references can watch."""
+
+
+class _Ended(SystemExit):
+    """Another signal, likewise."""
+
+
+def _ending(signum: int, when_dropped: Callable[[], None]) -> BaseException:
+    """The exception of a signal.
+
+    A library may catch everything while it is imported or called, and go on. The exception is gone
+    then, and `when_dropped` is called.
+    """
+    made = _Interrupted() if signum == signal.SIGINT else _Ended(128 + signum)
+    weakref.finalize(made, when_dropped).atexit = False
+    return made
 
 
 def _leave_closed(terminals: Sequence[int]) -> None:

@@ -5,10 +5,11 @@ import contextlib
 import json
 import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from raymimic.credentials import masked
-from raymimic.errors import perhaps
+from raymimic.errors import OutputError, perhaps
 
 if TYPE_CHECKING:
     from raymimic.data.curation.masks import WrittenMasks
@@ -23,6 +24,20 @@ def leave(status: int, message: str = "") -> NoReturn:
     if message:
         print(f"raymimic: {masked(message)}", file=sys.stderr, flush=True)
     raise SystemExit(status)
+
+
+@contextlib.contextmanager
+def writing_results() -> Iterator[None]:
+    """Has errors of files that cannot be written name the settings of a training's folder.
+
+    Raises:
+        OutputError: likewise.
+    """
+    try:
+        yield
+    except OutputError as error:
+        places = "results of a training go to train.output_dir or ray.storage_path"
+        raise OutputError(f"{error} ({places})") from error
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,14 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from raymimic.cli.shared import add_allow_links, add_import, add_set, json_text, natural
+from raymimic.cli.shared import (
+    add_allow_links,
+    add_import,
+    add_set,
+    json_text,
+    natural,
+    writing_results,
+)
 from raymimic.errors import ConfigError
 from raymimic.terminal import doing, shown
 
@@ -78,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"'{resume}' is a run of {config.algo_name}, not of {args.algo}")
         _apply(config, args)
         _check_address(config, resume, args)
-    result = train(config, resume=resume, from_checkpoint=args.from_checkpoint)
+    with writing_results():
+        result = train(config, resume=resume, from_checkpoint=args.from_checkpoint)
     if args.json:
         print(json_text(result.to_dict()), flush=True)
         return

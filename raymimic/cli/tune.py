@@ -3,7 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from raymimic.cli.shared import add_allow_links, add_import, add_set, json_text, positive
+from raymimic.cli.shared import (
+    add_allow_links,
+    add_import,
+    add_set,
+    json_text,
+    positive,
+    writing_results,
+)
 from raymimic.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
         return
     from raymimic.sweep import tuner
 
-    result = tuner.run(spec, resume=args.resume)
+    with writing_results():
+        result = tuner.run(spec, resume=args.resume)
     if args.json:
         print(json_text(result.to_dict()), flush=True)
 

@@ -190,10 +190,10 @@ def _rollout_problems(config: BaseConfig) -> Iterator[str]:
     """Looks at keys that a config need not have, whose types follow from no default."""
     rollout = config.experiment.rollout
     if not (rollout.batched is None or isinstance(rollout.batched, bool)):
-        yield f"'experiment.rollout.batched' is {rollout.batched!r}: set it to true or false"
+        yield f"'experiment.rollout.batched' is {shown(rollout.batched)}: set it to true or false"
     number = rollout.num_batch_envs
     if number is not None and (type(number) is not int or number < 1):
-        yield f"'experiment.rollout.num_batch_envs' is {number!r}: set it to at least 1"
+        yield f"'experiment.rollout.num_batch_envs' is {shown(number)}: set it to at least 1"
 
 
 def _login_problems(config: BaseConfig) -> Iterator[str]:

@@ -110,6 +110,8 @@ def encode_mp4(frames: Sequence[Picture], fps: int = FPS) -> bytes:
     Raises:
         ValueError: the pictures have several sizes.
     """
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError("they are of several sizes")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with writing_mp4(path, fps) as add:

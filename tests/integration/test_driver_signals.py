@@ -177,3 +177,34 @@ def wait_for_epoch(driver: subprocess.Popen[bytes], said: Path, beyond: int = 0)
         assert driver.poll() is None, said.read_text()
         assert time.monotonic() < end, said.read_text()
         time.sleep(0.2)
+
+
+SWALLOWS = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.{signal})
+    time.sleep(10)
+except BaseException:  # as some libraries do while they are imported
+    pass
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_a_library_swallows_ends_the_command(
+    number: str, status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "swallows.py").write_text(SWALLOWS.format(signal=number))
+    (tmp_path / "then.py").write_text("import time\ntime.sleep(600)\n")
+    command = [sys.executable, "-m", "raymimic", "dataset", "info", "none.hdf5"]
+    ended = subprocess.run(
+        [*command, "--import", "swallows", "then"],
+        cwd=tmp_path,
+        preexec_fn=heed_signals,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert ended.returncode == status, ended.stderr
+    assert ended.stderr.startswith("raymimic: ")
+    assert ended.stderr.count("\n") == 1

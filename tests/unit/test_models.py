@@ -48,7 +48,7 @@ def test_linear_equals_torchs_in_value_and_gradients(rows):
 @pytest.mark.parametrize("rows", [2, 2048])
 def test_mlp_is_the_chain_of_its_layers_with_the_same_gradients(rows):
     torch.manual_seed(0)
-    net = MLP(256, 3, (64, 128), nn.ReLU, nn.ReLU)
+    net = MLP(256, 3, (64, 128), activation=nn.ReLU, output_activation=nn.ReLU)
     x = torch.randn(rows, 256, requires_grad=True)
     y, expected = net(x), x
     for layer in net._model:
