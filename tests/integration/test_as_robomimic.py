@@ -146,3 +146,12 @@ def test_robomimics_own_scripts_run_as_modules(hopper: Path):
     wrong = run("-m", "raymimic.as_robomimic", "-m", "robomimic.scripts.train", "--nonsense")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_module_of_algorithms_without_the_line_is_told_it(tmp_path: Path):
+    (tmp_path / "their_algo.py").write_text("from robomimic.algo import PolicyAlgo\n")
+    words = ("-m", "raymimic", "train", "--algo", "bc", "--dataset", "x", "--import", "their_algo")
+    done = run(*words, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "put `import raymimic.as_robomimic` above it" in done.stderr
