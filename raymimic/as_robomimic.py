@@ -16,10 +16,10 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from raymimic.errors import ConfigError
@@ -47,6 +47,16 @@ class _SameModule(Loader):
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._spec  # which the import of the second name has replaced
 
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Returns the module's code, for `runpy`, which runs it as `__main__`.
+
+        Args:
+            fullname: the name that robomimic has for it.
+        """
+        found = importlib.util.find_spec(self._name)
+        loader = None if found is None else found.loader
+        return loader.get_code(self._name) if isinstance(loader, InspectLoader) else None
+
 
 class _Finder(MetaPathFinder):
     """Finds `robomimic` and its modules in raymimic."""
@@ -63,7 +73,7 @@ class _Finder(MetaPathFinder):
         if found is None:
             return None
         is_package = found.submodule_search_locations is not None
-        return ModuleSpec(fullname, _SameModule(name), is_package=is_package)
+        return ModuleSpec(fullname, _SameModule(name), origin=found.origin, is_package=is_package)
 
 
 def install(replace: bool = False) -> None:
@@ -98,7 +108,7 @@ def main(words: Sequence[str]) -> None:
         words: `[--replace] SCRIPT ARGUMENTS…` or `[--replace] -m MODULE ARGUMENTS…`.
 
     Raises:
-        SystemExit: no script is named, it does not exist, or robomimic is installed.
+        SystemExit: no script or module is named, it does not exist, or robomimic is installed.
     """
     rest = list(words)
     replace = rest[:1] == ["--replace"]
@@ -117,9 +127,22 @@ def main(words: Sequence[str]) -> None:
     sys.argv = rest
     sys.path.insert(0, str(Path.cwd() if is_module else Path(rest[0]).resolve().parent))
     if is_module:
+        if not _is_there(rest[0]):
+            ours = " of raymimic" if rest[0].partition(".")[0] == _THEIRS else ""
+            _end(f"error: there is no module '{rest[0]}'{ours}")
         run(rest[0], run_name="__main__", alter_sys=True)
     else:
         run(rest[0], run_name="__main__")
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module is found; errors of the packages that it is a part of are theirs."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        return False
 
 
 def _end(message: str) -> None:

@@ -571,9 +571,12 @@ def import_modules(names: Iterable[str]) -> None:
                     f"{module} is not on the Python path: put its folder on PYTHONPATH, install "
                     "it, or name it with --import where it lies in the current folder"
                 ) from error
+            remedy = "mend it there"
+            if absent == "robomimic":
+                remedy = "put `import raymimic.as_robomimic` above it, which gives raymimic"
             raise ConfigError(
                 f"{module} fails when it is imported: {type(error).__name__}: {error}"
-                f"{_place(error)}; mend it there"
+                f"{_place(error)}; {remedy}"
             ) from error
 
 

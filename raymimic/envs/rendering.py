@@ -84,10 +84,15 @@ def choose(failure: Callable[[str], str | None]) -> str:
 
 @functools.cache
 def _missing_library(backend: str) -> str | None:
-    library, packages = _LIBRARIES.get(backend, (None, ""))
+    library, _ = _LIBRARIES.get(backend, (None, ""))
     if library is None or ctypes.util.find_library(library) is not None:
         return None
-    return f"library lib{library} is missing (Debian: {packages})"
+    return f"library lib{library} is missing{_packages(backend)}"
+
+
+def _packages(backend: str) -> str:
+    """The Debian packages of a backend, since a library without its driver fails too."""
+    return f" (Debian: {_LIBRARIES[backend][1]})" if backend in _LIBRARIES else ""
 
 
 def _candidates() -> list[str]:
@@ -101,7 +106,8 @@ def _candidates() -> list[str]:
 @functools.cache  # the answer holds as long as this process
 def works(backend: str) -> str | None:
     """Returns why a backend draws no picture; None if it does."""
-    return run_probe(_PROBE, [], backend)
+    reason = run_probe(_PROBE, [], backend)
+    return None if reason is None else f"{reason}{_packages(backend)}"
 
 
 def run_probe(code: str, arguments: list[str], backend: str) -> str | None:
@@ -129,10 +135,32 @@ def run_probe(code: str, arguments: list[str], backend: str) -> str | None:
         return f"no frame after {PROBE_TIMEOUT_S:.0f} s"
     if probe.returncode == 0:
         return None
-    errors = [line for line in probe.stderr.splitlines() if "Error" in line]
-    if not errors:
+    error = _last_error(probe.stderr)
+    if error is None:
         return f"the process ended with status {probe.returncode}"
-    return errors[-1].strip().removeprefix(f"{EnvError.__module__}.{EnvError.__name__}: ")
+    return error.removeprefix(f"{EnvError.__module__}.{EnvError.__name__}: ")
+
+
+def _last_error(stderr: str) -> str | None:
+    """The exception that ended a process, in one line.
+
+    Those of destructors, which Python ignores, often follow it: a half-made context has no parts
+    to free.
+
+    Args:
+        stderr: of the process.
+    """
+    last, is_ignored, is_open = None, False, False
+    for line in stderr.splitlines():
+        if is_open and last is not None:  # PyOpenGL's errors take several lines
+            last, is_open = f"{last} {line.strip()}", line.strip() != ")"
+        elif line.startswith("Exception ignored"):
+            is_ignored = True
+        elif "Error" in line and not line[:1].isspace():
+            if not is_ignored:
+                last, is_open = line.strip(), line.endswith("(")
+            is_ignored = False
+    return last
 
 
 def adopt(backend: str) -> None:

@@ -22,7 +22,7 @@ from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
-from raymimic.errors import ConfigError, EnvError, did_you_mean
+from raymimic.errors import ConfigError, EnvError, did_you_mean, nearest
 from raymimic.recording.experts.expert import expert_names
 from raymimic.recording.players import Crash, Players
 from raymimic.recording.playing import playing
@@ -115,8 +115,10 @@ def dataset_task(name: str) -> str:
     """
     task = DATASETS.get(name.replace("_", "-"))
     if task is None:
-        rest = name.partition("-")[2]
-        known = [*DATASETS, *(f"{expert}-{rest}" for expert in expert_names())]
+        first, _, rest = name.partition("-")
+        experts, near = expert_names(), nearest(first, expert_names())
+        theirs = [f"{near}-{rest}"] if near and rest else [f"{expert}-…" for expert in experts]
+        known = [*DATASETS, *theirs]
         raise ConfigError(f"no dataset '{name}' can be made{did_you_mean(name, known)}")
     return task
 

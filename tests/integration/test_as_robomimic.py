@@ -115,6 +115,8 @@ def test_the_real_package_keeps_its_place_unless_asked(tmp_path: Path):
         ([], "usage: python -m raymimic.as_robomimic"),
         (["none.py"], "there is no script 'none.py'"),
         (["--config", "x"], "usage"),
+        (["-m", "robomimic.scripts.none"], "no module 'robomimic.scripts.none' of raymimic"),
+        (["-m", "none.at_all"], "there is no module 'none.at_all'"),
     ],
 )
 def test_a_command_that_names_no_script(words: list[str], said: str):
@@ -130,3 +132,26 @@ def test_a_module_runs_too(tmp_path: Path):
     )
     done = run("-m", "raymimic.as_robomimic", "-m", "theirs", "x", PYTHONPATH=str(tmp_path))
     assert done.stdout == "raymimic x\n", done.stderr
+
+
+def test_robomimics_own_scripts_run_as_modules(hopper: Path):
+    done = run(
+        *("-m", "raymimic.as_robomimic", "-m", "robomimic.scripts.get_dataset_info"),
+        *("--dataset", hopper),
+    )
+    assert done.returncode == 0, done.stderr
+    direct = run("-m", "raymimic.scripts.get_dataset_info", "--dataset", hopper)
+    assert done.stdout == direct.stdout
+    assert "key: " in done.stdout
+    wrong = run("-m", "raymimic.as_robomimic", "-m", "robomimic.scripts.train", "--nonsense")
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+
+
+def test_a_module_of_algorithms_without_the_line_is_told_it(tmp_path: Path):
+    (tmp_path / "their_algo.py").write_text("from robomimic.algo import PolicyAlgo\n")
+    words = ("-m", "raymimic", "train", "--algo", "bc", "--dataset", "x", "--import", "their_algo")
+    done = run(*words, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "put `import raymimic.as_robomimic` above it" in done.stderr

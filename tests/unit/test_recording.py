@@ -123,6 +123,8 @@ def test_a_kept_failure_and_an_expert_that_never_ends(cli, tmp_path: Path) -> No
     [
         (["walker2d-medium"], ["did you mean 'walker2d-medium-expert'"]),
         (["slidr-line"], ["did you mean 'slider-line'"]),
+        (["nothing-lift"], ["known are: ", "metaworld-…, ogbench-…, robosuite-…, slider-…"]),
+        (["robosuite"], ["robosuite needs a task at the end of the name; known are: lift"]),
         (["slider-line", "--expert", "5"], ["'slider-line' takes no --expert"]),
         (["slider-line", "--size", "20"], ["takes no --size without --cameras"]),
         (["slider-line", "--cameras", "a,a"], ["'a,a'"]),

@@ -36,6 +36,37 @@ def test_the_first_backend_that_works_is_taken(monkeypatch: pytest.MonkeyPatch) 
         rendering.choose(lambda backend: "broken" if backend == "osmesa" else None)
 
 
+def test_the_reason_is_the_error_that_ended_the_process_in_one_line() -> None:
+    class_of_context = (
+        "class Context:\n"
+        "    def __init__(self): raise ImportError('Cannot initialize a display')\n"
+        "    def __del__(self): self.handle\n"
+    )
+    reason = rendering.run_probe(f"{class_of_context}Context()", [], "osmesa")
+    assert reason == "ImportError: Cannot initialize a display"
+    reason = rendering.run_probe(
+        "class EGLError(Exception): pass\n"
+        "raise EGLError('EGLError(\\n\\terr = EGL_NOT_INITIALIZED,\\n\\tresult = 0\\n)')",
+        [],
+        "osmesa",
+    )
+    assert reason == "EGLError: EGLError( err = EGL_NOT_INITIALIZED, result = 0 )"
+    assert rendering.run_probe("import os; os._exit(3)", [], "osmesa") == (
+        "the process ended with status 3"
+    )
+
+
+@pytest.mark.usefixtures("renderer")
+def test_a_library_without_its_driver_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.environ["MUJOCO_GL"] != "egl":
+        pytest.skip("this machine draws without EGL")
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/none.json")
+    reason = rendering.works.__wrapped__("egl")
+    assert "Error" in reason
+    assert "_context" not in reason
+    assert reason.endswith("(Debian: libegl1 libegl-mesa0 libgl1-mesa-dri)")
+
+
 def test_egl_draws_on_the_gpu_that_the_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_EGL_DEVICE_ID", raising=False)
     monkeypatch.setattr(rendering, "_cuda_numbers", lambda: [None, 3, 1])

@@ -204,6 +204,5 @@ def _name_of(dataset: str) -> str | None:
 
 def unknown_task(simulator: str, task: str, known: Mapping[str, Any]) -> ConfigError:
     """The error for a task that an expert does not play."""
-    return ConfigError(
-        f"the expert of {simulator} plays no task '{task}'{did_you_mean(task, known)}"
-    )
+    fault = f"plays no task '{task}'" if task else "needs a task at the end of the name"
+    return ConfigError(f"the expert of {simulator} {fault}{did_you_mean(task, known)}")
