@@ -92,15 +92,20 @@ def run(args: argparse.Namespace) -> None:
 
 def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
     """Prints what a dataset of another format is, and the command that converts it."""
+    from raymimic.config.templates import config_named
     from raymimic.data.convert import reader_of
+    from raymimic.data.observation_keys import observation_settings
 
     command = _convert_command(args, kind)
-    if args.images:
+    if args.images or args.report is not None:
+        option = "--images" if args.images else "--report"
         raise DatasetError(
-            f"'{args.path}' is a dataset of format '{kind.format}', whose images are drawn once it"
-            f" is converted: {command}"
+            f"'{args.path}' is a dataset of format '{kind.format}', and {option} takes robomimic's"
+            f" HDF5: convert it first, by {command}"
         )
     with reader_of(args.path, kind.format) as reader:
+        first = next(reader.episodes(), None)
+        known = {} if first is None else {key: x.shape[1:] for key, x in first.obs.items()}
         told: dict[str, object] = {
             "format": reader.format,
             "version": reader.version,
@@ -113,19 +118,20 @@ def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
         return
     version = f" {reader.version}" if reader.version else ""
     count = "" if reader.num_episodes is None else f", {reader.num_episodes:,} episodes"
-    data = shlex.quote(args.path)
+    settings = observation_settings(config_named("bc"), known)
+    train = _command(args.path, "bc", settings)
     for line in (
         f"{args.path}: format '{reader.format}'{version}{count}",
         f"environment: {json.dumps(reader.env_meta) if reader.env_meta else 'not stated'}",
         f"convert: {command}",
-        f"train: raymimic train --algo bc --dataset {data} (converts it once into a cache)",
+        f"train (converts it once into a cache): {train}",
     ):
         print(printable(line))
 
 
 def _convert_command(args: argparse.Namespace, kind: "type[FormatReader]") -> str:
     target = kind.file_name(args.path)
-    if kind.trains_as_is:
+    if Path(target).exists() or kind.trains_as_is:
         target = target.replace(".hdf5", "_converted.hdf5")
     return f"raymimic dataset convert {shlex.quote(args.path)} {shlex.quote(target)}"
 
@@ -271,10 +277,10 @@ def _verdict(summary: "DatasetSummary", found: dict[str, str]) -> Iterator[str]:
     config = config_named(able[0])
     settings = observation_settings(config, summary.usable)
     if settings:
-        yield f"try: {_command(summary, able[0], settings)}"
+        yield f"try: {_command(summary.meta.path, able[0], settings)}"
     images = {path: keys for path, keys in _image_settings(summary).items() if path not in settings}
     if settings and images and set(config.observation) == {"modalities", "encoder"}:
-        yield f"with images: {_command(summary, able[0], {**settings, **images})}"
+        yield f"with images: {_command(summary.meta.path, able[0], {**settings, **images})}"
 
 
 def _image_settings(summary: "DatasetSummary") -> dict[str, list[str]]:
@@ -290,7 +296,7 @@ def _image_settings(summary: "DatasetSummary") -> dict[str, list[str]]:
     return {path: keys for path, keys in found.items() if keys}
 
 
-def _command(summary: "DatasetSummary", algo: str, settings: dict[str, list[str]]) -> str:
+def _command(path: str | Path, algo: str, settings: dict[str, list[str]]) -> str:
     words = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in settings.items()]
-    data = shlex.quote(str(summary.meta.path))
-    return f"raymimic train --algo {algo} --dataset {data} --set {shlex.join(words)}"
+    change = f" --set {shlex.join(words)}" if words else ""
+    return f"raymimic train --algo {algo} --dataset {shlex.quote(str(path))}{change}"

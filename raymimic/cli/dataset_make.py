@@ -75,7 +75,12 @@ def run(args: argparse.Namespace) -> None:
     from raymimic.recording.experts.expert import has_expert
 
     import_modules(args.imports)
-    if (args.name is None) == (args.policy is None):
+    if args.name is not None and args.policy is not None:
+        raise ConfigError(
+            f"'{args.name}' and --policy each name what plays: leave one out (--env names another"
+            " environment for the policy)"
+        )
+    if args.name is None and args.policy is None:
         raise ConfigError("name a dataset to make, or a policy to record (--policy CKPT)")
     if args.policy is not None:
         _refuse(args, (*_OF_WALKERS, "demos", "noise", "keep_failures"))

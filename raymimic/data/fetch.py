@@ -54,8 +54,8 @@ def local_path(path_or_uri: str | Path) -> Path:
         ) from error
     if not there:
         raise DatasetError(
-            f"dataset '{path}' does not exist: check train.data (the path must be there on every"
-            " node of the cluster; a URI such as s3://… is fetched)"
+            f"dataset '{path}' does not exist: check the path (train.data of a training must be"
+            " there on every node of the cluster; a URI such as s3://… is fetched)"
         )
     return path
 
@@ -68,7 +68,7 @@ def _fetch(uri: str) -> Path:
         fs, remote = fsspec.core.url_to_fs(uri)
         files = _files(fs, uri, remote)
         if not files:
-            raise DatasetError(f"dataset '{uri}' does not exist: check train.data")
+            raise DatasetError(f"dataset '{uri}' does not exist: check the URI")
         keys = [uri, *(f"{name} {fs.ukey(path)}" for name, path in files.items())]
         fingerprint = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:20]
         folder = cache_dir() / "datasets" / fingerprint

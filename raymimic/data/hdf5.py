@@ -35,6 +35,7 @@ _CHECKED_BYTES = 1 << 26  # of one array; smaller ones always fit
 _MAX_LINKED_FILES = 64  # open at a time
 _MAX_STEPS = 200  # of one look-up, those through links included
 _MAX_NESTED_VIRTUAL = 4
+_CONVERT = "; raymimic dataset convert makes it of other formats"
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class DatasetReader:
         there = ", ".join(self.names(self.root)[:8])
         raise DatasetError(
             f"{self} has no group 'data': it is HDF5{there and f' (of {there})'}, but not in"
-            " robomimic's format (data/<demo>/obs, data/<demo>/actions, …)"
+            f" robomimic's format (data/<demo>/obs, data/<demo>/actions, …){_CONVERT}"
         )
 
     def demo(self, name: str) -> "DemoReader | None":
@@ -873,7 +874,7 @@ def _open(path: Path) -> h5py.File:
     named = f"dataset '{path}'"
     try:
         if path.is_dir():
-            raise DatasetError(f"{named} is a folder: name the .hdf5 file in it")
+            raise DatasetError(f"{named} is a folder: name the .hdf5 file in it{_CONVERT}")
         if not path.is_file():
             raise DatasetError(f"{named} is not a file: name the .hdf5 file itself")
         if path.stat().st_size == 0:
@@ -927,7 +928,7 @@ def _not_hdf5(start: bytes) -> str:
         return f" but {storage.LFS_POINTER}"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return " but a web page: the download went wrong, fetch it again"
-    return ": train.data takes robomimic's HDF5 format"
+    return f": it must be robomimic's HDF5 format{_CONVERT}"
 
 
 def _limit_metadata_cache(handle: h5py.File) -> None:

@@ -1,6 +1,7 @@
 """D4RL's files and the forms of robomimic's: robosuite's, LIBERO's, mimicgen's, Isaac Lab's."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,9 +9,10 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 import pytest
-from tiny import Ran, train_args
+from checks import assert_refused
+from tiny import LAYERS, SETTINGS, Ran, train_args
 
-from raymimic.data.convert import convert_dataset, reader_of, recognised_format
+from raymimic.data.convert import convert_dataset, export_dataset, reader_of, recognised_format
 from raymimic.data.metadata import read_metadata
 from raymimic.errors import DatasetError
 
@@ -94,6 +96,23 @@ def test_d4rl_with_next_observations_keeps_every_step_and_finds_the_ends(tmp_pat
         after = np.concatenate([file[f"data/demo_{i}/next_obs/flat"] for i in range(5)])
         np.testing.assert_array_equal(after, source["next_observations"])
     assert any("experiment.env" in line for line in done.mapping)
+
+
+def test_the_commands_that_info_prints_work(
+    cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write_d4rl(tmp_path / "hopper-random-v2.hdf5").name
+    ran = cli("dataset", "info", source, "--report", "page.html")
+    assert_refused(ran, "raymimic dataset convert hopper-random-v2.hdf5")
+    assert not (tmp_path / "page.html").exists()
+    lines = cli("dataset", "info", source).out.splitlines()
+    convert, train = (
+        shlex.split(line.rpartition(": raymimic ")[2]) for line in lines if ": raymimic " in line
+    )
+    assert cli(*convert).status == 0
+    ran = cli("train", "--workers", "0", *train[1:], *LAYERS["bc"], *SETTINGS)
+    assert ran.status == 0, ran.err
 
 
 def test_d4rl_trains_from_the_source(cli: Callable[..., Ran], tmp_path: Path) -> None:
@@ -429,7 +448,9 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> No
 
     with pytest.raises(DatasetError, match="changed while it was read"):
         convert_dataset(path, tmp_path / "out.hdf5", progress=touch)
-    assert not (tmp_path / "out.hdf5").exists()
+    with pytest.raises(DatasetError, match="changed while it was read"):
+        export_dataset(path, tmp_path / "out", "lerobot", progress=touch)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_source_is_never_overwritten(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -220,6 +221,18 @@ def lying(path: Path) -> None:
         (overlap, "members overlap"),
         (outward, "leads out of the file"),
         (lying, "another size than its header says"),
+        (
+            lambda path: write_episode(path, action=np.ones((4, 2))),
+            "holds 'action' and 'actions', and both would be 'actions'",
+        ),
+        (
+            lambda path: write_episode(path.with_name("episode_1.npz"), actions=np.ones((4, 9))),
+            r"episode 1 \(counted from 0\): rows of 'actions' have shape \[9\]",
+        ),
+        (
+            lambda path: np.savez(path, obs=np.ones((0, 3)), actions=np.ones((0, 2))),
+            r"'.*episodes': episode 0 \(counted from 0\) has no steps",
+        ),
     ],
 )
 def test_an_episode_that_cannot_be_read_is_one_sentence(
@@ -374,6 +387,10 @@ def linked(store: Path) -> None:
         (lambda store: (store / "data/action/.zarray").write_text("{"), "damaged or truncated"),
         (lambda store: (store / "data/action/0.0").write_bytes(b"xx"), "damaged or truncated"),
         (lambda store: (store / "data/action").rename(store / "data/act"), "no 'data/action'"),
+        (
+            lambda store: shutil.copytree(store / "data/action", store / "data/actions"),
+            "holds 'action' and 'actions', and both would be 'actions'",
+        ),
         (linked, "leads out of its folder"),
         (lambda store: (store / "data/more").symlink_to("/etc"), "is a link to a folder"),
     ],
@@ -386,6 +403,32 @@ def test_a_store_that_cannot_be_read_is_one_sentence(
     with pytest.raises(DatasetError, match=message):
         convert_dataset(tmp_path / "x.zarr", tmp_path / "made.hdf5", "zarr")
     assert not (tmp_path / "made.hdf5").exists()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_chunk_that_blosc_stored_is_not_read_beyond_its_end(
+    tmp_path: Path, version: int, packed: bool
+) -> None:
+    store = tmp_path / "x.zarr"
+    options: dict[str, Any] = {"compressors": numcodecs.Blosc()}
+    if version == 3:
+        options = {"compressors": zarr.codecs.BloscCodec()}
+    root = zarr.open_group(store, mode="w", zarr_format=version)
+    actions = RNG.normal(size=(40, 2))  # random numbers, which Blosc stores as they are
+    root.create_array("data/action", data=actions, chunks=(40, 2), **options)
+    root.create_array("data/state", data=actions, chunks=(40, 2), **options)
+    root.create_array("meta/episode_ends", data=np.array([20, 40]), **options)
+    convert_dataset(store, tmp_path / "whole.hdf5")
+    with h5py.File(tmp_path / "whole.hdf5") as file:
+        np.testing.assert_array_equal(file["data/demo_1/actions"][()], actions[20:])
+    chunk = store / ("data/action/0.0" if version == 2 else "data/action/c/0/0")
+    chunk.write_bytes(chunk.read_bytes()[:200])
+    source = store
+    if packed:
+        source = Path(shutil.make_archive(str(tmp_path / "y.zarr"), "zip", store))
+    with pytest.raises(DatasetError, match=f"{chunk.name}' is damaged or truncated"):
+        convert_dataset(source, tmp_path / "made.hdf5")
 
 
 def test_only_metadata_that_were_checked_are_used(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_demos_without_rewards_and_ends_stay_without(tmp_path: Path) -> None:
     ("other", "message"),
     [
         (demo(1, 4, rewards=None), "demo 1 differs from those before it in 'next.reward'"),
-        (demo(1, 4, actions=np.ones((4, 3))), "demo 1 differs from those before it in 'action'"),
+        (demo(1, 4, actions=np.ones((4, 3))), r"episode 1 .* rows of 'actions' have shape \[3\]"),
         (demo(1, 4, others={"a/b": np.ones(4), "a.b": np.ones(4)}), "would both be 'a.b'"),
     ],
 )

@@ -1,7 +1,7 @@
 """Converts datasets: of any format into robomimic's HDF5, and back into some of them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ HDF5_ENDINGS = (".hdf5", ".h5")
 
 SOURCE = "source"
 """Attribute of a converted file: JSON of the source's `format`, `version`, `name`, `digest`."""
+
+_OF_ONE_SHAPE = ("actions", "rewards", "dones")
+_OBSERVATIONS = ("obs/", "next_obs/")
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,9 @@ def convert(
     count = _Count(progress, reader.num_episodes)
     with writing_dataset(target, reader.env_meta) as writer:
         writer.attrs.update(reader.attrs)
-        for episode in reader.episodes():
+        for episode in _episodes(reader):
             writer.add(episode)
             count.add(episode)
-        if not writer.num_demos:
-            raise DatasetError(
-                f"dataset '{reader.source}' holds no episodes: there is nothing to convert"
-            )
         identity = {
             "format": reader.format,
             "version": reader.version,
@@ -133,11 +132,7 @@ def convert(
         }
         if reader.format != RobomimicReader.format:  # a copy keeps the source of its source
             writer.attrs.setdefault(SOURCE, json.dumps(identity))
-        if stamps(reader.files) != before:
-            raise DatasetError(
-                f"dataset '{reader.source}' changed while it was read: convert it again when"
-                " nothing writes it any more"
-            )
+        _check_unchanged(reader, before)
     return count.result(target, content_digest(target), reader.format, reader.mapping)
 
 
@@ -159,19 +154,59 @@ def export_dataset(
 
     Raises:
         ConfigError: there is no such format.
-        DatasetError: the source cannot be read, or holds data that the format cannot hold.
+        DatasetError: the source cannot be read, has no episodes, changed meanwhile, or holds data
+            that the format cannot hold.
         OutputError: the folder cannot be written, or holds something already.
     """
     kind = format_writer(format_name)
     with reader_of(source, source_format) as reader, storage.writing_folder(Path(target)) as folder:
+        before = stamps(reader.files)
         count = _Count(progress, reader.num_episodes)
         writer = kind(folder, Path(target).absolute(), reader.env_meta, reader.attrs)
         with closing(writer):
-            for episode in reader.episodes():
+            for episode in _episodes(reader):
                 writer.add(episode)
                 count.add(episode)
             writer.finish()
+        _check_unchanged(reader, before)
     return count.result(target, "", format_name, [*reader.mapping, *writer.mapping])
+
+
+def _episodes(reader: FormatReader) -> Iterator[RecordedEpisode]:
+    """Yields the episodes of a source, which must have steps, and rows of one shape in each array.
+
+    Raises:
+        DatasetError: an episode does not, or there is none.
+    """
+    shapes: dict[str, tuple[tuple[int, ...], int]] = {}
+    number = -1
+    for number, episode in enumerate(reader.episodes()):
+        what = f"dataset '{reader.source}': episode {number} (counted from 0)"
+        if not len(episode):
+            raise DatasetError(f"{what} has no steps: leave the episode out")
+        for name, x in episode.arrays().items():
+            if name not in _OF_ONE_SHAPE and not name.startswith(_OBSERVATIONS):
+                continue
+            shape, first = shapes.setdefault(name, (x.shape[1:], number))
+            if x.shape[1:] != shape:
+                raise DatasetError(
+                    f"{what}: rows of '{name}' have shape {list(x.shape[1:])}, and those of episode"
+                    f" {first} have {list(shape)}: put the episodes of each shape into a dataset"
+                    " of their own"
+                )
+        yield episode
+    if number < 0:
+        raise DatasetError(
+            f"dataset '{reader.source}' holds no episodes: there is nothing to convert"
+        )
+
+
+def _check_unchanged(reader: FormatReader, before: list[tuple[str, int, int]]) -> None:
+    if stamps(reader.files) != before:
+        raise DatasetError(
+            f"dataset '{reader.source}' changed while it was read: convert it again when nothing"
+            " writes it any more"
+        )
 
 
 class _Count:

@@ -1,6 +1,6 @@
 """Files of a dataset that is a folder, and faults of the libraries that read them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,3 +106,25 @@ def parsed_object(text: bytes, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DatasetError(f"{what} is not a JSON object: it is damaged; copy or make it again")
     return content
+
+
+def renamed(keys: Iterable[str], name: Callable[[str], str], what: str) -> dict[str, str]:
+    """The source's key of each array, by our name.
+
+    Args:
+        keys: of the source.
+        name: gives our name of a key.
+        what: begins the complaint.
+
+    Raises:
+        DatasetError: two keys have one name.
+    """
+    found: dict[str, str] = {}
+    for key in sorted(keys):
+        other = found.setdefault(name(key), key)
+        if other != key:
+            raise DatasetError(
+                f"{what} holds '{other}' and '{key}', and both would be '{name(key)}': leave one"
+                " out"
+            )
+    return found

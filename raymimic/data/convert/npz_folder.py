@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raymimic.data.convert.folders import inside
+from raymimic.data.convert.folders import inside, renamed
 from raymimic.data.convert.heads import is_folder
 from raymimic.data.convert.npz import NpzFile, array_names, natural_order
 from raymimic.data.convert.registry import FormatReader, register_format
@@ -112,7 +112,7 @@ class NpzFolderReader(FormatReader):
                 yield self._episode(file)
 
     def _episode(self, file: NpzFile) -> RecordedEpisode:
-        named = {_name(key): key for key in sorted(file.arrays)}
+        named = renamed(file.arrays, _name, f"'{file.path}'")
         if "actions" not in named:
             raise DatasetError(
                 f"episode '{file.path}' has no 'actions', it holds"

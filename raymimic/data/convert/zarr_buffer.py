@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from raymimic.data.convert.folders import inside, is_plain, parsed_object, reading
+from raymimic.data.convert.folders import inside, is_plain, parsed_object, reading, renamed
 from raymimic.data.convert.heads import is_file, is_folder
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import local_path
@@ -47,6 +47,7 @@ _NUMBER_CODECS = (
 )
 _CODECS = {*_NUMBER_CODECS, *(f"imagecodecs_{name}" for name in _IMAGE_CODECS)}
 _INSTALL = "pip install 'raymimic[zarr]'"
+_BLOSC_HEAD = 16  # bytes of a chunk, of which the last four are the chunk's size
 _SIDE = 16  # of an image at least: smaller arrays are tables
 
 
@@ -68,8 +69,7 @@ class ZarrReader(FormatReader):
             for key, what in self._store.arrays.items()
             if key.startswith("data/")
         }
-        names = {_RENAMED.get(key, key) for key in self._arrays}
-        if "actions" not in names:
+        if "actions" not in renamed(self._arrays, _name, f"'{source}': 'data'"):
             raise DatasetError(
                 f"'{source}' has no 'data/action', it holds {', '.join(self._arrays) or 'nothing'}:"
                 " raymimic learns from actions, write them there"
@@ -196,7 +196,9 @@ class _Store:
         self.files = [path] if path.is_file() else [inside(path, name) for name in members]
         self.version = 2 if f"{prefix}{_ENDS}/.zarray" in members else 3
         self._needs_images = False
+        self._blosc: list[str] = []
         self.arrays = dict(self._checked(sorted(members)))
+        self._check_blosc(members)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Any]:
@@ -235,7 +237,37 @@ class _Store:
             content = parsed_object(self._read(member), what)
             if content.get("node_type") == "group":
                 continue
+            if _ends_in_blosc(content):
+                self._blosc.append(f"{self._prefix}{place}/")
             yield place, self._shape(content, what)
+
+    def _check_blosc(self, members: list[str]) -> None:
+        """Refuses chunks that were cut: Blosc decodes them, from memory beyond their end."""
+        with contextlib.ExitStack() as stack:
+            archive = None
+            if self._path.is_file():
+                archive = stack.enter_context(zipfile.ZipFile(self._path))
+            for member in members:
+                file = member.rpartition("/")[2]
+                if (
+                    not member.startswith(tuple(self._blosc))
+                    or file.startswith((".z", "zarr."))
+                    or not file
+                ):
+                    continue
+                what = f"'{self._path}': '{member}'"
+                with reading(what):
+                    if archive is not None:
+                        size = archive.getinfo(member).file_size
+                        with archive.open(member) as chunk:
+                            head = chunk.read(_BLOSC_HEAD)
+                    else:
+                        place = inside(self._path, member)
+                        size = place.stat().st_size
+                        with place.open("rb") as chunk:
+                            head = chunk.read(_BLOSC_HEAD)
+                if len(head) < _BLOSC_HEAD or int.from_bytes(head[12:], "little") != size:
+                    raise DatasetError(f"{what} is damaged or truncated; copy or make it again")
 
     def _shape(self, content: Mapping[str, Any], what: str) -> tuple[int, ...]:
         """The shape of an array that can be read without running what the file holds."""
@@ -378,6 +410,13 @@ def _codecs(content: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(inner, dict):
             yield from _codecs({"codecs": inner.get("codecs")})
             yield from _codecs({"codecs": inner.get("index_codecs")})
+
+
+def _ends_in_blosc(content: Mapping[str, Any]) -> bool:
+    """Whether the files of an array's chunks are what Blosc wrote."""
+    last = content.get("compressor") or (content.get("codecs") or [None])[-1]
+    name = last.get("id", last.get("name")) if isinstance(last, dict) else last
+    return str(name).removeprefix("numcodecs.") == "blosc"
 
 
 def _imported(name: str) -> Any:

@@ -132,14 +132,15 @@ def filter_demos(
     if name is not None and len(numbers) > 1:
         raise ConfigError(f"{len(numbers)} filter keys cannot all be called '{name}': leave it out")
     names = _meeting(path, _members(path, filter_key), conditions)
+    if not names:
+        raise DatasetError(f"dataset '{path}': no demo meets the conditions: ask for less")
     before = [] if filter_key is None else [filter_key]
     masks: dict[str, list[str]] = {}
     for number in numbers or (len(names),):
-        if number > len(names) or not names:
+        if number > len(names):
             which = " that meet the conditions" if conditions.name else ""
             raise DatasetError(
-                f"dataset '{path}' has {len(names)} demos{which}, not {number or 'any'}: ask for"
-                " fewer" + (", or for less" if conditions.name else "")
+                f"dataset '{path}' has {len(names)} demos{which}, not {number}: ask for fewer"
             )
         own = [conditions.name] if conditions.name else []
         own += [f"{number}_demos"] if numbers else []
