@@ -26,6 +26,7 @@ from raymimic.errors import ConfigError
 
 _THEIRS, _OURS = "robomimic", "raymimic"
 _VARIABLE = "RAYMIMIC_AS_ROBOMIMIC"
+_USAGE = "usage: python -m raymimic.as_robomimic [--replace] SCRIPT.py | -m MODULE …"
 
 
 class _SameModule(Loader):
@@ -115,8 +116,11 @@ def main(words: Sequence[str]) -> None:
     rest = rest[1:] if replace else rest
     is_module = rest[:1] == ["-m"]
     rest = rest[1:] if is_module else rest
+    if rest[:1] in (["-h"], ["--help"]):
+        print(_USAGE)
+        return
     if not rest or rest[0].startswith("-"):
-        _end("usage: python -m raymimic.as_robomimic [--replace] SCRIPT.py | -m MODULE …")
+        _end(_USAGE)
     if not is_module and not Path(rest[0]).is_file():
         _end(f"error: there is no script '{rest[0]}'")
     try:

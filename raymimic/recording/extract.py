@@ -23,13 +23,13 @@ from raymimic.data.metadata import content_digest
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.envs.env_base import Array, EnvBase, EnvType
 from raymimic.envs.render_settings import RenderSettings
-from raymimic.errors import DatasetError, EnvError, OutputError, reason
+from raymimic.errors import DatasetError, EnvError, OutputError
 from raymimic.recording.demos import MOST_IN_A_ROW, numeric_keys, stacked
 from raymimic.recording.parts import keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
-from raymimic.recording.source import OpenEnv, Source, SourceDemo, begin, first_that_works
+from raymimic.recording.source import OpenEnv, Source, SourceDemo, SourcePlayer, begin
 from raymimic.storage import check_writable
 
 _SUCCESS, _END, _BOTH = DONE_MODES = (0, 1, 2)
@@ -203,8 +203,8 @@ def extract_observations(
     return made
 
 
-class Extractor:
-    """Plays demos back; a `raymimic.recording.players.Player` whose jobs are names of demos.
+class Extractor(SourcePlayer[RecordedEpisode]):
+    """Plays demos back.
 
     Args:
         source: the dataset.
@@ -220,36 +220,18 @@ class Extractor:
         extraction: Extraction,
         trial: Sequence[str],
     ) -> None:
-        self._source, self._env_meta = source, dict(env_meta)
-        self._extraction, self._trial = extraction, tuple(dict.fromkeys(trial))
-        self._open = OpenEnv(self._env_meta)
+        super().__init__(source, OpenEnv(env_meta), trial)
+        self._env_meta, self._extraction = dict(env_meta), extraction
 
     def prepare(self) -> Tried:
         """Makes the environment, and plays the first state of a demo."""
-        env = self._open()
-        demo = first_that_works(self._trial, self._begun)
+        env, demo = self.try_out()
         # The source's description may have entries that the environment does not know.
         env_args = {**self._env_meta, **env.serialize()}
         return Tried(env_args, self._notes(env, demo))
 
-    def play(self, job: str) -> RecordedEpisode | Crash:
-        """Plays a demo back; one that cannot be read has crashed."""
-        try:
-            demo = self._source.read(job)
-        except DatasetError as error:
-            return Crash(reason(error))
-        return self._played(self._open(), demo)
-
-    def close(self) -> None:
-        """Closes the environment; it is made anew for the next demo."""
-        self._open.close()
-
-    def _begun(self, name: str) -> SourceDemo:
-        demo = self._source.read(name)
-        begin(self._open(), demo)
-        return demo
-
-    def _played(self, env: EnvBase, demo: SourceDemo) -> RecordedEpisode:
+    def played(self, env: EnvBase, demo: SourceDemo) -> RecordedEpisode:
+        """Puts the environment into each state of a demo, and steps from the last one."""
         observed = [begin(env, demo)]
         rewards, solved = [], []
         for row in range(1, len(demo.states) + 1):

@@ -27,7 +27,14 @@ from raymimic.errors import DatasetError, EnvError, OutputError, reason
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
-from raymimic.recording.source import OpenEnv, Source, SourceDemo, begin, first_that_works
+from raymimic.recording.source import (
+    OpenEnv,
+    Source,
+    SourceDemo,
+    SourcePlayer,
+    begin,
+    first_that_works,
+)
 from raymimic.rollout.video import FPS, Picture, writing_mp4
 from raymimic.storage import check_writable, is_uri
 
@@ -240,37 +247,24 @@ def _player(source: Source, playback: Playback, trial: Sequence[str]) -> Any:
     return StatePlayer(source, playback, trial)
 
 
-class StatePlayer:
-    """Plays demos in their environment; a `raymimic.recording.players.Player` of their names."""
+class StatePlayer(SourcePlayer[Played]):
+    """Plays demos in their environment, by their states or their actions."""
 
     def __init__(self, source: Source, playback: Playback, trial: Sequence[str]) -> None:
-        self._source, self._playback = source, playback
-        self._trial = tuple(dict.fromkeys(trial))
+        self._playback = playback
         env_meta = source.env_meta()
         if playback.film:
             env_meta = playback.env_meta(env_meta)
-        self._open = OpenEnv(env_meta, render=playback.film, reads={})
+        super().__init__(source, OpenEnv(env_meta, render=playback.film, reads={}), trial)
 
     def prepare(self) -> None:
         """Makes the environment, plays the first state of a demo, and takes a picture."""
-        env = self._open()
-        first_that_works(self._trial, lambda name: begin(env, self._source.read(name)))
+        env, _ = self.try_out()
         if self._playback.film:
             self._picture(env)
 
-    def play(self, job: str) -> Played | Crash:
-        """Plays a demo; one that cannot be read has crashed."""
-        try:
-            demo = self._source.read(job)
-        except DatasetError as error:
-            return Crash(reason(error))
-        return self._played(self._open(), demo)
-
-    def close(self) -> None:
-        """Closes the environment; it is made anew for the next demo."""
-        self._open.close()
-
-    def _played(self, env: EnvBase, demo: SourceDemo) -> Played:
+    def played(self, env: EnvBase, demo: SourceDemo) -> Played:
+        """Plays a demo, films it, and measures how far its actions lead from its states."""
         playback = self._playback
         frames: list[bytes] = []
         distances: list[float] = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import DatasetError, EnvError, RaymimicError, did_you_mean, reason
 from raymimic.recording.demos import STATE_ATTRS, seeded_generators
+from raymimic.recording.players import Crash
 from raymimic.storage import absolute
 
 T = TypeVar("T")
@@ -252,3 +254,48 @@ def first_that_works(names: Sequence[str], play: Callable[[str], T]) -> T:
         except Exception as error:  # a simulator may raise anything
             faults.append(EnvError(f"demo '{name}' cannot be played back: {reason(error)}"))
     raise faults[0]
+
+
+class SourcePlayer(ABC, Generic[T]):
+    """Plays a dataset's demos in their environment; a `raymimic.recording.players.Player`.
+
+    Its jobs are names of demos.
+
+    Args:
+        source: the dataset.
+        env: the environment.
+        trial: demos of which one has to have a state that can be played.
+    """
+
+    def __init__(self, source: Source, env: OpenEnv, trial: Sequence[str]) -> None:
+        self._source, self._open = source, env
+        self._trial = tuple(dict.fromkeys(trial))
+
+    def try_out(self) -> tuple[EnvBase, SourceDemo]:
+        """Makes the environment, and plays the first state of a demo.
+
+        Raises:
+            RaymimicError: none can be played.
+        """
+        return self._open(), first_that_works(self._trial, self._begun)
+
+    def play(self, job: str) -> T | Crash:
+        """Plays a demo; one that cannot be read has crashed."""
+        try:
+            demo = self._source.read(job)
+        except DatasetError as error:
+            return Crash(reason(error))
+        return self.played(self._open(), demo)
+
+    def close(self) -> None:
+        """Closes the environment; it is made anew for the next demo."""
+        self._open.close()
+
+    @abstractmethod
+    def played(self, env: EnvBase, demo: SourceDemo) -> T:
+        """Plays a demo from its first state on."""
+
+    def _begun(self, name: str) -> SourceDemo:
+        demo = self._source.read(name)
+        begin(self._open(), demo)
+        return demo

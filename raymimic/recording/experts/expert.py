@@ -180,9 +180,10 @@ def expert_of(dataset: str, noise: float | None = None, horizon: int | None = No
         except RaymimicError:
             raise
         except ModuleNotFoundError as error:
+            whole = (error.name or "").partition(".")[0] == name
+            which = "which" if whole else f"a part of which ('{error.name}')"
             raise EnvError(
-                f"'{dataset}' needs {name}, and a part of it is not installed ({reason(error)}): "
-                + pip_install(name)
+                f"'{dataset}' needs {name}, {which} is not installed: {pip_install(name)}"
             ) from error
         except Exception as error:  # MuJoCo without a renderer that MUJOCO_GL names, for one
             raise EnvError(
