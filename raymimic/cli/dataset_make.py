@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     import_modules(args.imports)
     if args.name is not None and args.policy is not None:
         raise ConfigError(
-            f"'{args.name}' and --policy each name what plays: leave one out (--env names another"
+            f"'{args.name}' and --policy contradict each other: leave one out (--env names another"
             " environment for the policy)"
         )
     if args.name is None and args.policy is None:

@@ -9,7 +9,6 @@ from raymimic.cli.shared import (
     add_set,
     json_text,
     positive,
-    writing_results,
 )
 from raymimic.errors import ConfigError
 
@@ -68,8 +67,7 @@ def run(args: argparse.Namespace) -> None:
         return
     from raymimic.sweep import tuner
 
-    with writing_results():
-        result = tuner.run(spec, resume=args.resume)
+    result = tuner.run(spec, resume=args.resume)
     if args.json:
         print(json_text(result.to_dict()), flush=True)
 

@@ -98,7 +98,7 @@ def test_robomimics_script_records_plays_and_films(renderer, checkpoint, tmp_pat
     ("args", "names"),
     [
         ([], ["name a dataset", "--policy"]),
-        (["walker2d-medium-expert", "--policy", "CKPT"], ["name a dataset", "--policy"]),
+        (["walker2d-medium-expert", "--policy", "CKPT"], ["--policy", "leave one out"]),
         (["walker2d-medium-expert", "--episodes", "3"], ["takes no --episodes"]),
         (["--policy", "CKPT", "--noise", "0.1"], ["--policy takes no --noise"]),
         (["--policy", "CKPT", "--size", "20"], ["--policy takes no --size without --cameras"]),
