@@ -133,6 +133,30 @@ def _replace(target: Path, data: bytes | memoryview, permissions: int) -> None:
 
 
 @contextlib.contextmanager
+def writing_file(path: Path, ending: str = ".part") -> Iterator[Path]:
+    """Writes a local file, which appears under its name once the block is complete.
+
+    Args:
+        path: of the file; an existing one is replaced. Its folder is made.
+        ending: of the name until then, where a library goes by it.
+
+    Yields:
+        The path to write to, beside it. If the block raises, nothing is left.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}{ending}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # there may be no such place
+            part.unlink()
+
+
+@contextlib.contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """Writes a local folder, which appears under its name once the block is complete.
 

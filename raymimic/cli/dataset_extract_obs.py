@@ -4,7 +4,7 @@ import argparse
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raymimic.cli.cameras import OF_CAMERAS, add_cameras, render_settings
 from raymimic.cli.shared import add_actors, add_allow_links, add_import, positive
@@ -12,7 +12,7 @@ from raymimic.errors import ConfigError, printable
 from raymimic.terminal import shown
 
 if TYPE_CHECKING:
-    from raymimic.recording.extract import ExtractedDataset
+    from raymimic.recording.extract import ExtractedDataset, Extraction
 
 _MOST_REASONS = 3
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: the arguments contradict each other.
         DatasetError, EnvError, OutputError: see `extract_observations`.
     """
-    from raymimic.recording.extract import Extraction, extract_observations
+    from raymimic.recording.extract import extract_observations
 
     if args.cameras is None:
         for name in (*OF_CAMERAS, "height", "width", "compress"):
@@ -85,15 +85,7 @@ def run(args: argparse.Namespace) -> None:
     made = extract_observations(
         args.source,
         args.out or f"{Path(args.source).stem}_{kind}.hdf5",
-        Extraction(
-            render=render,
-            done_mode=args.done_mode,
-            next_obs=not args.exclude_next_obs,
-            shaped=args.shaped,
-            copy_rewards=args.copy_rewards,
-            copy_dones=args.copy_dones,
-            compress=args.compress,
-        ),
+        extraction(args, render),
         n=args.n,
         num_actors=args.actors,
         allow_links=args.allow_links,
@@ -101,6 +93,26 @@ def run(args: argparse.Namespace) -> None:
     )
     for line in lines(made):
         print(printable(line))
+
+
+def extraction(args: argparse.Namespace, render: dict[str, Any] | None) -> "Extraction":
+    """The extraction that the arguments of `add_extraction` choose.
+
+    Args:
+        args: the arguments.
+        render: the cameras; None: no images.
+    """
+    from raymimic.recording.extract import Extraction
+
+    return Extraction(
+        render=render,
+        done_mode=args.done_mode,
+        next_obs=not args.exclude_next_obs,
+        shaped=args.shaped,
+        copy_rewards=args.copy_rewards,
+        copy_dones=args.copy_dones,
+        compress=args.compress,
+    )
 
 
 def lines(made: "ExtractedDataset") -> Iterator[str]:

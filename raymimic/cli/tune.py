@@ -3,13 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from raymimic.cli.shared import (
-    add_allow_links,
-    add_import,
-    add_set,
-    json_text,
-    positive,
-)
+from raymimic.cli.shared import add_allow_links, add_import, add_set, json_text, positive
 from raymimic.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Writes datasets in robomimic's HDF5 format, whole or not at all."""
 
-import contextlib
 import io
 import json
 import os
@@ -14,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from raymimic import storage
 from raymimic.errors import DatasetError, OutputError
-from raymimic.storage import is_uri
 
 Array = NDArray[Any]
 
@@ -283,21 +282,14 @@ def writing_file(path: str | Path) -> Iterator[tuple[h5py.File, Callable[[], Non
     Raises:
         OutputError: the file cannot be written.
     """
-    if is_uri(str(path)):
+    if storage.is_uri(str(path)):
         raise OutputError(f"cannot write dataset '{path}': it must be a local file; copy it then")
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with writing_hdf5(part) as opened:
+        with storage.writing_file(Path(path)) as part, writing_hdf5(part) as opened:
             yield opened
-        part.replace(path)
     except OSError as error:
         # HDF5's own message spans lines
         reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
         raise OutputError(
             f"cannot write dataset '{path}': {reason}; make room there or choose another place"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):  # there may be no such place
-            part.unlink()

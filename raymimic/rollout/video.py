@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raymimic import storage
 from raymimic.envs.rendering import adopt, choose, run_probe
 from raymimic.errors import EnvError
 
@@ -138,11 +138,9 @@ def writing_mp4(path: Path, fps: int = FPS) -> Iterator[Callable[[Picture], None
     """
     import imageio
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
     shapes: set[tuple[int, ...]] = set()
-    opened: Any = imageio.get_writer(part, fps=fps, macro_block_size=2)
-    try:
+    with storage.writing_file(path, ".part.mp4") as part:
+        opened: Any = imageio.get_writer(part, fps=fps, macro_block_size=2)
         with opened as writer:
 
             def add(frame: Picture) -> None:
@@ -154,6 +152,3 @@ def writing_mp4(path: Path, fps: int = FPS) -> Iterator[Callable[[Picture], None
                 writer.append_data(np.pad(frame, edges, mode="edge"))
 
             yield add
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

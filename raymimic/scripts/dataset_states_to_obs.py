@@ -6,7 +6,7 @@ The output lies beside the dataset, and images are drawn as the simulator draws 
 import argparse
 from pathlib import Path
 
-from raymimic.cli.dataset_extract_obs import add_extraction, lines
+from raymimic.cli.dataset_extract_obs import add_extraction, extraction, lines
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import Parser, add_actors, add_import, positive
 
@@ -20,7 +20,7 @@ def dataset_states_to_obs(args: argparse.Namespace) -> None:
     Raises:
         RaymimicError: see `extract_observations`.
     """
-    from raymimic.recording.extract import Extraction, extract_observations
+    from raymimic.recording.extract import extract_observations
 
     source = Path(args.dataset)
     kind = f"im{args.camera_width}" if args.camera_names else "ld"
@@ -33,15 +33,7 @@ def dataset_states_to_obs(args: argparse.Namespace) -> None:
     made = extract_observations(
         source,
         source.parent / (args.output_name or f"{source.stem}_{kind}.hdf5"),
-        Extraction(
-            render=render if args.camera_names else None,
-            done_mode=args.done_mode,
-            next_obs=not args.exclude_next_obs,
-            shaped=args.shaped,
-            copy_rewards=args.copy_rewards,
-            copy_dones=args.copy_dones,
-            compress=args.compress,
-        ),
+        extraction(args, render if args.camera_names else None),
         n=args.n,
         num_actors=getattr(args, "actors", None),
         imports=getattr(args, "imports", ()),

@@ -1,8 +1,6 @@
 """robomimic's `file_utils`: datasets, checkpoints, downloads."""
 
-import contextlib
 import http.client
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -28,6 +26,7 @@ from raymimic.data.layout import selected_demos, shape_metadata
 from raymimic.data.metadata import read_env_meta
 from raymimic.errors import CheckpointError, DatasetError, OutputError, reason
 from raymimic.observations.shapes import LANG_EMB_KEY
+from raymimic.storage import writing_file
 from raymimic.utils import env_utils, lang_utils, obs_utils
 
 __all__ = [
@@ -240,8 +239,7 @@ def download_url(url: str, download_dir: str | Path, check_overwrite: bool = Tru
     if check_overwrite and target.exists():
         raise OutputError(f"'{target}' exists: remove it, or give check_overwrite=False")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _opened(url) as answer, _whole_file(target) as file:
+        with writing_file(target) as part, _opened(url) as answer, part.open("wb") as file:
             size = int(answer.headers.get("Content-Length") or 0)
             with tqdm(total=size or None, unit="B", unit_scale=True, desc=target.name) as bar:
                 while block := answer.read(_CHUNK_BYTES):
@@ -255,20 +253,6 @@ def download_url(url: str, download_dir: str | Path, check_overwrite: bool = Tru
         raise DatasetError(f"'{url}' cannot be downloaded: {reason(error)}") from error
     except OSError as error:
         raise OutputError(f"'{target}' cannot be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _whole_file(target: Path) -> Any:
-    """A file beside the target, which takes its place at the end; gone after an exception."""
-    file = tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False)  # noqa: SIM115
-    try:
-        with file:
-            yield file
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(target)
-    except BaseException:
-        Path(file.name).unlink(missing_ok=True)
-        raise
 
 
 def download_file_from_hf(

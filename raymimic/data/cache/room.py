@@ -94,7 +94,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _begun(path: Path) -> dict[str, Any]:
-    """What the first line of a ledger says of a file that is being built."""
+    """The first line of the ledger of a file that is being built; empty if there is none."""
     with contextlib.suppress(OSError, ValueError):
         with storage.open_own(path.with_suffix(LEDGER), os.O_RDONLY, "rb") as ledger:
             content = json.loads(ledger.readline(_LONGEST_LINE))

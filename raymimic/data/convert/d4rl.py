@@ -148,7 +148,7 @@ class D4rlReader(FormatReader):
             if has_next:
                 last, next_obs = stop, self._values("next_observations", start, stop)
             else:
-                # What follows a terminal step counts for nothing, as its done is 1.
+                # The observation after a terminal step counts for nothing, as its done is 1.
                 last = stop if terminated else stop - 1
                 next_obs = np.concatenate([observations[1:], observations[-1:]])[: last - start]
                 if not terminated:

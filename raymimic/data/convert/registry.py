@@ -92,7 +92,7 @@ class FormatReader(ABC):
 
     @property
     def mapping(self) -> list[str]:
-        """What became of what: lines `source's name -> robomimic's name, units, range, notes`.
+        """Lines `source's name -> robomimic's name, units, range, notes`.
 
         Complete once all episodes were read.
         """
@@ -172,6 +172,7 @@ _WRITERS: dict[str, type[FormatWriter]] = {}
 
 Reader = TypeVar("Reader", bound=type[FormatReader])
 Writer = TypeVar("Writer", bound=type[FormatWriter])
+Kind = TypeVar("Kind", bound=type[FormatReader] | type[FormatWriter])
 
 
 def register_format(name: str) -> Callable[[Reader], Reader]:
@@ -183,14 +184,7 @@ def register_format(name: str) -> Callable[[Reader], Reader]:
     Raises:
         ConfigError: another class has that name already.
     """
-
-    def decorator(reader: Reader) -> Reader:
-        _refuse_another(_READERS.get(name, reader), reader, name)
-        reader.format = name
-        _READERS[name] = reader
-        return reader
-
-    return decorator
+    return _registering(_READERS, name)
 
 
 def register_writer(name: str) -> Callable[[Writer], Writer]:
@@ -202,22 +196,24 @@ def register_writer(name: str) -> Callable[[Writer], Writer]:
     Raises:
         ConfigError: another class has that name already.
     """
+    return _registering(_WRITERS, name)
 
-    def decorator(writer: Writer) -> Writer:
-        _refuse_another(_WRITERS.get(name, writer), writer, name)
-        writer.format = name
-        _WRITERS[name] = writer
-        return writer
+
+def _registering(known: dict[str, Any], name: str) -> Callable[[Kind], Kind]:
+    """The decorator that puts a class into a registry under a name, which the class gets too."""
+
+    def decorator(kind: Kind) -> Kind:
+        own = known.get(name, kind)
+        if not same_definition(own, kind):
+            raise ConfigError(
+                f"a dataset format '{name}' is registered already, by {own.__module__}: choose"
+                " another name"
+            )
+        kind.format = name
+        known[name] = kind
+        return kind
 
     return decorator
-
-
-def _refuse_another(known: type, new: type, name: str) -> None:
-    if not same_definition(known, new):
-        raise ConfigError(
-            f"a dataset format '{name}' is registered already, by {known.__module__}: choose"
-            " another name"
-        )
 
 
 def registered_formats() -> list[str]:

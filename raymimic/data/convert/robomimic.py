@@ -115,7 +115,7 @@ class RobomimicReader(FormatReader):
 
     @property
     def mapping(self) -> list[str]:
-        """What subclasses change."""
+        """The changes that subclasses make."""
         return list(self._lines)
 
     def note(self, *lines: str) -> None:

@@ -303,7 +303,7 @@ def _is_picture(x: Array) -> bool:
 
 
 def _scale(x: Array) -> float | None:
-    """What makes colours bytes: 1 of whole numbers of 0 to 255, 255 of fractions of 0 to 1."""
+    """The factor that makes bytes of colours: 1 for whole numbers, 255 for fractions up to 1."""
     low, high = float(x.min()), float(x.max())
     if low >= 0 and high <= 255 and not np.any(x % 1):
         return 1.0
