@@ -19,11 +19,11 @@ from raymimic.data.returns import reference_returns
 from raymimic.data.training_data import data_label
 from raymimic.envs.fit import ActionBounds, clipping_warnings
 from raymimic.envs.seeds import evaluation_seeds
-from raymimic.recording.report_files import kept_report
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.stats import failures, summarize
 from raymimic.storage import file_names, join, remove, write_bytes
 from raymimic.terminal import readable, shown
+from raymimic.training.data_reports import DataReports
 from raymimic.training.kept_models import KeptModels, dataset_uses
 from raymimic.training.link import (
     Committed,
@@ -68,6 +68,7 @@ class Driver:
         self.loading = ""  # how far the first rank is, before it has started
         self._tags, self._data = run.tags, run.prepared.data
         self._models = KeptModels(self.config, self._data, self.tracker)
+        self._reports = DataReports(self._data, self.config.train.allow_links)
         self._post = post
         self._no_video: str | None = None
         self._warned: set[int | str] = set()  # epochs and environments
@@ -144,6 +145,7 @@ class Driver:
             case Progress():
                 self.progress.within(event.epoch, event.step, event.steps_per_s)
             case Committed():
+                self._link_reports()
                 for record in event.records:
                     self._record(record)
                 self._keep(event.kept)
@@ -176,6 +178,8 @@ class Driver:
             self.tracker.log_datasets(dataset_uses(self.config, self._data))
             self._show_images()
             self._link_reports()
+            if event.info["cached"]:
+                self._reports.make_missing()
             if self.config.experiment.logging.log_tb:  # which writes its event files anew
                 self.folder.drop_replaced("logs", "tb")
             self._action_range = info["action_range"]
@@ -210,13 +214,10 @@ class Driver:
             self.progress.line(f"images: {', '.join(shown(file) for file in drawn.files)}")
 
     def _link_reports(self) -> None:
-        """Gives the tracker the reports of the data that were made on this machine before."""
-        digests = self._data.digest.split(",")
-        for path, digest in dict(zip(self._data.paths, digests, strict=True)).items():
-            report = kept_report(path, digest)
-            if report.is_file():
-                self.tracker.log_artifact(report, "data")
-                self.progress.line(f"report of the data: {report}")
+        """Gives the tracker the reports of the data that this machine has by now."""
+        for report in self._reports.found():
+            self.tracker.log_artifact(report, "data")
+            self.progress.line(f"report of the data: {report}")
 
     def _record(self, record: EpochRecord) -> None:
         if record.epoch in self._records:
@@ -457,6 +458,10 @@ class Driver:
         if not self.config.experiment.keep_all_videos:
             store = CheckpointStore(self.folder.uri, self.config.experiment.save)
             self._drop_videos({entry.epoch for entry in store.entries})
+
+    def close(self) -> None:
+        """Ends the process that makes reports of the data."""
+        self._reports.close()
 
     def _drop_videos(self, kept: set[int]) -> None:
         """Deletes the videos of epochs whose checkpoint is not kept, as robomimic does."""

@@ -75,6 +75,7 @@ def train_on_ray(run: Run) -> Driver:
         except ClusterLostError as error:
             raise ClusterError(workers.go_on(driver, str(error))) from error
         finally:
+            driver.close()
             if pool is not None:
                 pool.close()
         return driver

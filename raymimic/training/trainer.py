@@ -273,6 +273,7 @@ def _train_here(run: Run) -> Driver:
         )
         driver.finish()
     finally:
+        driver.close()
         evaluator.close()
         torch.set_num_threads(threads)
     return driver

@@ -347,6 +347,7 @@ class _Worker:
             "samples": self.data.train.num_samples,
             "split": self.data.info.split,
             "place": self.data.place,
+            "cached": self.data.train.dataset.store.is_cached,
             "steps_per_epoch": self.data.train.num_steps,
             "device": str(self.algo.device),
             "action_range": [bound.tolist() for bound in self.data.action_range],

@@ -15,6 +15,7 @@ from image_files import replace_key, write_cameras
 from PIL import Image
 from recording import RecordingTracker, ScriptedEvaluator
 from tiny import small_config
+from waiting import wait_for
 
 from raymimic.checkpoints.logs import EvaluationLog
 from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
@@ -40,6 +41,7 @@ INFO = {
     "samples": 120,
     "split": "",
     "place": "the data take 1.0 MB: in memory",
+    "cached": False,
     "device": "cpu",
     "action_range": [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]],
     "steps_per_epoch": 5,
@@ -397,6 +399,29 @@ def test_a_report_of_the_data_is_linked_if_there_is_one(
     made.start()
     assert ("artifact", report.name, "data") in made.tracker.calls
     assert f"report of the data: {report}" in made.out.getvalue()
+
+
+@pytest.mark.slow
+def test_a_report_of_cached_data_is_made_beside_the_training_which_may_end_before(
+    stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "cache"))
+    made = stage()
+    page = kept_report(made.driver._data.paths[0], made.driver._data.digest)
+    made.start(info={**INFO, "cached": True})
+    made.driver.close()
+    assert not page.exists()
+
+    made = stage()
+    made.start(info={**INFO, "cached": True})
+    wait_for(page.exists, "the page")
+    assert ("artifact", page.name, "data") not in made.tracker.calls
+    made.driver.handle(Committed(1, "1.pth", [record(1)], evaluate=False))
+    made.driver.close()
+    assert made.tracker.calls.count(("artifact", page.name, "data")) == 1
+    assert made.out.getvalue().count(f"report of the data: {page}") == 1
+    assert page.read_text().endswith("</html>\n")
+    assert {file.suffix for file in page.parent.iterdir()} == {".html", ".lock"}
 
 
 def test_what_is_seen_on_the_images_is_told_and_never_ends_a_run(
