@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymimic.cli.cameras import OF_CAMERAS, add_cameras, render_settings
-from raymimic.cli.shared import add_actors, add_allow_links, add_import, positive
+from raymimic.cli.shared import add_actors, add_allow_links, add_import, positive, resumed
 from raymimic.errors import ConfigError, printable
 from raymimic.terminal import shown
 
@@ -122,8 +122,7 @@ def lines(made: "ExtractedDataset") -> Iterator[str]:
         f"dataset: {shown(made.path)}, {made.num_demos} demos, {made.num_transitions:,} "
         f"transitions, {size:,.1f} MB"
     )
-    if made.kept:
-        yield f"{made.kept} of the demos are from an earlier, interrupted run"
+    yield from resumed(made.kept, "demos")
     if made.dropped:
         yield f"left out: {len(made.dropped)} demos that cannot be played back"
     for name, why in list(made.dropped.items())[:_MOST_REASONS]:

@@ -13,7 +13,7 @@ from raymimic.cli.cameras import (
     given_render_settings,
     render_settings,
 )
-from raymimic.cli.shared import CHECKPOINT_HELP, add_actors, add_import, natural, positive
+from raymimic.cli.shared import CHECKPOINT_HELP, add_actors, add_import, natural, positive, resumed
 from raymimic.errors import ConfigError
 from raymimic.terminal import readable, shown
 
@@ -109,6 +109,8 @@ def _make(args: argparse.Namespace, out: str) -> None:
         seed=args.seed,
     )
     print(f"dataset: {shown(made.path)}")
+    for line in resumed(made.resumed, "episodes"):
+        print(line)
     for level, transitions in made.transitions.items():
         returns = made.returns[level]
         print(
@@ -181,7 +183,8 @@ def _lines(made: RecordedDataset, actor: str) -> list[str]:
     where = shlex.quote(shown(made.path))
     lines = [
         f"dataset: {shown(made.path)}, {made.num_demos} demos, {made.num_transitions:,} "
-        f"transitions, {size:,.1f} MB"
+        f"transitions, {size:,.1f} MB",
+        *resumed(made.resumed, "episodes"),
     ]
     if made.judged:
         found = made.attrs()

@@ -13,6 +13,7 @@ from raymimic.cli.shared import (
     json_text,
     leave,
     positive,
+    resumed,
 )
 from raymimic.errors import ConfigError, OutputError, printable
 from raymimic.terminal import readable, shown
@@ -159,6 +160,7 @@ def lines(report: "PlaybackReport", verified: bool) -> Iterator[str]:
             f"{readable(found['median_drift_at_end'])}; {found['exact']} without any"
             + (f"; {found['solved']} of {found['judged']} solve the task" * bool(found["judged"]))
         )
+    yield from resumed(report.resumed, "demos")
     if report.dropped:
         yield f"left out: {len(report.dropped)} demos that cannot be played back"
         yield from (f"  {name}: {why}" for name, why in report.dropped.items())

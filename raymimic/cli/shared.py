@@ -109,6 +109,12 @@ def positive(text: str) -> int:
     return _integer(text, least=1)
 
 
+def resumed(number: int, unit: str) -> Iterator[str]:
+    """Tells how much is from an earlier run, if anything is."""
+    if number:
+        yield f"{number} of the {unit} are from an earlier, interrupted run"
+
+
 def _integer(text: str, least: int) -> int:
     with contextlib.suppress(ValueError):
         if int(text) >= least:

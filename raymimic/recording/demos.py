@@ -13,20 +13,23 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from raymimic.config import import_modules
-from raymimic.data.writer import RecordedEpisode, writing_dataset
+from raymimic.data.writer import RecordedEpisode
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.render_settings import DEPTH, IMAGE
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError
 from raymimic.recording.experts.expert import Expert, expert_of
+from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
@@ -90,8 +93,22 @@ class Recipe:
         """The attributes of the file that name the recipe."""
         return {"expert": self.name, "noise": self.expert().noise}
 
-    def filter_keys(self, demo: Demo) -> tuple[str, ...]:
-        """Further filter keys of a demo, beside `train` and `valid`."""
+    def plan(self) -> dict[str, Any]:
+        """All that its episodes follow from, as JSON values, but for their seeds."""
+        return {
+            "dataset": self.name,
+            "render": self.render,
+            "noise": self.noise,
+            "horizon": self.horizon,
+            "next_obs": self.stores_next_obs,
+        }
+
+    def filter_keys(self, solved: bool | None) -> tuple[str, ...]:
+        """Further filter keys of a demo, beside `train` and `valid`.
+
+        Args:
+            solved: see `Demo`.
+        """
         return ()
 
 
@@ -111,6 +128,51 @@ class Demo:
     spoiled: bool = False
 
 
+@dataclass(frozen=True)
+class Take(Facts):
+    """The facts about an episode.
+
+    Attributes:
+        solved: see `Demo`.
+        spoiled: see `Demo`.
+        kept: whether it is a demo of the dataset.
+        length: its steps.
+        total: the sum of its rewards.
+        keys: of its observations.
+    """
+
+    solved: bool | None = None
+    spoiled: bool = False
+    kept: bool = False
+    length: int = 0
+    total: float = 0.0
+    keys: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, outcome: Demo | Crash, keep_failures: bool) -> Take:
+        """The facts about an episode that was played."""
+        if isinstance(outcome, Crash):
+            return cls(crash=outcome.reason)
+        episode = outcome.episode
+        return cls(
+            solved=outcome.solved,
+            spoiled=outcome.spoiled,
+            kept=not outcome.spoiled and (keep_failures or outcome.solved is not False),
+            length=len(episode),
+            total=0.0 if episode.rewards is None else float(episode.rewards.sum()),
+            keys=list(episode.obs),
+        )
+
+    @property
+    def fault(self) -> str:
+        """The reason for leaving it out; empty of a demo."""
+        if self.crash is not None:
+            return f"crashed: {self.crash}"
+        if self.spoiled:
+            return "spoiled"
+        return "" if self.kept else "not solved"
+
+
 @dataclass
 class RecordedDataset:
     """A dataset that was recorded.
@@ -127,6 +189,7 @@ class RecordedDataset:
         images: the observations of cameras, by modality.
         returns: the sum of the rewards of each demo.
         lengths: the steps of each demo.
+        resumed: episodes that an earlier, interrupted run had played.
     """
 
     path: Path
@@ -140,6 +203,20 @@ class RecordedDataset:
     images: dict[str, list[str]] = field(default_factory=dict)
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    resumed: int = 0
+
+    def count(self, take: Take) -> None:
+        """Counts an episode."""
+        if take.crash is not None:
+            self.crashes.append(take.crash)
+        elif take.spoiled:
+            self.spoiled += 1
+        else:
+            self.solved += take.solved is True
+            self.unsolved += take.solved is False
+        if take.kept:
+            self.returns.append(take.total)
+            self.lengths.append(take.length)
 
     @property
     def judged(self) -> int:
@@ -176,7 +253,8 @@ def record_demos(
     """Plays an expert and writes its demonstrations.
 
     The file's content follows from the recipe, the number of demos and the seed; actors only share
-    the work. Each episode has a seed of its own, and they are kept in the order of the seeds.
+    the work. Each episode has a seed of its own, and they are kept in the order of the seeds. A
+    call that was interrupted goes on with the episodes in the folder `<out>.parts`.
 
     Args:
         recipe: expert, cameras, noise.
@@ -205,50 +283,45 @@ def record_demos(
     expert, attrs = recipe.expert(), recipe.attrs()
     check_writable(str(out))
     made = RecordedDataset(Path(out))
-    in_a_row: list[str] = []
-    with playing(recipe.player(), num_actors, imports) as players:
-        env_args = players.prepare()
+    plan = {**recipe.plan(), "seed": seed, "keep_failures": keep_failures, "compress": compress}
+    with keeping_parts(out, plan, compress) as parts:
+        made.resumed = parts.num_kept
         with (
-            writing_dataset(out, env_args, ("train", "valid"), compress) as writer,
+            playing(recipe.player(), num_actors, imports) as players,
             Progress(recipe.name, demos, "demos", progress) as bar,
         ):
+            env_args = players.prepare()
             seeds = episode_seeds(Purpose.DEMONSTRATION, seed, recipe.stage, EPISODES)
-            for outcome in players.play(seeds):
-                fault = _count(outcome, made, keep_failures)
-                in_a_row = [*in_a_row, fault] if fault else []
-                if len(in_a_row) == MOST_IN_A_ROW:
-                    raise EnvError(_hopeless(recipe.name, in_a_row))
-                if fault:
-                    continue
-                last = writer.num_demos + 1
-                valid = last % VALID_EVERY == 0 or 1 < last == demos < VALID_EVERY
-                split = "valid" if valid else "train"
-                writer.add(outcome.episode, (split, *recipe.filter_keys(outcome)))
-                rewards = outcome.episode.rewards
-                made.returns.append(0.0 if rewards is None else float(rewards.sum()))
-                made.lengths.append(len(outcome.episode))
-                bar.update(1)
-                if writer.num_demos == demos:
-                    break
-            if writer.num_demos < demos:
+            takes: dict[int, Take] = {}
+            faults: list[str] = []
+            taken = partial(_taken, keep_failures)
+            with closing(parts.play(players, seeds, Take, taken)) as played:
+                for index, take in played:
+                    made.count(take)
+                    faults = [*faults, take.fault] if take.fault else []
+                    if len(faults) == MOST_IN_A_ROW:
+                        raise EnvError(_hopeless(recipe.name, faults))
+                    if take.kept:
+                        takes[index] = take
+                        bar.update(1)
+                    if len(takes) == demos:
+                        break
+            if len(takes) < demos:
                 raise EnvError(f"'{recipe.name}': {EPISODES:,} episodes gave too few demos")
+        with parts.writing(env_args, ("train", "valid")) as writer:
+            for number, (index, take) in enumerate(takes.items(), 1):
+                valid = number % VALID_EVERY == 0 or 1 < number == demos < VALID_EVERY
+                split = "valid" if valid else "train"
+                parts.copy(index, writer, None, (split, *recipe.filter_keys(take.solved)))
             made.num_demos, made.num_transitions = writer.num_demos, writer.num_transitions
             writer.attrs |= {**attrs, "seed": seed, **made.attrs()}
-    made.low_dim, made.images = _to_train_on(expert, outcome.episode.obs)
+    made.low_dim, made.images = _to_train_on(expert, take.keys)
     return made
 
 
-def _count(outcome: Demo | Crash, made: RecordedDataset, keep_failures: bool) -> str:
-    """Counts an episode; returns the reason for leaving it out, or nothing."""
-    if isinstance(outcome, Crash):
-        made.crashes.append(outcome.reason)
-        return f"crashed: {outcome.reason}"
-    if outcome.spoiled:
-        made.spoiled += 1
-        return "spoiled"
-    made.solved += outcome.solved is True
-    made.unsolved += outcome.solved is False
-    return "not solved" if outcome.solved is False and not keep_failures else ""
+def _taken(keep_failures: bool, outcome: Demo | Crash) -> tuple[Take, RecordedEpisode | None]:
+    take = Take.of(outcome, keep_failures)
+    return take, outcome.episode if isinstance(outcome, Demo) and take.kept else None
 
 
 def _hopeless(name: str, faults: Sequence[str]) -> str:
@@ -266,16 +339,16 @@ def _hopeless(name: str, faults: Sequence[str]) -> str:
 
 
 def _to_train_on(
-    expert: Expert, obs: Mapping[str, Array]
+    expert: Expert, keys: Sequence[str]
 ) -> tuple[tuple[str, ...], dict[str, list[str]]]:
     """The observations that a policy reads: those of cameras, by modality, and others."""
     images = {
-        modality: [key for key in obs if key.endswith(ending)]
+        modality: [key for key in keys if key.endswith(ending)]
         for modality, ending in (("rgb", IMAGE), ("depth", DEPTH))
     }
-    images = {modality: keys for modality, keys in images.items() if keys}
+    images = {modality: found for modality, found in images.items() if found}
     named = expert.proprioception if images else expert.low_dim
-    others = [key for key in obs if not any(key in keys for keys in images.values())]
+    others = [key for key in keys if not any(key in found for found in images.values())]
     return tuple(others) if named is None else named, images
 
 

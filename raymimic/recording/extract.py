@@ -12,6 +12,7 @@ demos only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ import numpy as np
 
 from raymimic.config import import_modules
 from raymimic.data.metadata import content_digest
-from raymimic.data.writer import RecordedEpisode, writing_dataset
+from raymimic.data.writer import RecordedEpisode
 from raymimic.envs.env_base import Array, EnvBase, EnvType
 from raymimic.envs.render_settings import RenderSettings
 from raymimic.errors import DatasetError, EnvError, OutputError
 from raymimic.recording.demos import MOST_IN_A_ROW, numeric_keys, stacked
-from raymimic.recording.parts import keeping_parts
+from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
@@ -167,40 +168,40 @@ def extract_observations(
     plan = {"source": content_digest(given.path), "demos": names, **asdict(extraction)}
     made = ExtractedDataset(Path(out))
     with keeping_parts(out, plan, extraction.compress) as parts:
-        waiting = [index for index in range(len(names)) if index not in parts]
-        made.kept = len(names) - len(waiting)
+        made.kept = parts.num_kept
         with (
             playing(player, num_actors, imports) as players,
             Progress(Path(out).name, len(names), "demos", progress) as bar,
         ):
             tried: Tried = players.prepare()
-            bar.update(made.kept)
             in_a_row = 0
-            jobs = [names[index] for index in waiting]
-            for index, outcome in zip(waiting, players.play(jobs), strict=True):
-                if isinstance(outcome, Crash):
-                    made.dropped[names[index]] = outcome.reason
-                    in_a_row += 1
+            with closing(parts.play(players, names, Facts, _taken)) as played:
+                for index, facts in played:
+                    if facts.crash is not None:
+                        made.dropped[names[index]] = facts.crash
+                    in_a_row = in_a_row + 1 if facts.crash is not None else 0
                     if in_a_row == MOST_IN_A_ROW:
                         break
-                else:
-                    parts.save(index, outcome)
-                    in_a_row = 0
-                bar.update(1)
+                    bar.update(1)
         if in_a_row == MOST_IN_A_ROW or len(made.dropped) == len(names):
             name, why = list(made.dropped.items())[-1]
             raise EnvError(f"{in_a_row} demos in a row cannot be played back ('{name}': {why})")
         masks = given.masks()
-        with writing_dataset(parts.whole, tried.env_args) as writer:
+        with parts.writing(tried.env_args) as writer:
             for index, name in enumerate(names):
-                if index in parts:
+                if name not in made.dropped:
                     keys = [key for key, members in masks.items() if name in members]
                     parts.copy(index, writer, name, keys)
             writer.attrs |= given.attrs() | {"num_dropped": len(made.dropped)}
             made.num_demos, made.num_transitions = writer.num_demos, writer.num_transitions
-        parts.whole.replace(out)  # a kill before leaves nothing beside the parts
     made.notes = tried.notes
     return made
+
+
+def _taken(outcome: RecordedEpisode | Crash) -> tuple[Facts, RecordedEpisode | None]:
+    if isinstance(outcome, Crash):
+        return Facts(outcome.reason), None
+    return Facts(), outcome
 
 
 class Extractor(SourcePlayer[RecordedEpisode]):

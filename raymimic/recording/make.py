@@ -13,21 +13,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raymimic.data.writer import RecordedEpisode, writing_dataset
+from raymimic.data.writer import RecordedEpisode
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError, did_you_mean, nearest
 from raymimic.recording.experts.expert import expert_names
+from raymimic.recording.parts import Facts, Parts, keeping_parts
 from raymimic.recording.players import Crash, Players
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
 from raymimic.recording.source_policy import FloatArray, SourcePolicy
+from raymimic.storage import check_writable
 
 ENVS = {"walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 DATASETS = {f"{task}-medium-expert": task for task in ENVS}
@@ -51,11 +54,13 @@ class MadeDataset:
         transitions: their number, by level.
         returns: the return of each demo, by level; also of `random` episodes, which are not in the
             file.
+        resumed: episodes that an earlier, interrupted run had played.
     """
 
     path: Path
     transitions: dict[str, int]
     returns: dict[str, list[float]]
+    resumed: int
 
 
 def make_dataset(
@@ -69,7 +74,8 @@ def make_dataset(
 ) -> MadeDataset:
     """Plays the shipped policies and writes their episodes.
 
-    The file's content follows from `name`, the sizes and `seed`; actors only share the work.
+    The file's content follows from `name`, the sizes and `seed`; actors only share the work. A
+    call that was interrupted goes on with the episodes in the folder `<out>.parts`.
 
     Args:
         name: one of `DATASETS`; `_` and `-` are the same.
@@ -87,24 +93,29 @@ def make_dataset(
     """
     task = dataset_task(name)
     path, wanted = Path(out), {"expert": n_expert, "medium": n_medium}
+    check_writable(str(path))
     transitions = dict.fromkeys(wanted, 0)
     returns: dict[str, list[float]] = {level: [] for level in _LEVELS}
-    with (
-        writing_dataset(path, _env_meta(task), FILTER_KEYS) as writer,
-        playing(_Player(task), num_actors) as players,
-        Progress(name, sum(wanted.values()), "steps", progress) as bar,
-    ):
-        for level, episode in _recorded(players, seed, wanted):
-            returns[level].append(float(episode.arrays()["rewards"].sum()))
-            if level == "random":
-                continue
-            split = "valid" if len(returns[level]) % VALID_EVERY == 0 else "train"
-            writer.add(episode, (level, split))
-            bar.update(min(len(episode), wanted[level] - transitions[level]))
-            transitions[level] += len(episode)
-        for level in ("random", "expert"):
-            writer.attrs[f"{level}_return"] = float(np.mean(returns[level]))
-    return MadeDataset(path, transitions, returns)
+    demos: list[tuple[int, tuple[str, str]]] = []
+    with keeping_parts(path, {"dataset": task, "seed": seed, **wanted}) as parts:
+        with (
+            playing(_Player(task), num_actors) as players,
+            Progress(name, sum(wanted.values()), "steps", progress) as bar,
+        ):
+            for level, index, shown in _recorded(parts, players, seed, wanted):
+                returns[level].append(shown.total)
+                if level == "random":
+                    continue
+                split = "valid" if len(returns[level]) % VALID_EVERY == 0 else "train"
+                demos.append((index, (level, split)))
+                bar.update(min(shown.length, wanted[level] - transitions[level]))
+                transitions[level] += shown.length
+        with parts.writing(_env_meta(task), FILTER_KEYS) as writer:
+            for index, filter_keys in demos:
+                parts.copy(index, writer, None, filter_keys)
+            for level in ("random", "expert"):
+                writer.attrs[f"{level}_return"] = float(np.mean(returns[level]))
+    return MadeDataset(path, transitions, returns, parts.num_kept)
 
 
 def dataset_task(name: str) -> str:
@@ -188,21 +199,41 @@ class _Player:
             self._env = None
 
 
+@dataclass(frozen=True)
+class _Shown(Facts):
+    """The facts about an episode: its steps, the sum of its rewards, whether an expert fell."""
+
+    length: int = 0
+    total: float = 0.0
+    fell: bool = False
+
+
+def _taken(level: str, outcome: RecordedEpisode | Crash) -> tuple[_Shown, RecordedEpisode | None]:
+    if isinstance(outcome, Crash):
+        return _Shown(crash=outcome.reason), None
+    arrays = outcome.arrays()
+    # Because of the noise: an expert does not show that.
+    fell = level == "expert" and bool(arrays["dones"].any())
+    shown = _Shown(length=len(outcome), total=float(arrays["rewards"].sum()), fell=fell)
+    return shown, None if fell or level == "random" else outcome
+
+
 def _recorded(
-    players: Players, seed: int, wanted: Mapping[str, int]
-) -> Iterator[tuple[str, RecordedEpisode]]:
-    """The episodes of a dataset with their level, and `RANDOM_EPISODES` of a random policy."""
+    parts: Parts, players: Players, seed: int, wanted: Mapping[str, int]
+) -> Iterator[tuple[str, int, _Shown]]:
+    """The episodes of a dataset with level and part, and `RANDOM_EPISODES` of a random policy."""
     for stage, level in enumerate(_LEVELS):
         seeds = episode_seeds(Purpose.DEMONSTRATION, seed, stage, EPISODES)
         episodes = transitions = 0
-        with closing(players.play([(level, s) for s in seeds])) as played:
-            for episode in played:
-                if isinstance(episode, Crash):
-                    raise EnvError(f"an episode of the {level} policy crashed: {episode.reason}")
-                if level == "expert" and episode.arrays()["dones"].any():
-                    continue  # it fell because of the noise: an expert does not show that
-                yield level, episode
-                episodes, transitions = episodes + 1, transitions + len(episode)
+        jobs = [(level, s) for s in seeds]
+        with closing(parts.play(players, jobs, _Shown, partial(_taken, level))) as played:
+            for index, shown in played:
+                if shown.crash is not None:
+                    raise EnvError(f"an episode of the {level} policy crashed: {shown.crash}")
+                if shown.fell:
+                    continue
+                yield level, index, shown
+                episodes, transitions = episodes + 1, transitions + shown.length
                 if level == "random":
                     enough = episodes == RANDOM_EPISODES
                 else:

@@ -1,6 +1,6 @@
-"""The demos of a dataset that is being written, one file each, until all are there.
+"""The outcomes of the episodes of a file that is being written, until all are there.
 
-They lie in a folder beside the dataset, `<file>.parts`. A command that was killed finds them there
+They lie in a folder beside the file, `<file>.parts`. A command that was killed finds them there
 when it is given again, and plays the others only.
 """
 
@@ -8,81 +8,207 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 
 from raymimic.data.writer import DatasetWriter, RecordedEpisode, writing_dataset
 from raymimic.errors import OutputError
-from raymimic.storage import is_uri, lock, read_json, remove_tree, write_json
+from raymimic.recording.players import Players
+from raymimic.storage import is_uri, lock, read_json, remove_tree, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
-_PLAN, _LOCK, _PARTS = "plan.json", "lock", "*.hdf5"
+_PLAN, _LOCK, _OUTCOMES, _WHOLE = "plan.json", "lock", "outcomes.jsonl", "whole"
+_PARTS = "*.part.*"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The part of an episode's outcome that a line of JSON takes.
+
+    Attributes:
+        crash: the reason of an episode that crashed.
+    """
+
+    crash: str | None = None
+
+
+F = TypeVar("F", bound=Facts)
 
 
 class Parts:
-    """The finished demos; made by `keeping_parts`.
+    """The outcomes so far; made by `keeping_parts`.
+
+    Episodes have one order, and each outcome is kept when it and all before it are there. Crashes
+    at the end are not kept for another run: the machine may have been at fault.
 
     Args:
-        folder: of their files.
+        out: the file that is being written.
+        folder: of the parts.
         compress: stores images compressed, see `DatasetWriter`.
 
     Attributes:
-        whole: where the dataset is put together, to be moved to its place.
+        num_kept: outcomes of an earlier, interrupted run.
     """
 
-    def __init__(self, folder: Path, compress: bool) -> None:
-        self.whole = folder / "whole.part"
-        self._folder, self._compress = folder, compress
+    def __init__(self, out: Path, folder: Path, compress: bool) -> None:
+        self._out, self._folder, self._compress = out, folder, compress
+        self._lines = self._read()
+        self.num_kept, self._taken = len(self._lines), 0
 
-    def __contains__(self, index: int) -> bool:
-        return self._file(index).exists()
+    def play(
+        self,
+        players: Players,
+        jobs: Sequence[Any],
+        kind: type[F],
+        taken: Callable[[Any], tuple[F, RecordedEpisode | bytes | None]],
+    ) -> Generator[tuple[int, F], None, None]:
+        """Yields the outcome of each job, in the order of the jobs; plays those that are not kept.
 
-    def save(self, index: int, episode: RecordedEpisode) -> None:
-        """Keeps a finished demo.
+        Close the generator when you have enough: the rest is not played.
+
+        Args:
+            players: play.
+            jobs: those before them are the jobs of earlier calls.
+            kind: of the facts.
+            taken: takes an outcome apart: facts, and data of an episode that is to be kept.
+
+        Yields:
+            the number of the part with the data, for `copy` and `read`, and the facts.
 
         Raises:
-            OutputError: it cannot be written; the others stay.
+            OutputError: an outcome cannot be written; the others stay.
         """
-        with writing_dataset(self._file(index), {}, compress=self._compress) as writer:
-            writer.add(episode)
+        done = 0
+        while done < len(jobs) and self._taken < len(self._lines):
+            done, self._taken = done + 1, self._taken + 1
+            yield self._taken - 1, kind(**self._lines[self._taken - 1]["facts"])
+        with closing(players.play(jobs[done:])) as outcomes:
+            for outcome in outcomes:
+                facts, data = taken(outcome)
+                self._keep(asdict(facts), data)
+                self._taken += 1
+                yield self._taken - 1, facts
 
     def copy(
-        self, index: int, writer: DatasetWriter, name: str, filter_keys: Iterable[str]
+        self, index: int, writer: DatasetWriter, name: str | None, filter_keys: Iterable[str]
     ) -> None:
-        """Copies a finished demo into the dataset, under a name.
+        """Copies an episode into the dataset.
+
+        Args:
+            index: number of its part.
+            writer: of the dataset.
+            name: of the demo; None: `demo_<number>`.
+            filter_keys: named subsets that it belongs to.
 
         Raises:
-            OutputError: it is damaged.
+            OutputError: the part is damaged.
         """
-        file = self._file(index)
+        file = self._file(index, "hdf5")
         try:
             part = h5py.File(file)
             demo = part["data/demo_0"]
         except (KeyError, OSError) as error:
             raise OutputError(
-                f"'{file}' is damaged: delete it, and the command plays this demo again"
+                f"'{file}' is damaged: delete it, and the same command plays its demo, and those "
+                "after it, again"
             ) from error
         with part:
-            writer.copy(demo, name, filter_keys)
+            writer.copy(demo, f"demo_{writer.num_demos}" if name is None else name, filter_keys)
 
-    def _file(self, index: int) -> Path:
-        return self._folder / f"{index:06}.hdf5"
+    def read(self, index: int) -> bytes:
+        """The data of a part that is no episode.
+
+        Raises:
+            OutputError: it cannot be read.
+        """
+        file = self._file(index, "bin")
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise OutputError(f"'{file}' cannot be read: {error.strerror or error}") from error
+
+    @contextmanager
+    def writing(
+        self, env_meta: Mapping[str, Any], filter_keys: Iterable[str] = ()
+    ) -> Iterator[DatasetWriter]:
+        """Scope in which the dataset is put together, see `whole` and `writing_dataset`."""
+        with (
+            self.whole("hdf5") as whole,
+            writing_dataset(whole, env_meta, filter_keys) as writer,
+        ):
+            yield writer
+
+    @contextmanager
+    def whole(self, ending: str) -> Iterator[Path]:
+        """Scope in which the file is written among the parts; it gets its place at the end.
+
+        So a kill before leaves nothing beside the parts.
+
+        Args:
+            ending: of the file.
+
+        Raises:
+            OutputError: it cannot get its place.
+        """
+        whole = self._folder / f"{_WHOLE}.{ending}"
+        yield whole
+        try:
+            whole.replace(self._out)
+        except OSError as error:
+            raise OutputError(f"cannot write '{self._out}': {error.strerror or error}") from error
+
+    def _keep(self, facts: Mapping[str, Any], data: RecordedEpisode | bytes | None) -> None:
+        if isinstance(data, RecordedEpisode):
+            file = self._file(self._taken, "hdf5")
+            with writing_dataset(file, {}, compress=self._compress) as writer:
+                writer.add(data)
+        elif data is not None:
+            file = self._file(self._taken, "bin")
+            write_bytes(str(file), data)
+        else:
+            file = None
+        line = {"facts": facts, "part": None if file is None else file.name}
+        try:
+            with (self._folder / _OUTCOMES).open("a") as ledger:
+                ledger.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write '{ledger.name}': {error.strerror or error}; make room there"
+            ) from error
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The lines of all outcomes up to the first whose data are gone."""
+        ledger, lines = self._folder / _OUTCOMES, []
+        with suppress(FileNotFoundError, ValueError):  # the last one may be half-written
+            for text in ledger.read_text().splitlines():
+                line = json.loads(text)
+                if line["part"] is not None and not (self._folder / line["part"]).is_file():
+                    break
+                lines.append(line)
+        while lines and lines[-1]["facts"]["crash"] is not None:
+            lines.pop()
+        write_bytes(str(ledger), "".join(json.dumps(x) + "\n" for x in lines).encode())
+        return lines
+
+    def _file(self, index: int, ending: str) -> Path:
+        return self._folder / f"{index:06}.part.{ending}"
 
 
 @contextmanager
 def keeping_parts(
     out: str | Path, plan: Mapping[str, Any], compress: bool = False
 ) -> Iterator[Parts]:
-    """Scope in which the demos of a dataset are kept until it is written.
+    """Scope in which the outcomes of the episodes of a file are kept until it is written.
 
     Args:
-        out: the dataset; its parts are in the folder `<out>.parts`.
-        plan: all that the demos follow from, as JSON values. Parts of another plan are refused.
+        out: the file; its parts are in the folder `<out>.parts`.
+        plan: all that the outcomes follow from, as JSON values. Parts of another plan are refused.
         compress: stores images compressed, see `DatasetWriter`.
 
     Yields:
@@ -103,7 +229,7 @@ def keeping_parts(
                 "another place"
             ) from error
         try:
-            yield Parts(folder, compress)
+            yield Parts(Path(out), folder, compress)
         except BaseException:
             if not any(folder.glob(_PARTS)):
                 remove_tree(str(folder))  # nothing to go on with
@@ -135,4 +261,6 @@ def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) ->
             f"'{folder}' holds demos of an earlier run with another {', '.join(differing)}: give "
             "the same arguments to go on with them, delete the folder, or choose another name"
         )
+    if kept != plan:
+        (folder / _OUTCOMES).unlink(missing_ok=True)
     write_json(folder / _PLAN, plan)

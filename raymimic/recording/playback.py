@@ -7,8 +7,10 @@ is played, as there.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,11 +21,13 @@ from PIL import Image
 
 from raymimic.config import import_modules
 from raymimic.data.hdf5 import DemoReader, open_dataset
+from raymimic.data.metadata import content_digest
 from raymimic.envs.cameras import DEFAULT
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.kinds import render_settings
 from raymimic.envs.render_settings import IMAGE, RenderSettings
 from raymimic.errors import DatasetError, EnvError, OutputError, reason
+from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
@@ -118,6 +122,24 @@ class Played:
     drift: Drift | None = None
 
 
+@dataclass(frozen=True)
+class Shown(Facts):
+    """The facts about a demo that was played back.
+
+    Attributes:
+        drift: the fields of `Played.drift`.
+        sizes: of its frames [bytes], which follow each other in the part of the demo.
+    """
+
+    drift: Mapping[str, Any] | None = None
+    sizes: Sequence[int] = ()
+
+    def split(self, data: bytes) -> Iterator[bytes]:
+        """The frames of a part."""
+        for size, end in zip(self.sizes, accumulate(self.sizes), strict=True):
+            yield data[end - size : end]
+
+
 @dataclass
 class PlaybackReport:
     """The outcome of a playback.
@@ -128,6 +150,7 @@ class PlaybackReport:
         num_frames: of the film.
         drift: by demo, if actions were played.
         dropped: the reason for each demo that could not be played.
+        resumed: demos of the film that an earlier, interrupted run had played.
     """
 
     source: str
@@ -135,6 +158,7 @@ class PlaybackReport:
     num_frames: int = 0
     drift: dict[str, Drift] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    resumed: int = 0
 
     def summary(self) -> dict[str, Any]:
         """Numbers over all demos whose actions were played."""
@@ -165,7 +189,9 @@ def play_back(
 ) -> PlaybackReport:
     """Plays the demos of a dataset back.
 
-    The film and the numbers follow from the dataset; actors only share the work.
+    The film and the numbers follow from the dataset; actors only share the work. Pictures of
+    finished demos are kept in the folder `<video>.parts` until the film is complete: a call that
+    was interrupted goes on with them.
 
     Args:
         source: the dataset, a path or URI.
@@ -193,46 +219,59 @@ def play_back(
         given.check_states(names)
     player = _player(given, playback, (names[0], names[-1]))
     report = PlaybackReport(str(source))
-    with playing(player, num_actors, imports) as players:
+    with ExitStack() as stack:
+        players = stack.enter_context(playing(player, num_actors, imports))
         players.prepare()
-        played = zip(names, players.play(names), strict=True)
-        with Progress(Path(given.path).name, len(names), "demos", progress) as bar:
-            if video is None:
-                for name, outcome in played:
-                    _note(report, name, outcome)
-                    bar.update(1)
-            else:
-                check_writable(str(video))
-                report.video = str(video)
-                try:
-                    with writing_mp4(Path(video), FPS) as add:
-                        for name, outcome in played:
-                            for frame in _note(report, name, outcome):
-                                add(np.asarray(Image.open(io.BytesIO(frame))))
-                                report.num_frames += 1
-                            bar.update(1)
-                        _check_played(report, names)
-                except ValueError as error:
-                    raise DatasetError(
-                        f"dataset '{source}': the pictures of its demos make no film: {error}"
-                    ) from error
-                except OSError as error:
-                    raise OutputError(
-                        f"cannot write '{video}': {error.strerror or error}; make room there or "
-                        "choose another place"
-                    ) from error
-    _check_played(report, names)
+        bar = stack.enter_context(Progress(Path(given.path).name, len(names), "demos", progress))
+        if video is None:
+            for name, outcome in zip(names, players.play(names), strict=True):
+                _note(report, name, _taken(outcome)[0])
+                bar.update(1)
+        else:
+            check_writable(str(video))
+            plan = {"source": content_digest(given.path), "demos": names, **asdict(playback)}
+            parts = stack.enter_context(keeping_parts(video, plan))
+            report.video, report.resumed = str(video), parts.num_kept
+            try:
+                with (
+                    parts.whole("mp4") as whole,
+                    writing_mp4(whole, FPS) as add,
+                    closing(parts.play(players, names, Shown, _taken)) as played,
+                ):
+                    for index, shown in played:
+                        _note(report, names[index], shown)
+                        for frame in shown.split(parts.read(index)) if shown.sizes else ():
+                            add(np.asarray(Image.open(io.BytesIO(frame))))
+                            report.num_frames += 1
+                        bar.update(1)
+                    _check_played(report, names)
+            except ValueError as error:
+                raise DatasetError(
+                    f"dataset '{source}': the pictures of its demos make no film: {error}"
+                ) from error
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write '{video}': {error.strerror or error}; make room there or "
+                    "choose another place"
+                ) from error
+        _check_played(report, names)
     return report
 
 
-def _note(report: PlaybackReport, name: str, outcome: Played | Crash) -> list[bytes]:
-    """Adds the outcome of a demo to the report; returns its frames."""
+def _taken(outcome: Played | Crash) -> tuple[Shown, bytes | None]:
     if isinstance(outcome, Crash):
-        report.dropped[name] = outcome.reason
-        return []
-    if outcome.drift is not None:
-        report.drift[name] = outcome.drift
-    return outcome.frames
+        return Shown(outcome.reason), None
+    drift = None if outcome.drift is None else asdict(outcome.drift)
+    sizes = [len(frame) for frame in outcome.frames]
+    return Shown(drift=drift, sizes=sizes), b"".join(outcome.frames) if sizes else None
+
+
+def _note(report: PlaybackReport, name: str, shown: Shown) -> None:
+    """Adds the outcome of a demo to the report."""
+    if shown.crash is not None:
+        report.dropped[name] = shown.crash
+    elif shown.drift is not None:
+        report.drift[name] = Drift(**shown.drift)
 
 
 def _check_played(report: PlaybackReport, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from raymimic.checkpoints.digests import sha256_of
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.fit import check_fit
 from raymimic.envs.kinds import env_from_metadata, render_settings
@@ -98,9 +99,18 @@ class PolicyRecipe(Recipe):
         """The attributes of the file that name the policy."""
         return {"policy": self.source}
 
-    def filter_keys(self, demo: Demo) -> tuple[str, ...]:
+    def plan(self) -> dict[str, Any]:
+        """See `Recipe`; of the policy, the digest of its checkpoint."""
+        return {
+            **super().plan(),
+            "policy": sha256_of(self.policy.checkpoint),
+            "env_args": self.env_meta,
+            "stores_obs": self.stores_obs,
+        }
+
+    def filter_keys(self, solved: bool | None) -> tuple[str, ...]:
         """`success`, of an episode that solves the task."""
-        return ("success",) if demo.solved else ()
+        return ("success",) if solved else ()
 
 
 class PolicyExpert(Expert):

@@ -3,10 +3,8 @@
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import numpy as np
 import pytest
 import ray
 from checks import assert_refused
+from killed_parts import killed_after_two
 from rail_kind import KILLS, RAISES, record
 from tiny import PROGRAMS, start_ray
-from waiting import DEADLINE_S
 
 from raymimic.data.curation.summary import summarize
 from raymimic.data.writer import RecordedEpisode
@@ -139,17 +137,8 @@ def test_the_file_is_the_same_for_any_number_of_actors(cluster, cli, tmp_path: P
 def test_a_killed_run_goes_on(tmp_path: Path, cli) -> None:
     source = record(tmp_path / "states.hdf5", demos=6, pause=0.05)
     words = [*EXTRACT, str(source), *RAIL, "--out", "obs.hdf5"]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAMS.parent / "data")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raymimic", *words], cwd=tmp_path, env=environment
-    )
-    parts, deadline = tmp_path / "obs.hdf5.parts", time.monotonic() + DEADLINE_S
-    while len(list(parts.glob("0*.hdf5"))) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    parts = tmp_path / "obs.hdf5.parts"
+    num_kept = killed_after_two(words, parts)
     kept = {part: part.stat().st_mtime_ns for part in parts.glob("0*.hdf5")}
     assert not (tmp_path / "obs.hdf5").exists()
     ran = cli(*words, "--done_mode", "1")
@@ -157,7 +146,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, cli) -> None:
     assert {part: part.stat().st_mtime_ns for part in parts.glob("0*.hdf5")} == kept
     ran = cli(*words)
     assert ran.status == 0, ran.err
-    assert f"{len(kept)} of the demos are from an earlier, interrupted run" in ran.out
+    assert f"{num_kept} of the demos are from an earlier, interrupted run" in ran.out
     whole = extracted(source, tmp_path / "whole.hdf5")
     assert (tmp_path / "obs.hdf5").read_bytes() == whole.read_bytes()
     assert not parts.exists()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 from checks import assert_refused
+from killed_parts import killed_after_two
 from rail_kind import KILLS, RAISES, record
 from tiny import start_ray
 
@@ -64,6 +65,21 @@ def test_films_show_each_state(renderer, tmp_path: Path, way, first: float) -> N
     once = Playback(**way, cameras=("front",), first=True, height=64, width=64)
     play_back(source, once, video, num_actors=0, imports=["rail_kind"], progress=False)
     assert len(greys(video)) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_film_goes_on(renderer, cli, tmp_path: Path) -> None:
+    source = record(tmp_path / "a.hdf5", demos=6, pause=0.05)
+    words = [*PLAYBACK, str(source), *RAIL, "--use-actions", "--cameras", "front"]
+    parts = tmp_path / "one.mp4.parts"
+    num_kept = killed_after_two([*words, "--video_path", "one.mp4"], parts)
+    assert 0 < num_kept < 6
+    ran = cli(*words, "--video_path", "one.mp4")
+    assert ran.status == 0, ran.err
+    assert f"{num_kept} of the demos are from an earlier, interrupted run" in ran.out
+    assert cli(*words, "--video_path", "two.mp4").status == 0
+    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hdf5", "one.mp4", "two.mp4"]
 
 
 @pytest.fixture

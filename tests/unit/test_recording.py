@@ -12,6 +12,7 @@ import pytest
 import ray
 import slider_expert
 from checks import assert_refused
+from killed_parts import killed_after_two
 from tiny import start_ray
 
 from raymimic.data.writer import RecordedEpisode, writing_dataset
@@ -99,6 +100,24 @@ def test_the_file_is_the_same_for_any_number_of_actors(cli, cluster, tmp_path: P
         assert json.loads(data.attrs["env_args"])["env_name"] == "Slider-v0"
         assert list(file["mask/valid"]) == [b"demo_9"]
         assert len(file["mask/train"]) == 10
+
+
+@pytest.mark.slow
+def test_a_killed_recording_goes_on(cli, tmp_path: Path) -> None:
+    """Beyond episodes that crash a process, raise an exception, or are not solved."""
+    words = [*SLIDER, "--demos", "200", "--actors", "0", "--out", "one.hdf5"]
+    parts = tmp_path / "one.hdf5.parts"
+    num_kept = killed_after_two(words, parts)
+    assert 0 < num_kept < 200
+    assert_refused(cli(*words, "--noise", "0.2"), "one.hdf5.parts", "another noise")
+    ran = cli(*words)
+    assert ran.status == 0, ran.err
+    assert f"{num_kept} of the episodes are from an earlier, interrupted run" in ran.out
+    assert "observation.modalities.obs.rgb=[top_image]" in ran.out
+    made = record_demos(Recipe("slider-line"), "two.hdf5", 200, 0, imports=IMPORTS, progress=False)
+    assert (made.resumed, made.num_demos, len(made.crashes)) == (0, 200, 2)
+    assert (tmp_path / "one.hdf5").read_bytes() == (tmp_path / "two.hdf5").read_bytes()
+    assert not parts.exists()
 
 
 @pytest.mark.slow
