@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import av
 import h5py
 import numpy as np
 import pandas
@@ -106,6 +107,66 @@ def test_the_layout_is_that_of_lerobot(tmp_path: Path) -> None:
     assert rows[2]["stats/action/count"] == [6]
 
 
+def film(steps: int, brightness: int) -> np.ndarray:
+    """Frames that differ in brightness, with a slope from left to right."""
+    slope = np.arange(16) + brightness + 8 * np.arange(steps)[:, None]
+    return np.broadcast_to(slope[:, None, :, None], (steps, 12, 16, 3)).astype(np.uint8)
+
+
+def test_videos_hold_each_frame_at_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def episode(seed: int, steps: int) -> RecordedEpisode:
+        images = {"agentview_image": film(steps, 40 * seed), "rgb": film(steps, 90)}
+        return demo(seed, steps, obs={"eef_pos": demo(seed, steps).obs["eef_pos"], **images})
+
+    demos = [episode(0, 4), episode(1, 5), episode(2, 6)]
+    source = write(tmp_path / "a.hdf5", *demos)
+    made = export_dataset(source, tmp_path / "out", "lerobot-video")
+    assert "obs/rgb -> observation.images.rgb, a video, which loses detail" in made.mapping
+    info = json.loads((tmp_path / "out/meta/info.json").read_text())
+    feature = info["features"]["observation.images.agentview"]
+    assert (feature["dtype"], feature["shape"]) == ("video", [12, 16, 3])
+    assert feature["info"]["video.codec"] == "h264"
+    place = {"video_key": "observation.images.agentview", "chunk_index": 0, "file_index": 0}
+    with av.open(tmp_path / "out" / info["video_path"].format(**place)) as video:
+        frames = list(video.decode(video=0))
+    # LeRobot takes a frame that is at most 1e-4 s from its time.
+    np.testing.assert_allclose([float(f.time) for f in frames], np.arange(15) / 10, atol=1e-5)
+    written = np.concatenate([x.obs["agentview_image"] for x in demos]).astype(int)
+    decoded = np.stack([f.to_ndarray(format="rgb24") for f in frames]).astype(int)
+    assert np.abs(decoded - written).max() <= 6  # frames in a row differ by 8
+    rows = parquet.read_table(tmp_path / "out/meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    spans = [
+        [row[f"videos/observation.images.rgb/{end}_timestamp"] for end in ("from", "to")]
+        for row in rows
+    ]
+    np.testing.assert_allclose(spans, [[0.0, 0.4], [0.4, 0.9], [0.9, 1.5]])
+    data = parquet.read_table(tmp_path / "out/data/chunk-000/file-000.parquet")
+    assert not any("images" in name for name in data.column_names)
+
+    monkeypatch.setattr("raymimic.data.convert.lerobot_writer._VIDEO_BYTES", 100)
+    export_dataset(source, tmp_path / "several", "lerobot-video")
+    assert len(list(tmp_path.glob("several/videos/observation.images.rgb/*/*.mp4"))) == 3
+    for folder in ("out", "several"):
+        convert_dataset(tmp_path / folder, tmp_path / "b.hdf5")
+        with RobomimicReader(str(tmp_path / "b.hdf5")) as after:
+            for old, new in zip(demos, after.episodes(), strict=True):
+                np.testing.assert_array_equal(new.actions, old.actions, strict=True)
+                assert new.obs.keys() == old.obs.keys()
+                for key in ("agentview_image", "rgb"):
+                    difference = new.obs[key].astype(int) - old.obs[key].astype(int)
+                    assert np.abs(difference).max() <= 6
+
+
+def test_images_that_no_video_can_hold_are_refused(tmp_path: Path) -> None:
+    odd = demo(0, 4, obs={"rgb": np.zeros((4, 9, 8, 3), np.uint8)})
+    source = write(tmp_path / "a.hdf5", odd)
+    with pytest.raises(DatasetError, match=r"9 x 8 are no video .* --to lerobot"):
+        export_dataset(source, tmp_path / "out", "lerobot-video")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]
+
+
 def test_statistics_are_those_of_all_rows(tmp_path: Path) -> None:
     demos = [demo(i, 4 + i) for i in range(3)]
     export_dataset(write(tmp_path / "a.hdf5", *demos), tmp_path / "out", "lerobot")
@@ -199,8 +260,10 @@ def test_only_what_a_file_can_hold_is_taken_from_a_strangers_notes(tmp_path: Pat
         convert_dataset(tmp_path / "out", tmp_path / "b.hdf5")
 
 
-@pytest.mark.parametrize("size", [3_000, 60_000])
-def test_a_full_disk_is_told_and_leaves_nothing(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size"), [("lerobot", 3_000), ("lerobot", 60_000), ("lerobot-video", 20_000)]
+)
+def test_a_full_disk_is_told_and_leaves_nothing(kind: str, size: int, tmp_path: Path) -> None:
     """`RLIMIT_FSIZE` ends a file as a full disk does."""
     source = write(tmp_path / "a.hdf5", *(demo(i, 100) for i in range(3)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -208,7 +271,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(size: int, tmp_path: Path) -> No
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         with pytest.raises(OutputError, match="File too large; make room"):
-            export_dataset(source, tmp_path / "out", "lerobot")
+            export_dataset(source, tmp_path / "out", kind)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)

@@ -166,6 +166,6 @@ def test_unknown_names_and_unwritable_places_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'walker2d-medium-expert'"):
         make_dataset("walker-medium-expert", tmp_path / "x.hdf5")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write .* Not a directory"):
+    with pytest.raises(OutputError, match=r"cannot write .* Not a directory"):
         make_dataset("hopper-medium-expert", tmp_path / "file" / "x.hdf5", 1, 1, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

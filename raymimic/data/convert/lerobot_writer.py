@@ -1,4 +1,4 @@
-"""Writes LeRobot's datasets of version 3.0, images as PNG, so that nothing is lost."""
+"""Writes LeRobot's datasets of version 3.0, images as PNG (nothing is lost) or in videos."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from raymimic.data.convert.lerobot import BOOKKEEPING, EXTRA, IMAGES, INFO, OBS, TASKS
 from raymimic.data.convert.registry import FormatWriter, register_writer
+from raymimic.data.convert.video import CODEC, PIXELS, VideoWriter
 from raymimic.data.writer import Array, RecordedEpisode
 from raymimic.errors import DatasetError
 
 _PATTERN = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 _DATA = f"data/{_PATTERN}.parquet"
 _EPISODES = f"meta/episodes/{_PATTERN}.parquet"
-_VIDEOS = f"videos/{{video_key}}/{_PATTERN}.mp4"  # LeRobot's own; there are none
+_VIDEOS = f"videos/{{video_key}}/{_PATTERN}.mp4"
 _FILES_IN_CHUNK = 1000
-_FILE_BYTES = 100 * 2**20  # LeRobot begins another file then
+# LeRobot begins another file then.
+_FILE_BYTES = 100 * 2**20
+_VIDEO_BYTES = 200 * 2**20
 _DEFAULT_FPS = 20  # robosuite's
 _RENAMED = {
     "actions": "action",
@@ -45,7 +48,12 @@ class LeRobotWriter(FormatWriter):
 
     Quantiles of the whole dataset bound those of the episodes, as LeRobot's own
     (`aggregate_feature_stats`).
+
+    Attributes:
+        videos: whether images become videos.
     """
+
+    videos: ClassVar[bool] = False
 
     def __init__(
         self, folder: Path, target: Path, env_meta: Mapping[str, Any], attrs: Mapping[str, Any]
@@ -66,6 +74,8 @@ class LeRobotWriter(FormatWriter):
         self._stats: list[dict[str, dict[str, Array]]] = []
         self._steps = self._file = 0
         self._parquet: Any = None
+        self._films: dict[str, VideoWriter] = {}
+        self._film_numbers: dict[str, int] = {}
 
     def add(self, episode: RecordedEpisode) -> None:
         """Writes an episode.
@@ -84,7 +94,8 @@ class LeRobotWriter(FormatWriter):
             "task_index": np.full(length, self._tasks.setdefault(task, len(self._tasks))),
         }
         stats = {key: _statistics(x) for key, x in columns.items()}
-        self._write({**columns, **own})
+        films = {key: x for key, x in columns.items() if self._is_film(x)}
+        self._write({**{key: x for key, x in columns.items() if key not in films}, **own})
         self._stats.append(stats)
         self._episodes.append(
             {
@@ -93,7 +104,12 @@ class LeRobotWriter(FormatWriter):
                 "length": length,
                 "dataset_from_index": self._steps,
                 "dataset_to_index": self._steps + length,
-                **{f"data/{key}": n for key, n in self._place().items()},
+                **{f"data/{key}": n for key, n in _place(self._file).items()},
+                **{
+                    f"videos/{key}/{name}": value
+                    for key, x in films.items()
+                    for name, value in self._film(key, x).items()
+                },
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
                 **{
@@ -130,9 +146,9 @@ class LeRobotWriter(FormatWriter):
             "total_tasks": len(self._tasks),
             "chunks_size": _FILES_IN_CHUNK,
             "data_files_size_in_mb": _FILE_BYTES // 2**20,
-            "video_files_size_in_mb": 200,
+            "video_files_size_in_mb": _VIDEO_BYTES // 2**20,
             "data_path": _DATA,
-            "video_path": None,
+            "video_path": _VIDEOS if self._film_numbers else None,
             "robot_type": robot if isinstance(robot, str) else None,
             "splits": {"train": f"0:{len(self._episodes)}"},
         }
@@ -152,10 +168,12 @@ class LeRobotWriter(FormatWriter):
         self.mapping = list(self._lines)
 
     def close(self) -> None:
-        """Closes the Parquet file."""
+        """Closes the Parquet file and the videos."""
         if self._parquet is not None:
             self._parquet.close()
             self._parquet = None
+        while self._films:
+            self._films.popitem()[1].close()
 
     def _columns(self, episode: RecordedEpisode) -> dict[str, Array]:
         """The columns of an episode by LeRobot's names, but for those of its bookkeeping."""
@@ -167,7 +185,9 @@ class LeRobotWriter(FormatWriter):
             if key in columns or key in BOOKKEEPING:
                 raise DatasetError(f"two arrays of a demo would both be '{key}' in LeRobot's form")
             columns[key], named[key] = x, name
-            kind = "PNG" if _is_image(x) else f"{x.dtype.name} {list(x.shape[1:])}"
+            kind = f"{x.dtype.name} {list(x.shape[1:])}"
+            if _is_image(x):
+                kind = "a video, which loses detail" if self._is_film(x) else "PNG"
             lines.append(f"{name or note} -> {key}, {kind}")
 
         arrays = episode.arrays()
@@ -195,8 +215,8 @@ class LeRobotWriter(FormatWriter):
         return columns
 
     def _check(self, columns: Mapping[str, Array]) -> None:
-        features = {key: _described(x) for key, x in columns.items()}
-        features |= {key: _described(np.zeros(1, np.int64)) for key in BOOKKEEPING}
+        features = {key: self._described(x) for key, x in columns.items()}
+        features |= {key: self._described(np.zeros(1, np.int64)) for key in BOOKKEEPING}
         if self._features and features != self._features:
             key = next(
                 key
@@ -215,24 +235,74 @@ class LeRobotWriter(FormatWriter):
                 return text
         return str(self.env_meta.get("env_name", ""))
 
-    def _place(self) -> dict[str, int]:
-        chunk, file = divmod(self._file, _FILES_IN_CHUNK)
-        return {"chunk_index": chunk, "file_index": file}
+    def _is_film(self, x: Array) -> bool:
+        return self.videos and _is_image(x)
+
+    def _described(self, x: Array) -> dict[str, Any]:
+        """A feature of `info.json`."""
+        if not _is_image(x):
+            return {"dtype": x.dtype.name, "shape": list(x.shape[1:]) or [1], "names": None}
+        names = ["height", "width", "channels"]
+        shape = list(x.shape[1:])
+        if not self._is_film(x):
+            return {"dtype": "image", "shape": shape, "names": names}
+        info = {
+            **{f"video.{name}": n for name, n in zip(names, shape, strict=True)},
+            "video.codec": CODEC,
+            "video.pix_fmt": PIXELS,
+            "video.is_depth_map": False,
+            "video.fps": self._fps,
+            "has_audio": False,
+        }
+        return {"dtype": "video", "shape": shape, "names": names, "info": info}
+
+    def _film(self, key: str, frames: Array) -> dict[str, float]:
+        """Appends an episode to a video; returns its place there."""
+        number = self._film_numbers.setdefault(key, 0)
+        film = self._films.get(key)
+        if film is not None and film.num_bytes > _VIDEO_BYTES:
+            self._films.pop(key).close()
+            number = self._film_numbers[key] = number + 1
+            film = None
+        if film is None:
+            path = self.folder / _VIDEOS.format(video_key=key, **_place(number))
+            height, width = frames.shape[1:3]
+            film = self._films[key] = VideoWriter(path, (height, width), self._fps)
+        first = film.count
+        film.add(frames)
+        span = {"from_timestamp": first / self._fps, "to_timestamp": film.count / self._fps}
+        return {**_place(number), **span}
 
     def _write(self, columns: Mapping[str, Array]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
         table = pa.table({key: _encoded(x) for key, x in columns.items()})
-        path = self.folder / _DATA.format(**self._place())
+        path = self.folder / _DATA.format(**_place(self._file))
         if self._parquet is not None and path.stat().st_size + table.nbytes > _FILE_BYTES:
             self.close()
             self._file += 1
-            path = self.folder / _DATA.format(**self._place())
+            path = self.folder / _DATA.format(**_place(self._file))
         if self._parquet is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._parquet = parquet.ParquetWriter(path, table.schema)
         self._parquet.write_table(table, row_group_size=len(table))
+
+
+@register_writer("lerobot-video")
+class LeRobotVideoWriter(LeRobotWriter):
+    """Writes colour images into videos, LeRobot's default: small files that lose detail.
+
+    See `raymimic.data.convert.video.VideoWriter`. All else is as `LeRobotWriter` writes it.
+    """
+
+    videos = True
+
+
+def _place(number: int) -> dict[str, int]:
+    """The place of a file among those of its kind."""
+    chunk, file = divmod(number, _FILES_IN_CHUNK)
+    return {"chunk_index": chunk, "file_index": file}
 
 
 def _is_image(x: Array) -> bool:
@@ -255,14 +325,6 @@ def _feature(name: str, images: set[str]) -> str:
         key = key if f"obs/{stem}" in images else stem
         return f"{IMAGES}{key.replace('/', '.')}"
     return f"{OBS}{key.replace('/', '.')}"
-
-
-def _described(x: Array) -> dict[str, Any]:
-    """A feature of `info.json`."""
-    if _is_image(x):
-        names = ["height", "width", "channels"]
-        return {"dtype": "image", "shape": list(x.shape[1:]), "names": names}
-    return {"dtype": x.dtype.name, "shape": list(x.shape[1:]) or [1], "names": None}
 
 
 def _encoded(x: Array) -> Any:

@@ -1,7 +1,8 @@
-"""Decodes videos of strangers from their first frame to their last, each frame once."""
+"""Videos: those of strangers, each frame decoded once, and those that are written for LeRobot."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from raymimic.data.writer import Array
 from raymimic.errors import DatasetError
 
 _ERRORS = "crccheck+bitstream+buffer+explode"
+CODEC, PIXELS = "h264", "yuv420p"
+_QUALITY = {"g": "2", "crf": "18"}  # a key frame each second one, as LeRobot has it
 
 
 class VideoFrames:
@@ -34,13 +37,7 @@ class VideoFrames:
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
-        try:
-            import av
-        except ImportError as error:
-            raise DatasetError(
-                f"'{path}' is a video, which the package 'av' decodes: pip install"
-                " 'raymimic[lerobot]'"
-            ) from error
+        av = _library(path)
         self.path, self.position = path, -np.inf
         self._size, self._tolerance = size, 0.5 / fps
         self._count = 0
@@ -108,3 +105,80 @@ class VideoFrames:
                 )
             if self.position >= time - self._tolerance:
                 return frame
+
+
+class VideoWriter:
+    """Writes colour frames into an MP4 file (H.264), in which any frame is found quickly.
+
+    What is read again differs a little from what was written: colours have half the resolution.
+
+    Args:
+        path: of the file.
+        size: height and width of the frames, both even.
+        fps: frames in a second.
+
+    Attributes:
+        count: frames so far.
+
+    Raises:
+        DatasetError: such frames cannot be encoded, or the package `av` is missing.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
+        self._av = _library(path)
+        if any(n % 2 for n in size):
+            raise DatasetError(
+                f"images of {size[0]} x {size[1]} are no video (H.264), which has even heights and"
+                " widths: write them as PNG, by --to lerobot"
+            )
+        self.count = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("wb")
+        self._container: Any = self._av.open(self._file, "w", format="mp4")
+        rate = Fraction(fps).limit_denominator(1001)
+        self._stream = self._container.add_stream("libx264", rate, options=_QUALITY)
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt = PIXELS
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are written so far."""
+        return self._file.tell()
+
+    def add(self, frames: Array) -> None:
+        """Writes frames `[T, H, W, 3]`, uint8.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        for frame in frames:
+            picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            self._container.mux(self._stream.encode(picture))
+        self.count += len(frames)
+
+    def close(self) -> None:
+        """Writes the last frames and closes the file.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with self._file:
+            try:
+                self._container.mux(self._stream.encode())
+            finally:
+                self._container.close()
+
+
+def _library(path: Path) -> Any:
+    """The package `av`.
+
+    Raises:
+        DatasetError: it is missing.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise DatasetError(
+            f"'{path}' is a video, which needs the package 'av': pip install 'raymimic[lerobot]'"
+        ) from error
+    return av
