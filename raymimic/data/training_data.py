@@ -564,7 +564,7 @@ def _placed(store: DemoStore, device: torch.device, config: BaseConfig) -> DemoS
             " memory and batches are copied",
             store.num_bytes / 1e9,
         )
-        return store
+        return replace(store, pin=True)
     return store.to(device)
 
 

@@ -72,24 +72,21 @@ class CachedColumn:
 
     def __getitem__(self, rows: slice) -> Tensor:
         """Consecutive rows, by one read."""
-        return self.take(torch.arange(*rows.indices(len(self))))
+        index = torch.arange(*rows.indices(len(self)))
+        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        self.take_into(index, out)
+        return out
 
-    def take(self, rows: Tensor, pin: bool = False) -> Tensor:
-        """Rows `[n, ...]` in memory.
+    def take_into(self, rows: Tensor, out: Tensor) -> None:
+        """Takes rows `[n, ...]` out of the files.
 
         Args:
             rows: int64 `[n]`, on the CPU.
-            pin: in memory from which a GPU copies by itself.
+            out: where they go, contiguous and of the column's type.
 
         Raises:
             DatasetError: a file cannot be read.
         """
-        out = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype, pin_memory=pin)
-        self.take_into(rows, out)
-        return out
-
-    def take_into(self, rows: Tensor, out: Tensor) -> None:
-        """As `take`, into a contiguous tensor of the column's type."""
         index, target = rows.numpy(), out.numpy()
         if not len(index):
             return
