@@ -400,7 +400,7 @@ class _WorkersPart:
             return placed, None
         layouts = [info.train] if info.valid is None else [info.train, info.valid]
         try:
-            return placed, DemoCache.open(layouts, placed.cached, dtype, say)
+            cache = DemoCache.open(layouts, placed.cached, dtype, say)
         except NoCacheError as error:
             try:
                 check_memory(parts, dtype, workers)
@@ -408,6 +408,8 @@ class _WorkersPart:
                 raise NoCacheError(f"{error}; without a cache, {too_large}") from error
             line = f"{error}: the data are in memory instead"
             return Placement(frozenset(), line), None
+        line = "; ".join(filter(None, (placed.line, cache.packing)))
+        return replace(placed, line=line), cache
 
     def _parts(self, info: DataInfo) -> list[tuple[list[DemoRef], Mapping[str, Column]]]:
         """The worker's demos of training and validation, with their columns."""
