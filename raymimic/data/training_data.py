@@ -400,7 +400,8 @@ class _WorkersPart:
             return placed, None
         layouts = [info.train] if info.valid is None else [info.train, info.valid]
         try:
-            cache = DemoCache.open(layouts, placed.cached, dtype, say)
+            window = len(self.reads.windows.get(OBS, self.reads.span))
+            cache = DemoCache.open(layouts, placed.cached, dtype, say, window)
         except NoCacheError as error:
             try:
                 check_memory(parts, dtype, workers)

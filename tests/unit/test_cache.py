@@ -680,8 +680,9 @@ def test_rows_beyond_the_data_are_an_error(path: Path, reader: str) -> None:
 
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data do not fit into memory, and the disk reads 1 MB/s."""
+    """Data do not fit into memory, the disk reads 1 MB/s, and a third less is enough."""
     monkeypatch.setattr(read, "_MAX_SHARE", 0)
+    monkeypatch.setattr(packing, "_LEAST_GAIN", 0.3)
     monkeypatch.setattr(build, "disk_rate", lambda folder: 1e6)
     monkeypatch.setattr(build, "LEAST_ROW_BYTES", 8 * 8 * 3)
 
@@ -766,10 +767,11 @@ def test_damage_of_compressed_columns_is_noticed(
 @pytest.mark.parametrize(
     ("found", "pays"),
     [
-        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=0.5e9, cores=1), True),
-        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=1.0e9, cores=1), False),
-        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=3.0e9, cores=4), True),
-        (packing.Gain(ratio=1.4, unpacked=1.4e9, disk=0.1e9, cores=8), False),
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=0.5e9, cores=1, window=10), True),
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=1.0e9, cores=1, window=10), False),
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=3.0e9, cores=4, window=10), True),
+        (packing.Gain(ratio=1.4, unpacked=1.4e9, disk=0.1e9, cores=8, window=10), False),
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=0.1e9, cores=8, window=1), False),
     ],
 )
 def test_rows_are_compressed_where_disk_and_processor_make_that_quicker(
@@ -784,10 +786,10 @@ def test_disk_and_compression_are_measured(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     frames = np.zeros((30, 84, 84, 3), np.uint8)
     frames[:, :42] = np.random.default_rng(0).integers(0, 256, (42, 84, 3))  # the same in each
-    found = packing.gain(frames, disk)
+    found = packing.gain(frames, disk, window=2)
     assert 6 < found.ratio < 9  # half of one frame of the four of a block
     assert found.unpacked > 0
-    assert found.disk == disk
+    assert (found.disk, found.window) == (disk, 2)
 
 
 # -- raymimic dataset cache --

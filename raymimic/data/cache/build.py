@@ -133,6 +133,7 @@ def open_or_build(
     dtype: FloatType,
     say: Say,
     large: Collection[str] = (),
+    window: int = 1,
 ) -> dict[str, OpenColumn]:
     """Opens columns of the cache; builds those first that are not there.
 
@@ -143,6 +144,7 @@ def open_or_build(
         say: is told how far a build is, or that another process builds.
         large: columns that do not fit into memory, which are compressed where that makes reading
             quicker.
+        window: consecutive rows that a sample takes of them.
 
     Returns:
         The columns by name, but for those that are not needed and cannot be read (`Column`).
@@ -164,7 +166,7 @@ def open_or_build(
                 for file in missing.values():
                     _remove_damaged(file)
                 if missing:
-                    _build(group, version, missing, columns, say, large)
+                    _build(group, version, missing, columns, say, large, window)
                     found, _ = _open_all(files)
     except OSError as error:
         raise _not_written(error) from error
@@ -272,6 +274,7 @@ def _build(
     columns: Mapping[str, Column],
     say: Say,
     large: Collection[str],
+    window: int,
 ) -> None:
     """Writes columns in one pass over the dataset, each chunk of which is read once.
 
@@ -286,7 +289,8 @@ def _build(
         writers: dict[str, _ColumnWriter] = {}
         try:
             with room_for(needed, partial.keys()):
-                reasons = _reasons_to_pack(group, columns, files, large)
+                tried = {k: x for k, x in files.items() if k in large}
+                reasons = _reasons_to_pack(group, columns, tried, window)
                 for key, file in files.items():
                     writer = _ColumnWriter(file, reasons.get(key, ""))
                     writers[key] = stack.enter_context(writer)
@@ -316,15 +320,15 @@ def _reasons_to_pack(
     group: DemoGroup,
     columns: Mapping[str, Column],
     files: Mapping[str, ColumnFile],
-    large: Collection[str],
+    window: int,
 ) -> dict[str, str]:
-    """Tries, on the first rows of large columns, whether compressed ones are read more quickly.
+    """Tries, on the first rows of columns, whether compressed ones are read more quickly.
 
     Returns:
-        A sentence for each column that is to be compressed.
+        A reason for each column that is to be compressed.
     """
     reasons: dict[str, str] = {}
-    tried = [key for key in files if key in large and files[key].row_bytes >= LEAST_ROW_BYTES]
+    tried = [key for key, file in files.items() if file.row_bytes >= LEAST_ROW_BYTES]
     if not tried:
         return reasons
     disk = disk_rate(columns_folder())
@@ -336,7 +340,7 @@ def _reasons_to_pack(
                 read_rows(demo, opened, key, columns[key], sample, slice(0, rows))
             except DatasetError:  # the build itself says so
                 continue
-            found = gain(sample, disk)
+            found = gain(sample, disk, window)
             if found.pays:
                 reasons[key] = str(found)
     return reasons

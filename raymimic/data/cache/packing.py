@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Bytes = bytes | bytearray | memoryview
 
 ROWS = 4
-"""Of a block. A window of ten rows reads thirteen of them on average."""
+"""Of a block."""
 
 THREADS = 8
 """Reads at a time where the data do not fit into memory."""
@@ -32,8 +32,8 @@ LEAST_ROW_BYTES = 1 << 10
 
 _TRIED_BYTES = 1 << 26
 _READ_BYTES = 1 << 17
-# How much quicker it must be: windows read rows that they do not need, and the processor works.
-_LEAST_GAIN = 1.5
+# How much quicker it must be, as the processor works for it.
+_LEAST_GAIN = 1.2
 # The other cores work for the training itself.
 _SHARE_OF_CORES = 0.5
 
@@ -70,29 +70,35 @@ class Gain(NamedTuple):
         unpacked: bytes of rows that one core unpacks in a second.
         disk: bytes that the disk reads in a second.
         cores: that are free to unpack.
+        window: consecutive rows that are wanted at a time.
     """
 
     ratio: float
     unpacked: float
     disk: float
     cores: float
+    window: int
 
     @property
     def pays(self) -> bool:
-        """Whether rows come more quickly out of blocks."""
-        return min(self.disk * self.ratio, self.unpacked * self.cores) > _LEAST_GAIN * self.disk
+        """Whether the rows of windows come more quickly out of blocks."""
+        unpacked = min(self.disk * self.ratio, self.unpacked * self.cores)
+        # The blocks of a window hold so many rows on average.
+        wanted = self.window / (self.window + ROWS - 1)
+        return wanted * unpacked > _LEAST_GAIN * self.disk
 
     def __str__(self) -> str:
         disk, unpacked = readable_bytes(int(self.disk)), readable_bytes(int(self.unpacked))
         return f"the disk reads {disk}/s and a core unpacks {unpacked}/s"
 
 
-def gain(sample: np.ndarray, disk: float) -> Gain:
+def gain(sample: np.ndarray, disk: float, window: int) -> Gain:
     """Compresses some rows `[n, ...]` of a column, and measures.
 
     Args:
         sample: the rows, consecutive.
         disk: see `disk_rate`.
+        window: consecutive rows that are wanted at a time.
     """
     blocks = [sample[i : i + ROWS] for i in range(0, len(sample), ROWS)]
     packed = [pack(block.reshape(-1).view(np.uint8).data) for block in blocks]
@@ -101,7 +107,8 @@ def gain(sample: np.ndarray, disk: float) -> Gain:
         unpack(block, rows.nbytes)
     seconds = max(time.thread_time() - begin, 1e-9)
     cores = _SHARE_OF_CORES * len(os.sched_getaffinity(0)) / workers_here()
-    return Gain(sample.nbytes / sum(map(len, packed)), sample.nbytes / seconds, disk, cores)
+    ratio = sample.nbytes / sum(map(len, packed))
+    return Gain(ratio, sample.nbytes / seconds, disk, cores, window)
 
 
 def disk_rate(folder: Path) -> float:

@@ -211,6 +211,7 @@ class DemoCache:
         keys: Collection[str],
         dtype: FloatType,
         say: Say = lambda text: None,
+        window: int = 1,
     ) -> "DemoCache":
         """Opens the columns, and builds those first that are not there.
 
@@ -219,6 +220,7 @@ class DemoCache:
             keys: names of the columns.
             dtype: type of everything that is not an image.
             say: is told how far a build is.
+            window: consecutive rows that a sample takes of large columns.
 
         Raises:
             DatasetError: see `raymimic.data.cache.build.open_or_build`.
@@ -229,7 +231,8 @@ class DemoCache:
         columns = {key: x for key, x in layouts[0].columns.items() if key in shared}
         large = _larger_than_memory(groups, columns, dtype)
         found = [
-            open_or_build(group, columns, dtype, say, large[i]) for i, group in enumerate(groups)
+            open_or_build(group, columns, dtype, say, too_large, window)
+            for group, too_large in zip(groups, large, strict=True)
         ]
         lost = {column_group(key) for key in columns if any(key not in opened for opened in found)}
         columns = {key: x for key, x in columns.items() if column_group(key) not in lost}
