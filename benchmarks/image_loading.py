@@ -11,11 +11,13 @@ Two cameras of 84 x 84, batches of 64 windows of T steps. One dataset is written
 `gather` takes windows into buffers that are there already, on one thread, each page touched before;
 `copy` copies as many bytes from one buffer to another, which is the least that it can take.
 `cold` reads batches of files that the system was told to forget (`posix_fadvise`), beside one read
-of the same files in order. `waits` is the share of time that a loop waits for batches which does
-nothing else for 10 ms a batch; the cold one forgets the files again and again, as if they were
-larger than memory. `memory` runs both kinds under a limit of anonymous memory (RLIMIT_DATA), that
-after imports and a bound: 1.3 times the images in memory, and 2 GiB and two batches with files that
-do not fit.
+of the same files in order. `packed` are the same figures of files whose rows are compressed.
+`waits` is the share of time that a loop waits for batches which does nothing else for 10 ms a
+batch; the cold one forgets the files again and again, as if they were larger than memory. Its
+`bound` is the share that remains if rows that are not compressed come as quickly as the disk gives
+anything. `choice` tells how raymimic itself would store the columns here. `memory` runs both kinds
+under a limit of anonymous memory (RLIMIT_DATA), that after imports and a bound: 1.3 times the
+images in memory, and 2 GiB and two batches with files that do not fit.
 
 CPU seconds are of the process with all its threads: other programs change them less than seconds of
 the clock. The last line is JSON.
@@ -42,13 +44,14 @@ import numpy as np
 import torch
 
 from raymimic.config import BaseConfig, config_factory
-from raymimic.data.cache import read
+from raymimic.data.cache import build, packing, read
 from raymimic.data.reads import one_window
 from raymimic.data.training_data import TrainData, make_loaders
 
 SIDE, CAMERAS, BATCH, LENGTH = 84, 2, 64, 200
 FRAME = SIDE * SIDE * 3
 STEP_S = 0.010
+LEAST_GAIN = packing._LEAST_GAIN
 
 
 def write_dataset(path: Path, frames: int) -> None:
@@ -80,9 +83,13 @@ def config_for(path: Path, steps: int, mode: str | None = "low_dim") -> BaseConf
     return config
 
 
-def load(path: Path, steps: int, fits: bool = True, mode: str | None = "low_dim") -> TrainData:
+def load(
+    path: Path, steps: int, fits: bool = True, mode: str | None = "low_dim", packed: bool = False
+) -> TrainData:
     config = config_for(path, steps, mode)
     read.free_memory = (lambda: 1 << 50) if fits else (lambda: 0)  # whether files are mapped
+    build.disk_rate = lambda folder: 1.0 if packed else 1e18  # whether they are compressed,
+    packing._LEAST_GAIN = 0.5  # be the windows as short as they are
     data = make_loaders(config, one_window(config.train), torch.device("cpu"))
     cache = data.train.dataset.store.cache
     if cache is not None and cache.maps is not None:
@@ -214,6 +221,37 @@ def waits(data: TrainData, times: int, is_cold: bool) -> float:
     return waited / (time.perf_counter() - begin - forgetting)
 
 
+def bound(steps: int, disk: float) -> float:
+    """Least share of the time that a loop waits which reads each batch from the disk."""
+    seconds = BATCH * steps * CAMERAS * FRAME / disk
+    return max(0.0, 1 - STEP_S / seconds)
+
+
+def packed_figures(path: Path, folder: Path, steps: int, frames: int) -> dict[str, float]:
+    """The figures of files whose rows are compressed."""
+    common, os.environ["RAYMIMIC_CACHE"] = os.environ["RAYMIMIC_CACHE"], str(folder / "packed")
+    data = load(path, steps, fits=False, packed=True)
+    os.environ["RAYMIMIC_CACHE"] = common
+    files = data.train.dataset.store.cache.files
+    size = sum(int(x.blocks[-1, 1]) for column in files.values() for x in column)
+    cpu, _ = loader_way(data, 50)
+    random, _ = cold(data, steps, 4 * frames // (BATCH * steps * 10))
+    return {
+        "packed_ratio": frames * CAMERAS * FRAME / size,
+        "packed_loader_ms": 1e3 * cpu,
+        "packed_cold_mb_per_s": random / 1e6,
+        "packed_waits_cold": waits(data, 100, is_cold=True),
+    }
+
+
+def choice(path: Path, steps: int, disk: float) -> dict[str, Any]:
+    """How raymimic would store the columns if they did not fit into memory."""
+    packing._LEAST_GAIN = LEAST_GAIN
+    with h5py.File(path) as file:
+        found = packing.gain(file["data/demo_0/obs/camera_0"][()], disk, steps)
+    return {**found._asdict(), "packed": found.pays}
+
+
 def under_limit(path: Path, mode: str, fits: bool, bound: int) -> None:
     """Loads and serves 50 batches of T=10 within a bound of anonymous memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -268,6 +306,7 @@ def main() -> None:
             quick, gather = loader_way(data, 200), gather_way(data, steps, 200)
             data = load(path, steps, fits=False)
             by_reads = loader_way(data, 200)
+            disk = packing.disk_rate(Path(folder))
             random, sequential = cold(data, steps, 4 * args.frames // (BATCH * steps * 10))
             found = {
                 "robomimic_ms": 1e3 * slow[0],
@@ -282,8 +321,12 @@ def main() -> None:
                 "cold_share": random / sequential,
                 "waits_warm": waits(load(path, steps), 100, is_cold=False),
                 "waits_cold": waits(data, 100, is_cold=True),
+                "waits_cold_bound": bound(steps, max(disk, sequential)),
+                "disk_mb_per_s": disk / 1e6,
+                **packed_figures(path, Path(folder), steps, args.frames),
             }
             results[f"T={steps}"] = {key: float(f"{x:.3g}") for key, x in found.items()}
+            results[f"T={steps}"]["choice"] = choice(path, steps, disk)
             print(f"T={steps}: {results[f'T={steps}']}", flush=True)
         results["memory"] = memory(path, images)
         print(f"memory: {results['memory']}")

@@ -1,5 +1,6 @@
 """Demonstrations: one flat column per quantity, in memory or in files, and their places in it."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymimic.data.buffers import Buffers
 from raymimic.data.cache.read import CachedColumn, DemoCache
 from raymimic.data.columns import (
     ColumnRequest,
@@ -73,7 +75,8 @@ class DemoStore:
         scaling: of columns that are normalised when rows are taken: offset and scale `[...]`. The
             columns themselves stay as recorded, so that they may lie in files that others share.
         cache: the columns in files, of all demos; None: there are none.
-        pin: whether rows of files come in memory from which a GPU copies by itself.
+        pin: whether rows come in memory from which a GPU copies by itself.
+        buffers: memory of rows, by column.
     """
 
     columns: dict[str, Tensor | CachedColumn]
@@ -84,6 +87,7 @@ class DemoStore:
     scaling: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     cache: DemoCache | None = None
     pin: bool = False
+    buffers: dict[str, Buffers] = field(default_factory=lambda: defaultdict(Buffers), repr=False)
 
     @classmethod
     def load(
@@ -175,14 +179,24 @@ class DemoStore:
             rows: int64 `[n]`, on the store's device.
         """
         stored = self.columns[column]
-        if isinstance(stored, Tensor):
+        if self.device.type != "cpu" and isinstance(stored, Tensor):
             values = stored.index_select(0, rows)
         else:
-            values = stored.take(rows, self.pin)
+            values = self._room(column, (len(rows), *stored.shape[1:]), stored.dtype)
+            if isinstance(stored, Tensor):
+                torch.index_select(stored, 0, rows, out=values)
+            else:
+                stored.take_into(rows, values)
         if column in self.scaling:
             offset, scale = self.scaling[column]
             values.sub_(offset).div_(scale)
         return values
+
+    def _room(self, column: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory for rows of a column; torch itself uses pinned memory again."""
+        if self.pin:
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
+        return self.buffers[column].empty(shape, dtype)
 
     def to(self, device: torch.device) -> "DemoStore":
         """The same store on another device; cached columns stay in their files."""

@@ -400,7 +400,8 @@ class _WorkersPart:
             return placed, None
         layouts = [info.train] if info.valid is None else [info.train, info.valid]
         try:
-            return placed, DemoCache.open(layouts, placed.cached, dtype, say)
+            window = len(self.reads.windows.get(OBS, self.reads.span))
+            cache = DemoCache.open(layouts, placed.cached, dtype, say, window)
         except NoCacheError as error:
             try:
                 check_memory(parts, dtype, workers)
@@ -408,6 +409,8 @@ class _WorkersPart:
                 raise NoCacheError(f"{error}; without a cache, {too_large}") from error
             line = f"{error}: the data are in memory instead"
             return Placement(frozenset(), line), None
+        line = "; ".join(filter(None, (placed.line, cache.packing)))
+        return replace(placed, line=line), cache
 
     def _parts(self, info: DataInfo) -> list[tuple[list[DemoRef], Mapping[str, Column]]]:
         """The worker's demos of training and validation, with their columns."""
@@ -564,7 +567,7 @@ def _placed(store: DemoStore, device: torch.device, config: BaseConfig) -> DemoS
             " memory and batches are copied",
             store.num_bytes / 1e9,
         )
-        return store
+        return replace(store, pin=True)
     return store.to(device)
 
 

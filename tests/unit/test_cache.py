@@ -26,7 +26,7 @@ from waiting import DEADLINE_S, wait_for
 from raymimic.checkpoints.export import _robomimic_config
 from raymimic.config import BaseConfig, config_factory
 from raymimic.data import loader, placement
-from raymimic.data.cache import build, read, room
+from raymimic.data.cache import build, packing, read, room
 from raymimic.data.cache.read import DemoCache
 from raymimic.data.cache.room import NoCacheError, entries
 from raymimic.data.columns import ColumnRequest, DemoSource
@@ -173,6 +173,25 @@ def test_several_datasets_share_batches(tmp_path: Path, reader: str, mode: str |
     settings = {"train.seq_length": 3, "train.normalize_weights_by_ds_size": True}
     settings["experiment.epoch_every_n_steps"] = 20
     cached = loaders(config_for(entries, mode, **settings))
+    assert_equal_data(cached, loaders(config_for(entries, "all", **settings)))
+
+
+@pytest.mark.parametrize("mode", ["low_dim", None])
+def test_of_several_datasets_those_that_fit_are_mapped_and_others_are_read(
+    tmp_path: Path, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"next_obs": False}
+    large = write_cameras(tmp_path / "large.hdf5", [90, 30], **options)
+    small = write_cameras(tmp_path / "small.hdf5", [9, 12], **options)
+    images = 21 * (12 * 10 * 3 + 8 * 8 * 3)
+    monkeypatch.setattr(read, "free_memory", lambda: 3 * images)
+    entries = [{"path": str(large)}, {"path": str(small), "weight": 2.0}]
+    settings = {"train.seq_length": 3, "experiment.epoch_every_n_steps": 20}
+    cached = loaders(config_for(entries, mode, **settings))
+    cache = cached.train.dataset.store.cache
+    for key in ("obs/camera_0", "obs/camera_1"):
+        is_mapped = [cache.maps.of(opened) is not None for opened in cache.files[key]]
+        assert is_mapped == [False, True]
     assert_equal_data(cached, loaders(config_for(entries, "all", **settings)))
 
 
@@ -653,7 +672,124 @@ def test_rows_beyond_the_data_are_an_error(path: Path, reader: str) -> None:
     column = cache_of(path).take(scan([DemoSource(str(path))], REQUEST).demos)["obs/flat"]
     for rows in ([100], [-1]):
         with pytest.raises(IndexError):
-            column.take(torch.tensor(rows))
+            column.take_into(torch.tensor(rows), torch.empty(1, *column.shape[1:]))
+
+
+# -- compressed columns --
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data do not fit into memory, the disk reads 1 MB/s, and a third less is enough."""
+    monkeypatch.setattr(read, "_MAX_SHARE", 0)
+    monkeypatch.setattr(packing, "_LEAST_GAIN", 0.3)
+    monkeypatch.setattr(build, "disk_rate", lambda folder: 1e6)
+    monkeypatch.setattr(build, "LEAST_ROW_BYTES", 8 * 8 * 3)
+
+
+@pytest.fixture(scope="module")
+def smooth(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames of few colours, but for one demo of noise, whose blocks do not get smaller."""
+    copy = Path(shutil.copy(path, tmp_path_factory.mktemp("smooth")))
+    with h5py.File(copy, "r+") as file:
+        for demo in ("demo_0", "demo_2"):
+            for group in ("obs", "next_obs"):
+                for camera in ("camera_0", "camera_1"):
+                    file[f"data/{demo}/{group}/{camera}"][:, 1:] = 7
+    return copy
+
+
+@pytest.mark.usefixtures("slow_disk")
+@pytest.mark.parametrize("name", ["plain", "sequences", "goals", "validated"])
+def test_compressed_columns_give_the_same_batches(
+    smooth: Path, shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(shared))
+    for placed in ("replicate", "shard"):
+        where = {"rank": 1, "world_size": 2}
+        settings = {**SETTINGS[name], "ray.data_placement": placed}
+        cached = loaders(config_for(smooth, None, **settings), **where)
+        files = cached.train.dataset.store.cache.files
+        assert {key for key, (file,) in files.items() if file.blocks is not None} == IMAGES
+        assert_equal_data(cached, loaders(config_for(smooth, "all", **settings), **where))
+    assert "; 4 of 9 columns are compressed from 110.4 kB to " in cached.place
+    assert ", as the disk reads 1.0 MB/s and a core unpacks " in cached.place
+    noise = 40 * (12 * 10 * 3 + 8 * 8 * 3) * 2
+    packed = sum(int(file.blocks[-1, 1]) for key in IMAGES for file in files[key])
+    assert noise < packed < 1.3 * noise
+
+
+@pytest.mark.usefixtures("slow_disk")
+def test_columns_that_do_not_get_smaller_stay_as_they_are(path: Path) -> None:
+    assert {x.blocks for (x,) in cache_of(path).files.values()} == {None}
+
+
+@pytest.mark.usefixtures("slow_disk")
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_killed_build_of_compressed_columns_goes_on(
+    smooth: Path, folder: Path, reads: list[tuple[str, str, int]], damage: bool
+) -> None:
+    def die(text: str) -> None:
+        if ": 2 of" in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _, status = os.waitpid(forked(lambda: cache_of(smooth, say=die), folder.parent), 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    for partial in folder.glob("*.partial") if damage else ():
+        with partial.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"damage")
+    cache = cache_of(smooth)
+    redone = {demo for demo, _, _ in reads[2:]}  # two cameras were tried
+    assert redone == ({"demo_0", "demo_1", "demo_2"} if damage else {"demo_2"})
+    assert cache.files["obs/camera_0"][0].blocks is not None
+    assert torch.equal(rows_of(cache, smooth), frames_of(smooth))
+
+
+@pytest.mark.usefixtures("slow_disk")
+@pytest.mark.parametrize("place", ["index", "block"])
+def test_damage_of_compressed_columns_is_noticed(
+    smooth: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    (opened,) = cache_of(smooth).files["obs/camera_0"]
+    with opened.file.path().open("r+b") as file:
+        file.seek(-16 if place == "index" else opened.file.offset, 0 if place == "block" else 2)
+        file.write(bytes(8))
+    cache = cache_of(smooth)
+    if place == "block":
+        with pytest.raises(DatasetError, match=r"'obs/camera_0' cannot be read \(the block of row"):
+            rows_of(cache, smooth)
+        return
+    assert "is damaged (the index of its blocks is damaged)" in caplog.text
+    assert torch.equal(rows_of(cache, smooth), frames_of(smooth))
+
+
+@pytest.mark.parametrize(
+    ("found", "pays"),
+    [
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=0.5e9, cores=1, window=10), True),
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=1.0e9, cores=1, window=10), False),
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=3.0e9, cores=4, window=10), True),
+        (packing.Gain(ratio=1.4, unpacked=1.4e9, disk=0.1e9, cores=8, window=10), False),
+        (packing.Gain(ratio=4.0, unpacked=1.4e9, disk=0.1e9, cores=8, window=1), False),
+    ],
+)
+def test_rows_are_compressed_where_disk_and_processor_make_that_quicker(
+    found: packing.Gain, pays: bool
+) -> None:
+    assert found.pays == pays
+
+
+def test_disk_and_compression_are_measured(tmp_path: Path) -> None:
+    disk = packing.disk_rate(tmp_path)
+    assert disk > 0
+    assert not list(tmp_path.iterdir())
+    frames = np.zeros((30, 84, 84, 3), np.uint8)
+    frames[:, :42] = np.random.default_rng(0).integers(0, 256, (42, 84, 3))  # the same in each
+    found = packing.gain(frames, disk, window=2)
+    assert 6 < found.ratio < 9  # half of one frame of the four of a block
+    assert found.unpacked > 0
+    assert (found.disk, found.window) == (disk, 2)
 
 
 # -- raymimic dataset cache --

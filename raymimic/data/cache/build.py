@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from raymimic.data.cache.column_file import (
     Extent,
     OpenColumn,
 )
+from raymimic.data.cache.packing import LEAST_ROW_BYTES, ROWS, disk_rate, gain, pack
 from raymimic.data.cache.room import NoCacheError, columns_folder, room_for
 from raymimic.data.columns import (
     Column,
@@ -47,6 +48,7 @@ Say = Callable[[str], None]
 
 _BLOCK_BYTES = 1 << 26
 _SYNC_BYTES = 1 << 30
+_TRIED_BYTES = 1 << 23
 _POLL_S = 0.2
 # A builder that writes nothing for so long is stuck [s].
 _STUCK_S = 900.0
@@ -126,7 +128,12 @@ class Version(NamedTuple):
 
 
 def open_or_build(
-    group: DemoGroup, columns: Mapping[str, Column], dtype: FloatType, say: Say
+    group: DemoGroup,
+    columns: Mapping[str, Column],
+    dtype: FloatType,
+    say: Say,
+    large: Collection[str] = (),
+    window: int = 1,
 ) -> dict[str, OpenColumn]:
     """Opens columns of the cache; builds those first that are not there.
 
@@ -135,6 +142,9 @@ def open_or_build(
         columns: by name.
         dtype: type of everything that is not an image.
         say: is told how far a build is, or that another process builds.
+        large: columns that do not fit into memory, which are compressed where that makes reading
+            quicker.
+        window: consecutive rows that a sample takes of them.
 
     Returns:
         The columns by name, but for those that are not needed and cannot be read (`Column`).
@@ -156,7 +166,7 @@ def open_or_build(
                 for file in missing.values():
                     _remove_damaged(file)
                 if missing:
-                    _build(group, version, missing, columns, say)
+                    _build(group, version, missing, columns, say, large, window)
                     found, _ = _open_all(files)
     except OSError as error:
         raise _not_written(error) from error
@@ -263,6 +273,8 @@ def _build(
     files: Mapping[str, ColumnFile],
     columns: Mapping[str, Column],
     say: Say,
+    large: Collection[str],
+    window: int,
 ) -> None:
     """Writes columns in one pass over the dataset, each chunk of which is read once.
 
@@ -277,8 +289,11 @@ def _build(
         writers: dict[str, _ColumnWriter] = {}
         try:
             with room_for(needed, partial.keys()):
+                tried = {k: x for k, x in files.items() if k in large}
+                reasons = _reasons_to_pack(group, columns, tried, window)
                 for key, file in files.items():
-                    writers[key] = stack.enter_context(_ColumnWriter(file))
+                    writer = _ColumnWriter(file, reasons.get(key, ""))
+                    writers[key] = stack.enter_context(writer)
             say(_progress(group, 0))  # a resumed build checks first what there is
             for writer in writers.values():
                 writer.resume([demo.length for demo in group.demos])
@@ -299,6 +314,36 @@ def _build(
             for writer in writers.values():
                 writer.discard()
             raise
+
+
+def _reasons_to_pack(
+    group: DemoGroup,
+    columns: Mapping[str, Column],
+    files: Mapping[str, ColumnFile],
+    window: int,
+) -> dict[str, str]:
+    """Tries, on the first rows of columns, whether compressed ones are read more quickly.
+
+    Returns:
+        A reason for each column that is to be compressed.
+    """
+    reasons: dict[str, str] = {}
+    tried = [key for key, file in files.items() if file.row_bytes >= LEAST_ROW_BYTES]
+    if not tried:
+        return reasons
+    disk = disk_rate(columns_folder())
+    for demo, opened in opened_demos(group.demos[:1]):
+        for key in tried:
+            rows = min(demo.length, max(_TRIED_BYTES // files[key].row_bytes, ROWS))
+            sample = np.empty((rows, *columns[key].shape), files[key].dtype)
+            try:
+                read_rows(demo, opened, key, columns[key], sample, slice(0, rows))
+            except DatasetError:  # the build itself says so
+                continue
+            found = gain(sample, disk, window)
+            if found.pays:
+                reasons[key] = str(found)
+    return reasons
 
 
 def _write_demo(
@@ -356,15 +401,19 @@ class _ColumnWriter:
 
     Args:
         file: the file.
+        reason: for which rows are compressed; empty: they are not.
 
     Attributes:
         demos: how many are written.
     """
 
-    def __init__(self, file: ColumnFile) -> None:
+    def __init__(self, file: ColumnFile, reason: str) -> None:
         self.file = file
-        self.row_bytes = max(file.rows_bytes // max(file.shape[0], 1), 1)
+        self.row_bytes = max(file.row_bytes, 1)
         self.demos = 0
+        self._reason = reason
+        self._blocks = [[0, 0]]  # see `OpenColumn`
+        self._of_demo: list[list[int]] = []
         self._crc32, self._extent = 0, None
         self._place = self._synced = file.offset
         self._path = file.path(PARTIAL)
@@ -399,6 +448,7 @@ class _ColumnWriter:
         """
         names = ("identity", "digest", "dataset", "column")
         first = {name: getattr(self.file, name) for name in names}
+        first["packed"] = bool(self._reason)
         lines: list[bytes] = []
         with contextlib.suppress(FileNotFoundError):
             lines = self.file.path(LEDGER).read_bytes().split(b"\n")
@@ -417,9 +467,12 @@ class _ColumnWriter:
             try:
                 stated = json.loads(line)
                 expected, extent = int(stated["crc32"]), stated["extent"]
+                blocks, end = stated["blocks"], self._place + length * self.row_bytes
+                if self._reason:
+                    end = self.file.offset + int(blocks[-1][1])
             except (KeyError, TypeError, ValueError):  # the last one may be half-written
                 break
-            crc32, place, end = self._crc32, self._place, self._place + length * self.row_bytes
+            crc32, place = self._crc32, self._place
             while place < end:
                 block = os.pread(self._stream.fileno(), min(_BLOCK_BYTES, end - place), place)
                 if not block:
@@ -428,6 +481,7 @@ class _ColumnWriter:
             if crc32 != expected:
                 break
             self._crc32, self._place, self.demos = crc32, end, self.demos + 1
+            self._blocks += blocks
             self._extent = None if extent is None else (float(extent[0]), float(extent[1]))
             good.append(line)
         return good
@@ -439,12 +493,11 @@ class _ColumnWriter:
             values: the rows, contiguous.
             with_extent: whether their least and greatest value are to be known.
         """
-        data = values.reshape(-1).view(np.uint8).data
-        self._crc32 = zlib.crc32(data, self._crc32)
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._stream.fileno(), data[done:], self._place + done)
-        self._place += done
+        if self._reason:
+            for i in range(0, len(values), ROWS):
+                self._append_block(values[i : i + ROWS])
+        else:
+            self._write(values.reshape(-1).view(np.uint8).data)
         if with_extent and values.size:
             low, high = float(values.min()), float(values.max())
             if self._extent is not None:
@@ -454,17 +507,36 @@ class _ColumnWriter:
             os.fdatasync(self._stream.fileno())
             self._synced = self._place
 
+    def _append_block(self, rows: np.ndarray) -> None:
+        first, _ = (self._of_demo or self._blocks)[-1]
+        self._write(memoryview(pack(rows.reshape(-1).view(np.uint8).data)))
+        self._of_demo.append([first + len(rows), self._place - self.file.offset])
+
+    def _write(self, data: memoryview) -> None:
+        self._crc32 = zlib.crc32(data, self._crc32)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._stream.fileno(), data[done:], self._place + done)
+        self._place += done
+
     def end_demo(self) -> None:
         """Records that all rows of a demo are written."""
         assert self._ledger is not None
-        line: dict[str, Any] = {"crc32": self._crc32, "extent": self._extent}
+        line = {"crc32": self._crc32, "extent": self._extent, "blocks": self._of_demo}
         self._ledger.write(json.dumps(line).encode() + b"\n")
         self._ledger.flush()
+        self._blocks += self._of_demo
+        self._of_demo = []
         self.demos += 1
 
     def finish(self) -> None:
         """Gives the file its name."""
-        header = self.file.header(self._crc32, self._extent)
+        blocks = None
+        if self._reason:
+            blocks = np.array(self._blocks, np.int64)
+            os.pwrite(self._stream.fileno(), blocks.tobytes(), self._place)
+            self._stream.truncate(self._place + blocks.nbytes)
+        header = self.file.header(self._crc32, self._extent, blocks, self._reason)
         os.pwrite(self._stream.fileno(), header, 0)
         os.fsync(self._stream.fileno())
         self._path.replace(self.file.path())

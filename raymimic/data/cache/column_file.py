@@ -1,12 +1,13 @@
-"""A column of a dataset as one file: a header, then its rows as they lie in memory.
+"""A column of a dataset as one file: a header, then its rows.
 
 The header is some pages of 4 KiB: a magic text, the length and the CRC-32 of a JSON object, the
-place of the first row, and that object. The rows are not compressed: to decode a frame takes
-several times as long as to copy it.
+place of the first row, and that object. The rows lie there as they do in memory, or in blocks that
+are compressed (`raymimic.data.cache.packing`) with an index of the blocks at the file's end.
 """
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import struct
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from raymimic import storage
+from raymimic.data.cache.packing import unpack
 from raymimic.errors import DatasetError
 
 COLUMN, PARTIAL, LEDGER = ".column", ".partial", ".ledger"
@@ -31,7 +33,8 @@ _NUMBERS = struct.Struct("<III")  # length and CRC-32 of the JSON, place of the 
 _FORMAT = 1
 _PAGE = 4096
 _LARGEST_HEADER = 1 << 20
-_ROOM = 128  # for the numbers that are known when the file is complete
+_FOUND = ("crc32", "extent", "blocks", "index_crc32", "reason")  # by the builder
+_ROOM = 512  # for all that is known when the file is complete
 
 Extent = tuple[float, float]
 """Least and greatest value."""
@@ -68,22 +71,27 @@ class ColumnFile:
         return self.folder / f"{self.identity[:32]}{ending}"
 
     @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    @property
     def rows_bytes(self) -> int:
         """Bytes of all rows."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return self.shape[0] * self.row_bytes
 
     @cached_property
     def offset(self) -> int:
         """Place of the first row: a whole number of pages, which hold the header."""
-        needed = len(_MAGIC) + _NUMBERS.size + len(json.dumps(self._content(0, None))) + _ROOM
+        needed = len(_MAGIC) + _NUMBERS.size + len(json.dumps(self._content({}))) + _ROOM
         return -(-needed // _PAGE) * _PAGE
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Bytes of the whole file, if its rows are not compressed."""
         return self.offset + self.rows_bytes
 
-    def _content(self, crc32: int, extent: Extent | None) -> dict[str, Any]:
+    def _content(self, found: dict[str, Any]) -> dict[str, Any]:
         return {
             "format": _FORMAT,
             "dataset": self.dataset,
@@ -92,18 +100,24 @@ class ColumnFile:
             "identity": self.identity,
             "shape": list(self.shape),
             "dtype": self.dtype.str,
-            "crc32": crc32,
-            "extent": extent,
+            **{name: found.get(name) for name in _FOUND},
         }
 
-    def header(self, crc32: int, extent: Extent | None) -> bytes:
+    def header(
+        self, crc32: int, extent: Extent | None, blocks: np.ndarray | None = None, reason: str = ""
+    ) -> bytes:
         """The pages before the first row.
 
         Args:
-            crc32: of all rows.
+            crc32: of all rows, as they lie in the file.
             extent: of all values; None where it was not computed.
+            blocks: the index, which follows the rows; None: they are not compressed.
+            reason: for which they are compressed, for people.
         """
-        content = json.dumps(self._content(crc32, extent)).encode()
+        found: dict[str, Any] = {"crc32": crc32, "extent": extent, "reason": reason}
+        if blocks is not None:
+            found |= {"blocks": len(blocks), "index_crc32": zlib.crc32(blocks.tobytes())}
+        content = json.dumps(self._content(found)).encode()
         numbers = _NUMBERS.pack(len(content), zlib.crc32(content), self.offset)
         return (_MAGIC + numbers + content).ljust(self.offset, b"\0")
 
@@ -127,11 +141,14 @@ class ColumnFile:
                 os.close(descriptor)
                 return None
             content = read_header(descriptor)
-            expected = self._content(content.get("crc32", 0), content.get("extent"))
+            expected = self._content(content)
             for name in expected.keys() - {"dataset"}:
                 if content.get(name) != json.loads(json.dumps(expected[name])):
                     raise DamagedColumnError(f"its {name} is not what it should be")
-            if (size := os.fstat(descriptor).st_size) != self.size:
+            blocks, size = None, os.fstat(descriptor).st_size
+            if content.get("blocks") is not None:
+                blocks = self._index(descriptor, size, content)
+            elif size != self.size:
                 raise DamagedColumnError(f"it has {size:,} bytes instead of {self.size:,}")
             with contextlib.suppress(OSError):
                 os.utime(descriptor)
@@ -139,7 +156,24 @@ class ColumnFile:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             raise
-        return OpenColumn(self, descriptor, content["crc32"], _extent(content["extent"]))
+        extent, reason = _extent(content["extent"]), content.get("reason") or ""
+        return OpenColumn(self, descriptor, content["crc32"], extent, blocks, reason)
+
+    def _index(self, descriptor: int, size: int, content: dict[str, Any]) -> np.ndarray:
+        """Reads the index of the blocks, see `OpenColumn`.
+
+        Raises:
+            DamagedColumnError: it does not describe the file.
+        """
+        index = np.zeros((content["blocks"], 2), np.int64)
+        place = size - index.nbytes
+        if place >= self.offset and os.preadv(descriptor, [index.data.cast("B")], place):
+            last = [self.shape[0], place - self.offset]
+            rising = bool((np.diff(index, axis=0) > 0).all())
+            whole = zlib.crc32(index.tobytes()) == content["index_crc32"]
+            if whole and rising and index[0].tolist() == [0, 0] and index[-1].tolist() == last:
+                return index
+        raise DamagedColumnError("the index of its blocks is damaged")
 
 
 @dataclass(frozen=True)
@@ -149,29 +183,58 @@ class OpenColumn:
     Attributes:
         file: the file.
         descriptor: of the operating system; closed with this object.
-        crc32: of all rows.
+        crc32: of all rows, as they lie in the file.
         extent: of all values; None where it was not computed.
+        blocks: int64 `[n + 1, 2]`: the first row of each block and its place, counted from that
+            of the first block, and the ends of both; None: rows are not compressed.
+        reason: for which they are compressed.
     """
 
     file: ColumnFile
     descriptor: int
     crc32: int
     extent: Extent | None
+    blocks: np.ndarray | None
+    reason: str
     _closed: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_closed", weakref.finalize(self, os.close, self.descriptor))
 
-    def read(self, out: memoryview, begin: int) -> None:
-        """Reads consecutive bytes of the rows.
+    def read(self, out: memoryview, first: int) -> None:
+        """Reads consecutive rows.
 
         Args:
-            out: gets them.
-            begin: the first, counted from the first row.
+            out: gets their bytes.
+            first: number of the first row.
 
         Raises:
             DatasetError: they cannot be read.
         """
+        row_bytes = self.file.row_bytes
+        if self.blocks is None:
+            self._read(out, first * row_bytes)
+            return
+        stop = first + len(out) // row_bytes
+        begin = int(np.searchsorted(self.blocks[:, 0], first, side="right")) - 1
+        end = int(np.searchsorted(self.blocks[:, 0], stop, side="left"))
+        blocks = self.blocks[begin : end + 1].tolist()
+        start = blocks[0][1]
+        packed = memoryview(bytearray(blocks[-1][1] - start))
+        self._read(packed, start)
+        for (row, place), (next_row, next_place) in itertools.pairwise(blocks):
+            block = packed[place - start : next_place - start]
+            try:
+                rows = unpack(block, (next_row - row) * row_bytes)
+            except OSError as error:
+                raise self._unreadable(f"the block of row {row} is damaged") from error
+            low, high = max(row, first), min(next_row, stop)
+            out[(low - first) * row_bytes : (high - first) * row_bytes] = rows[
+                (low - row) * row_bytes : (high - row) * row_bytes
+            ]
+
+    def _read(self, out: memoryview, begin: int) -> None:
+        """Reads consecutive bytes, counted from the first row's."""
         done = 0
         while done < len(out):
             try:

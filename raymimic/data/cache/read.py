@@ -4,7 +4,7 @@ import itertools
 import mmap
 import threading
 import weakref
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raymimic.data.cache.build import DemoGroup, Say, open_or_build
 from raymimic.data.cache.column_file import OpenColumn
+from raymimic.data.cache.packing import THREADS
 from raymimic.data.columns import (
     Column,
     DemoRef,
@@ -25,9 +26,9 @@ from raymimic.data.columns import (
 )
 from raymimic.data.memory import free_memory
 from raymimic.data.metadata import demo_order
+from raymimic.terminal import readable_bytes
 
-THREADS = 8
-"""Reads at a time where the data do not fit into memory."""
+Array = np.ndarray
 
 _TOUCH_BYTES = 1 << 24
 _PAGE = 4096
@@ -41,7 +42,7 @@ class CachedColumn:
     Args:
         files: the files, whose rows count one after the other.
         rows: their numbers for the rows of this column, int64 `[N]`; None: all, in order.
-        maps: where the files are mapped; None: they are read.
+        maps: where files are mapped; None: all are read.
         pool: threads that read.
     """
 
@@ -53,14 +54,14 @@ class CachedColumn:
         pool: ThreadPoolExecutor,
     ) -> None:
         self._files, self._rows, self._maps, self._pool = files, rows, maps, pool
-        counts = [opened.file.shape[0] for opened in files]
-        self._ends = np.cumsum(counts)
+        self._sizes = np.array([opened.file.shape[0] for opened in files])
+        self._ends = np.cumsum(self._sizes)
         size = int(self._ends[-1]) if rows is None else len(rows)
         first = files[0].file
         self.shape: tuple[int, ...] = (size, *first.shape[1:])
         """Of all rows, `[N, ...]`."""
         self.dtype: torch.dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
-        self.row_bytes: int = int(np.prod(first.shape[1:], dtype=np.int64)) * first.dtype.itemsize
+        self.row_bytes: int = first.row_bytes
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -72,24 +73,21 @@ class CachedColumn:
 
     def __getitem__(self, rows: slice) -> Tensor:
         """Consecutive rows, by one read."""
-        return self.take(torch.arange(*rows.indices(len(self))))
+        index = torch.arange(*rows.indices(len(self)))
+        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        self.take_into(index, out)
+        return out
 
-    def take(self, rows: Tensor, pin: bool = False) -> Tensor:
-        """Rows `[n, ...]` in memory.
+    def take_into(self, rows: Tensor, out: Tensor) -> None:
+        """Takes rows `[n, ...]` out of the files.
 
         Args:
             rows: int64 `[n]`, on the CPU.
-            pin: in memory from which a GPU copies by itself.
+            out: where they go, contiguous and of the column's type.
 
         Raises:
             DatasetError: a file cannot be read.
         """
-        out = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype, pin_memory=pin)
-        self.take_into(rows, out)
-        return out
-
-    def take_into(self, rows: Tensor, out: Tensor) -> None:
-        """As `take`, into a contiguous tensor of the column's type."""
         index, target = rows.numpy(), out.numpy()
         if not len(index):
             return
@@ -97,34 +95,41 @@ class CachedColumn:
             raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)}")
         if self._rows is not None:
             index = self._rows[index]
-        if self._maps is None or not self._maps.ready.is_set():
-            self._read(index, target)
-        elif len(self._files) == 1:
-            # Without a mode there would be a copy: the indices were checked above.
-            self._maps.of(self._files[0]).take(index, axis=0, out=target, mode="clip")
-        else:
-            number = np.searchsorted(self._ends, index, side="right")
-            for i in np.unique(number):
-                here = np.flatnonzero(number == i)
-                mapped = self._maps.of(self._files[i])
-                target[here] = mapped[index[here] - (self._ends[i] - len(mapped))]
-
-    def _read(self, index: np.ndarray, out: np.ndarray) -> None:
-        """Reads rows, consecutive ones at once."""
-        buffer = out.reshape(-1).view(np.uint8).data
-        cuts = np.flatnonzero(np.diff(index) != 1) + 1
-        # A run ends where a file does.
         number = np.searchsorted(self._ends, index, side="right")
-        if len(self._files) > 1:
-            cuts = np.union1d(cuts, np.flatnonzero(np.diff(number)) + 1)
-        bounds = [0, *cuts.tolist(), len(index)]
+        index = index - (self._ends - self._sizes)[number]  # within each row's file
+        maps = [None if self._maps is None else self._maps.of(opened) for opened in self._files]
+        mapped = np.array([rows is not None for rows in maps])[number]
+        for i in np.unique(number[mapped]):
+            every = maps[i]
+            assert every is not None
+            if len(self._files) == 1:
+                # Without a mode there would be a copy: the indices were checked above.
+                every.take(index, axis=0, out=target, mode="clip")
+            else:
+                here = np.flatnonzero(number == i)
+                target[here] = every[index[here]]
+        if not mapped.all():
+            self._read(number, index, np.flatnonzero(~mapped), target)
+
+    def _read(self, number: np.ndarray, index: np.ndarray, wanted: np.ndarray, out: Array) -> None:
+        """Reads rows, consecutive ones at once.
+
+        Args:
+            number: of each row's file, `[n]`.
+            index: of each row in its file, `[n]`.
+            wanted: the places in `out` of those to read, in rising order.
+            out: gets them, `[n, ...]`.
+        """
+        buffer = out.reshape(-1).view(np.uint8).data
+        number, index = number[wanted], index[wanted]
+        together = (np.diff(index) == 1) & (np.diff(number) == 0) & (np.diff(wanted) == 1)
+        bounds = [0, *(np.flatnonzero(~together) + 1).tolist(), len(wanted)]
 
         def read(runs: Iterable[tuple[int, int]]) -> None:
             for begin, end in runs:
-                opened = self._files[number[begin]]
-                start = int(index[begin] - (self._ends[number[begin]] - opened.file.shape[0]))
-                part = buffer[begin * self.row_bytes : end * self.row_bytes]
-                opened.read(part, start * self.row_bytes)
+                place = int(wanted[begin]) * self.row_bytes
+                part = buffer[place : place + (end - begin) * self.row_bytes]
+                self._files[number[begin]].read(part, int(index[begin]))
 
         runs = list(itertools.pairwise(bounds))
         parts = min(THREADS, len(runs))
@@ -136,7 +141,7 @@ class CachedColumn:
 
 
 class _Maps:
-    """Memory maps of files that fit into memory, ready once each page was touched.
+    """Memory maps of the files that fit into memory, ready once each page was touched.
 
     A thread touches them in order, which reads the files as fast as the disk gives them. Until then
     rows are read: a row of a map that is not in memory costs a wait for each of its pages.
@@ -146,7 +151,7 @@ class _Maps:
     """
 
     def __init__(self, files: Iterable[OpenColumn]) -> None:
-        self._mapped: dict[int, np.ndarray] = {}
+        self._mapped: dict[int, Array] = {}
         maps: list[mmap.mmap] = []
         for opened in files:
             file = opened.file
@@ -159,9 +164,9 @@ class _Maps:
         work = (maps, self.ready, stop)
         threading.Thread(target=_touch, args=work, name="raymimic-cache", daemon=True).start()
 
-    def of(self, opened: OpenColumn) -> np.ndarray:
-        """All rows of a file."""
-        return self._mapped[opened.descriptor]
+    def of(self, opened: OpenColumn) -> Array | None:
+        """All rows of a file; None while they are to be read."""
+        return self._mapped.get(opened.descriptor) if self.ready.is_set() else None
 
 
 def _touch(maps: Sequence[mmap.mmap], ready: threading.Event, stop: threading.Event) -> None:
@@ -186,7 +191,7 @@ class DemoCache:
         columns: the columns by name, which all files have.
         files: of each column.
         places: the first row of each demo.
-        maps: of all files, where they fit into memory.
+        maps: of the files that fit into memory; None: none does.
         pool: threads that read.
         left_out: groups that could not be read and are not needed.
     """
@@ -206,6 +211,7 @@ class DemoCache:
         keys: Collection[str],
         dtype: FloatType,
         say: Say = lambda text: None,
+        window: int = 1,
     ) -> "DemoCache":
         """Opens the columns, and builds those first that are not there.
 
@@ -214,6 +220,7 @@ class DemoCache:
             keys: names of the columns.
             dtype: type of everything that is not an image.
             say: is told how far a build is.
+            window: consecutive rows that a sample takes of large columns.
 
         Raises:
             DatasetError: see `raymimic.data.cache.build.open_or_build`.
@@ -222,7 +229,11 @@ class DemoCache:
         groups, numbers = _groups(layouts)
         shared = set(keys).intersection(*(layout.columns for layout in layouts))
         columns = {key: x for key, x in layouts[0].columns.items() if key in shared}
-        found = [open_or_build(group, columns, dtype, say) for group in groups]
+        large = _larger_than_memory(groups, columns, dtype)
+        found = [
+            open_or_build(group, columns, dtype, say, too_large, window)
+            for group, too_large in zip(groups, large, strict=True)
+        ]
         lost = {column_group(key) for key in columns if any(key not in opened for opened in found)}
         columns = {key: x for key, x in columns.items() if column_group(key) not in lost}
         for group, opened in zip(groups, found, strict=True):
@@ -236,11 +247,29 @@ class DemoCache:
                 places[i, demo.name] = row
                 row += demo.length
         files = {key: [opened[key] for opened in found] for key in columns}
-        every = [opened for column in files.values() for opened in column]
-        fits = sum(opened.file.size for opened in every) <= _MAX_SHARE * free_memory()
+        mapped = [
+            opened[key]
+            for opened, too_large in zip(found, large, strict=True)
+            for key in columns.keys() - too_large
+            if opened[key].blocks is None
+        ]
         pool = ThreadPoolExecutor(THREADS, "raymimic-cache")
-        maps = _Maps(every) if fits else None
+        maps = _Maps(mapped) if mapped else None
         return cls(columns, files, places, maps, pool, frozenset(lost), numbers)
+
+    @property
+    def packing(self) -> str:
+        """Says which columns are compressed, and why; empty if none is."""
+        packed = [x for files in self.files.values() for x in files if x.blocks is not None]
+        if not packed:
+            return ""
+        names = {opened.file.column for opened in packed}
+        before = sum(opened.file.rows_bytes for opened in packed)
+        after = sum(int(opened.blocks[-1, 1]) for opened in packed if opened.blocks is not None)
+        return (
+            f"{len(names)} of {len(self.files)} columns are compressed from"
+            f" {readable_bytes(before)} to {readable_bytes(after)}, as {packed[0].reason}"
+        )
 
     def rows_of(self, demos: Sequence[DemoRef]) -> np.ndarray:
         """The cache's rows of some demos, int64 `[N]`, in their order."""
@@ -259,6 +288,24 @@ class DemoCache:
             key: CachedColumn(files, None if every else rows, self.maps, self.pool)
             for key, files in self.files.items()
         }
+
+
+def _larger_than_memory(
+    groups: Sequence[DemoGroup], columns: Mapping[str, Column], dtype: FloatType
+) -> list[set[str]]:
+    """Names of the columns of each group that are read; the smallest files are mapped."""
+    sizes = [
+        (sum(demo.length for demo in group.demos) * column.row_bytes(dtype), i, key)
+        for i, group in enumerate(groups)
+        for key, column in columns.items()
+    ]
+    room = _MAX_SHARE * free_memory()
+    large: list[set[str]] = [set() for _ in groups]
+    for size, i, key in sorted(sizes):
+        room -= size
+        if room < 0:
+            large[i].add(key)
+    return large
 
 
 def _own(demo: DemoRef) -> object:

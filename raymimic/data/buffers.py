@@ -1,0 +1,34 @@
+"""Memory of batches, used again once nobody holds it."""
+
+import math
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Buffers:
+    """Gives memory for the rows of one column, again and again.
+
+    The system clears each page of new memory before a program may write it. For a batch of images
+    that takes several times as long as to gather it.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A contiguous tensor on the CPU, whose values are those of an earlier one.
+
+        Its memory is given away again when neither it nor a view of it exists any more.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        block = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if len(block) < size:
+            block = np.empty(size, np.uint8)
+        lent = block[:size]
+        # Torch keeps the array, this very object, as long as any tensor uses its memory.
+        weakref.finalize(lent, self._free.append, block).atexit = False
+        return torch.from_numpy(lent).view(dtype).view(*shape)

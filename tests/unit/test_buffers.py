@@ -1,0 +1,38 @@
+"""Memory of batches: used again, but never while someone holds it."""
+
+import torch
+from torch import Tensor
+
+from raymimic.data.buffers import Buffers
+
+
+def full(buffers: Buffers, *shape: int, value: float = 1.0) -> Tensor:
+    return buffers.empty(shape, torch.float32).fill_(value)
+
+
+def test_memory_that_was_let_go_is_used_again_for_as_many_bytes_or_fewer() -> None:
+    buffers = Buffers()
+    rows = full(buffers, 4, 3)
+    place = rows.data_ptr()
+    del rows
+    fewer = buffers.empty((2, 3), torch.float32)
+    assert fewer.data_ptr() == place
+    assert fewer.shape == (2, 3)
+    del fewer
+    bytes_of_rows = buffers.empty((48,), torch.uint8)
+    assert (bytes_of_rows.data_ptr(), bytes_of_rows.dtype) == (place, torch.uint8)
+    del bytes_of_rows
+    assert full(buffers, 5, 3).shape == (5, 3)
+
+
+def test_memory_stays_as_long_as_a_view_of_it() -> None:
+    buffers = Buffers()
+    kept = [full(buffers, 4, 3)[1:2], full(buffers, 4, 3).numpy(), full(buffers, 4, 3).view(12)]
+    for value in (2.0, 3.0, 4.0):
+        full(buffers, 4, 3, value=value)
+    assert all((x == 1).all() for x in kept)
+    assert kept[0].shape == (1, 3)
+
+
+def test_no_rows_take_no_memory() -> None:
+    assert Buffers().empty((0, 3), torch.uint8).shape == (0, 3)
