@@ -526,6 +526,22 @@ def config_from_file(path: str | Path) -> BaseConfig:
         ConfigError: the file cannot be read, is not JSON, has no `algo_name`, or names an unknown
             algorithm or key. Each sentence names the file.
     """
+    content = json_from_file(path)
+    if not isinstance(content.get("algo_name"), str):
+        raise ConfigError(f"{path}: 'algo_name' is missing; a config is a JSON object that has it")
+    try:
+        import_modules(modules_of(content))
+        return config_factory(content["algo_name"], content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def json_from_file(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object, such as a config, from a path or URI, and checks nothing in it.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no JSON object.
+    """
     try:
         text = storage.read_bytes(storage.absolute(str(path)))
         if storage.is_lfs_pointer(text):
@@ -543,13 +559,9 @@ def config_from_file(path: str | Path) -> BaseConfig:
         raise ConfigError(f"cannot read config {path}: {reason}") from None
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep, NUL
         raise ConfigError(f"cannot read config {path}: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("algo_name"), str):
+    if not isinstance(content, dict):
         raise ConfigError(f"{path}: 'algo_name' is missing; a config is a JSON object that has it")
-    try:
-        import_modules(modules_of(content))
-        return config_factory(content["algo_name"], content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return content
 
 
 def import_modules(names: Iterable[str]) -> None:
