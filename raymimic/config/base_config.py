@@ -407,6 +407,17 @@ class BaseConfig(Rules, Config):
             elif section._origin is not None and section._origin != (type(self), path):
                 yield Place(*section._origin, path)
 
+    def without_own_keys(self) -> dict[str, Any]:
+        """Returns the content as plain JSON values, without the keys that robomimic lacks."""
+        content: dict[str, Any] = json.loads(self.dump())
+        for path in self.OWN_KEYS:
+            *sections, key = path.split(".")
+            section = content
+            for name in sections:
+                section = section.get(name, {})
+            section.pop(key, None)
+        return content
+
     @property
     def envs_per_actor(self) -> int:
         """Environments that one actor steps together.

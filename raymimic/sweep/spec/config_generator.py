@@ -3,12 +3,13 @@
 import copy
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from raymimic import storage
 from raymimic.config.base_config import config_factory, config_from_file, json_from_file
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError, OutputError
@@ -208,13 +209,13 @@ class ConfigGenerator:
                     "that 'hidename' or an empty name leaves out"
                 )
             contents[name] = content
-        paths = [self._write(name, content) for name, content in contents.items()]
+        folder = Path(self.generated_config_dir or self._base_path.parent).expanduser()
+        paths = [str(folder / f"{name}.json") for name in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            write_text(path, json.dumps(content, indent=4) + "\n")
         if self.script_file:
-            script = Path(self.script_file).expanduser()
-            try:
-                script.write_text("#!/bin/bash\n\n" + "".join(_commands(paths)))
-            except OSError as error:
-                raise OutputError(f"cannot write '{script}': {error}") from error
+            lines = ["#!/bin/bash", "", *map(train_command, paths), ""]
+            write_text(self.script_file, "\n".join(lines))
         return paths
 
     @property
@@ -238,16 +239,6 @@ class ConfigGenerator:
                 "begin: write it there, or give base_exp_name"
             ) from None
 
-    def _write(self, name: str, content: dict[str, Any]) -> str:
-        folder = Path(self.generated_config_dir or self._base_path.parent).expanduser()
-        path = folder / f"{name}.json"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=4) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write '{path}': {error}") from error
-        return str(path)
-
 
 def _names(parameter: _Parameter) -> list[str]:
     return [parameter.name_of(index) for index in range(len(parameter.values))]
@@ -263,7 +254,19 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
     content[last] = copy.deepcopy(value)
 
 
-def _commands(configs: Sequence[str]) -> Iterator[str]:
-    """The lines of the script, in robomimic's form: mimicgen and others take them apart."""
-    for config in configs:
-        yield f"python {shlex.quote(str(_TRAIN))} --config {shlex.quote(config)}\n"
+def train_command(config: str) -> str:
+    """The line of a script that trains a config: robomimic's, which other programs take apart."""
+    return f"python {shlex.quote(str(_TRAIN))} --config {shlex.quote(config)}"
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a config or a script, one of many, which need not have reached the disk afterwards.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with storage.writing_file(Path(path).expanduser()) as part:
+            part.write_text(text)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
