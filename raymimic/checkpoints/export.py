@@ -216,13 +216,7 @@ def _as_float32(state: Any) -> Any:
 
 def _robomimic_config(config: BaseConfig) -> dict[str, Any]:
     """Returns the config without raymimic's own keys, in robomimic's form."""
-    dic: dict[str, Any] = json.loads(config.dump())
-    for path in config.OWN_KEYS:
-        *sections, key = path.split(".")
-        section = dic
-        for name in sections:
-            section = section.get(name, {})
-        section.pop(key, None)
+    dic = config.without_own_keys()
     train = dic["train"]
     if config.train.validation_fraction is not None:
         # Without it, robomimic would ask for masks.

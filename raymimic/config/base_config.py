@@ -407,6 +407,17 @@ class BaseConfig(Rules, Config):
             elif section._origin is not None and section._origin != (type(self), path):
                 yield Place(*section._origin, path)
 
+    def without_own_keys(self) -> dict[str, Any]:
+        """Returns the content as plain JSON values, without the keys that robomimic lacks."""
+        content: dict[str, Any] = json.loads(self.dump())
+        for path in self.OWN_KEYS:
+            *sections, key = path.split(".")
+            section = content
+            for name in sections:
+                section = section.get(name, {})
+            section.pop(key, None)
+        return content
+
     @property
     def envs_per_actor(self) -> int:
         """Environments that one actor steps together.
@@ -526,6 +537,22 @@ def config_from_file(path: str | Path) -> BaseConfig:
         ConfigError: the file cannot be read, is not JSON, has no `algo_name`, or names an unknown
             algorithm or key. Each sentence names the file.
     """
+    content = json_from_file(path)
+    if not isinstance(content.get("algo_name"), str):
+        raise ConfigError(f"{path}: 'algo_name' is missing; a config is a JSON object that has it")
+    try:
+        import_modules(modules_of(content))
+        return config_factory(content["algo_name"], content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def json_from_file(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object, such as a config, from a path or URI, and checks nothing in it.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no JSON object.
+    """
     try:
         text = storage.read_bytes(storage.absolute(str(path)))
         if storage.is_lfs_pointer(text):
@@ -543,13 +570,9 @@ def config_from_file(path: str | Path) -> BaseConfig:
         raise ConfigError(f"cannot read config {path}: {reason}") from None
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep, NUL
         raise ConfigError(f"cannot read config {path}: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("algo_name"), str):
+    if not isinstance(content, dict):
         raise ConfigError(f"{path}: 'algo_name' is missing; a config is a JSON object that has it")
-    try:
-        import_modules(modules_of(content))
-        return config_factory(content["algo_name"], content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return content
 
 
 def import_modules(names: Iterable[str]) -> None:

@@ -56,6 +56,21 @@ def register_momart_dataset_link(
     files[dataset_type] = {"url": link, "size": dataset_size}
 
 
+def hugging_face_url(repo_id: str, path: str) -> str:
+    """The URL of a file of a dataset of Hugging Face.
+
+    Args:
+        repo_id: such as `HF_REPO_ID`.
+        path: of the file there.
+    """
+    return f"https://huggingface.co/datasets/{repo_id}/resolve/main/{path}"
+
+
+def url_of(link: str) -> str:
+    """The URL of a file of the registries, whose links are URLs or paths in `HF_REPO_ID`."""
+    return link if "://" in link else hugging_face_url(HF_REPO_ID, link)
+
+
 def _register_all() -> None:
     human = ("raw", "low_dim", "image")
     machine = ("raw", "low_dim_sparse", "image_sparse", "low_dim_dense", "image_dense")

@@ -1,13 +1,8 @@
 """robomimic's `file_utils`: datasets, checkpoints, downloads."""
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from raymimic.checkpoints.policy import (
     algo_from_checkpoint,
@@ -21,12 +16,13 @@ from raymimic.checkpoints.reading import (
 )
 from raymimic.data.columns import DemoSource
 from raymimic.data.curation.masks import write_masks
+from raymimic.data.download import download, url_is_alive
 from raymimic.data.hdf5 import open_dataset
 from raymimic.data.layout import selected_demos, shape_metadata
 from raymimic.data.metadata import read_env_meta
-from raymimic.errors import CheckpointError, DatasetError, OutputError, reason
+from raymimic.data.robomimic_datasets import hugging_face_url
+from raymimic.errors import CheckpointError, DatasetError, OutputError
 from raymimic.observations.shapes import LANG_EMB_KEY
-from raymimic.storage import writing_file
 from raymimic.utils import env_utils, lang_utils, obs_utils
 
 __all__ = [
@@ -45,13 +41,6 @@ __all__ = [
     "policy_from_checkpoint",
     "url_is_alive",
 ]
-
-_NO_ANSWER = (
-    *(urllib.error.URLError, http.client.HTTPException),
-    *(ConnectionError, TimeoutError, ValueError),
-)
-_TIMEOUT_S = 30.0
-_CHUNK_BYTES = 1 << 20
 
 
 # ---------------------------------------------------------------------------------- datasets
@@ -204,27 +193,11 @@ def env_from_checkpoint(
 # --------------------------------------------------------------------------------- downloads
 
 
-def url_is_alive(url: str) -> bool:
-    """Whether a server has something at a URL (`http` or `https`)."""
-    try:
-        with _opened(url, "HEAD"):
-            return True
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-
-
-def _opened(url: str, method: str = "GET") -> Any:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"'{url}' is no URL of http or https")
-    request = urllib.request.Request(url, method=method)  # of the schemes above
-    return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-
-
 def download_url(url: str, download_dir: str | Path, check_overwrite: bool = True) -> None:
     """Downloads a file, under its name in the URL, with a progress bar.
 
-    The file is complete or not there. (robomimic asks before it replaces a file; here nothing is
-    asked.)
+    The file is whole and checked, or not there, and a download that was cut off goes on: see
+    `raymimic.data.download`. (robomimic asks before it replaces a file; here nothing is asked.)
 
     Args:
         url: of `http` or `https`.
@@ -238,21 +211,7 @@ def download_url(url: str, download_dir: str | Path, check_overwrite: bool = Tru
     target = Path(download_dir).expanduser() / url.split("?")[0].rstrip("/").split("/")[-1]
     if check_overwrite and target.exists():
         raise OutputError(f"'{target}' exists: remove it, or give check_overwrite=False")
-    try:
-        with writing_file(target) as part, _opened(url) as answer, part.open("wb") as file:
-            size = int(answer.headers.get("Content-Length") or 0)
-            with tqdm(total=size or None, unit="B", unit_scale=True, desc=target.name) as bar:
-                while block := answer.read(_CHUNK_BYTES):
-                    file.write(block)
-                    bar.update(len(block))
-            if size and file.tell() != size:
-                raise DatasetError(
-                    f"'{url}' ended after {file.tell():,} of {size:,} bytes: try again"
-                )
-    except _NO_ANSWER as error:
-        raise DatasetError(f"'{url}' cannot be downloaded: {reason(error)}") from error
-    except OSError as error:
-        raise OutputError(f"'{target}' cannot be written: {error.strerror or error}") from error
+    download(url, target)
 
 
 def download_file_from_hf(
@@ -266,5 +225,4 @@ def download_file_from_hf(
         download_dir: the folder.
         check_overwrite: see `download_url`.
     """
-    url = f"https://huggingface.co/datasets/{repo_id}/resolve/main/{filename}"
-    download_url(url, download_dir, check_overwrite)
+    download_url(hugging_face_url(repo_id, filename), download_dir, check_overwrite)

@@ -1,12 +1,14 @@
 """robomimic's ConfigGenerator: the sweep that it makes, and the files that it writes."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from raymimic.config import config_factory, config_from_file
 from raymimic.errors import ConfigError
+from raymimic.scripts import train
 from raymimic.sweep.spec.config_folder import configs_in
 from raymimic.sweep.spec.config_generator import ConfigGenerator
 
@@ -71,7 +73,7 @@ def test_files_are_named_and_noted_as_robomimic_does(base, tmp_path):
     made = generator(
         base,
         generated_config_dir=tmp_path / "out",
-        script_file=tmp_path / "all.sh",
+        script_file=str(tmp_path / "all.sh"),
         wandb_proj_name="proj",
     )
     paths = made.generate()
@@ -93,8 +95,10 @@ def test_files_are_named_and_noted_as_robomimic_does(base, tmp_path):
     assert config.get_path(RATE) == 1e-5
     assert config.mlflow.experiment_name == "proj"
     lines = (tmp_path / "all.sh").read_text().splitlines()
-    assert lines[2] == f"raymimic train --config {paths[0]}"
     assert len(lines) == 8
+    python, script, *words = shlex.split(lines[2])
+    assert (python, words) == ("python", ["--config", paths[0]])
+    assert Path(script).samefile(train.__file__)
 
 
 def test_files_beside_the_base_config_run_as_the_same_sweep(base):
@@ -122,6 +126,62 @@ def test_names_can_be_hidden_and_begin_elsewhere(base, tmp_path):
     assert list(made.parameters) == ["train.batch_size", "algo.actor_layer_dims"]
     assert config_from_file(made.generate()[0]).train.batch_size == 32
     assert Path(made.generate(override_base_name=True)[0]).stem == "size_256_256"
+
+
+def test_attributes_are_assigned_until_the_files_are_written(base, tmp_path):
+    made = ConfigGenerator(str(base), script_file="")
+    made.add_param("train.batch_size", "bs", 0, [16, 32], value_names=[None, "many"])
+    (tmp_path / "out").mkdir()
+    moved = tmp_path / "out" / base.name
+    base.rename(moved)
+    made.base_config_file, made.base_exp_name = str(moved), "run"
+    made.script_file = str(tmp_path / "run.sh")
+    assert made.generate() == [str(tmp_path / f"out/run_bs_{n}.json") for n in ("16", "many")]
+    assert (tmp_path / "run.sh").read_text().count("\npython ") == 2
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_files_hold_what_the_base_holds_and_the_values(tmp_path):
+    base = {"algo_name": "bc", "observation": {"encoder": {"rgb": {"core_class": "ScanCore"}}}}
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    made = ConfigGenerator(tmp_path / "base.json")
+    encoder = {"obs_randomizer_class": "CropRandomizer"}
+    made.add_param("observation.encoder.rgb", "", 0, [encoder])
+    made.add_param("experiment.rollout.batched", "b", 0, [True])
+    content = json.loads(Path(made.generate()[0]).read_text())
+    meta = {
+        "hp_keys": ["b"],
+        "hp_values": [True],
+        "hp_base_config_file": str(tmp_path / "base.json"),
+    }
+    assert content == {
+        "algo_name": "bc",
+        "observation": {"encoder": {"rgb": encoder}},  # the value alone, as in robomimic
+        "experiment": {"name": "test_b_True", "rollout": {"batched": True}},
+        "meta": meta,
+    }
+
+
+def test_a_base_of_another_program_is_not_checked(tmp_path):
+    base = tmp_path / "base.json"
+    base.write_text('{"name": "threading", "experiment": {"name": "demo", "task": {}}}')
+    made = ConfigGenerator(base, wandb_proj_name="proj")
+    made.add_param("experiment.task.robot", "robot", 0, ["Panda", "UR5e"])
+    made.add_param("obs.collect_obs", "", 1, [True])
+    paths = made.generate()
+    assert [Path(path).name for path in paths] == ["demo_robot_Panda.json", "demo_robot_UR5e.json"]
+    content = json.loads(Path(paths[1]).read_text())
+    assert content["experiment"]["task"] == {"robot": "UR5e"}
+    assert content["obs"] == {"collect_obs": True}
+    assert content.keys() == {"name", "experiment", "obs", "meta"}
+    with pytest.raises(ConfigError, match="'algo_name' is missing"):
+        made.sweep()
+    made.add_param("name.of", "", 2, [1])
+    with pytest.raises(ConfigError, match=r"'name' of 'name.of' is no section"):
+        made.generate()
+    base.write_text("{}")
+    with pytest.raises(ConfigError, match=r"base.json has no 'experiment.name'.*base_exp_name"):
+        made.generate()
 
 
 def test_settings_of_one_name_are_refused_before_a_file_is_lost(base, tmp_path):

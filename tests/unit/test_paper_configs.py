@@ -1,17 +1,54 @@
-"""Settings of robomimic's paper, by the functions that diffusion_policy and mimicgen call."""
+"""Settings of robomimic's paper: all configs, and the functions that other projects call."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 
 from raymimic.algo import algo_factory
-from raymimic.config import config_factory
+from raymimic.config import config_factory, config_from_file
 from raymimic.config.checks import problems
 from raymimic.errors import ConfigError
 from raymimic.scripts.generate_paper_configs import (
+    experiments,
+    generate_paper_configs,
     modify_config_for_dataset,
     modify_config_for_default_image_exp,
     modify_config_for_default_low_dim_exp,
 )
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "paper_configs.json"
+
+
+def test_all_configs_are_those_that_robomimic_writes(tmp_path: Path):
+    """`GOLDEN` has the first 16 digits of each file's SHA-256, of sorted JSON without line ends.
+
+    robomimic 0.5 wrote the files: `generate_paper_configs.py --dataset_dir /data --output_dir
+    /out`.
+    """
+    written = generate_paper_configs(tmp_path, "/data", "/out")
+    digests = {}
+    for path in written:
+        content = json.dumps(json.loads(path.read_text()), sort_keys=True)
+        name = path.relative_to(tmp_path).as_posix()
+        digests[name] = hashlib.sha256(content.encode()).hexdigest()[:16]
+    assert len(written) == 531
+    assert digests == json.loads(GOLDEN.read_text())
+    for path in written[::10]:
+        assert problems(config_from_file(path)) == []
+    lines = [line for script in tmp_path.glob("*.sh") for line in script.read_text().splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("python ")]
+    assert {words[-1] for words in commands} == {str(path) for path in written}
+    assert len(commands) == 531
+
+
+def test_datasets_and_results_may_lie_behind_a_uri():
+    config = next(experiments()).config("s3://bucket/data", "s3://bucket/out")
+    assert config.train.data == "s3://bucket/data/lift/ph/low_dim_v15.hdf5"
+    assert config.train.output_dir == "s3://bucket/out/core/bc/lift/ph/low_dim/trained_models"
 
 
 @pytest.mark.parametrize("name", ["bc", "bcq", "cql", "hbc", "iris"])

@@ -497,19 +497,11 @@ def test_instructions_need_a_folder_of_their_text_encoder():
 def address(tmp_path: Path):
     folder = tmp_path / "served"
     folder.mkdir()
-    (folder / "data.hdf5").write_bytes(b"x" * 3_000_000)
+    (folder / "data.bin").write_bytes(b"x" * 3_000_000)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             pass
-
-        def do_GET(self):
-            if self.path != "/cut.hdf5":
-                return super().do_GET()
-            self.send_response(200)
-            self.send_header("Content-Length", "100")
-            self.end_headers()
-            self.wfile.write(b"half")
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -518,22 +510,21 @@ def address(tmp_path: Path):
     server.server_close()
 
 
-def test_downloads_are_whole_or_not_there(address: str, tmp_path: Path):
-    assert file_utils.url_is_alive(f"{address}/data.hdf5")
-    assert not file_utils.url_is_alive(f"{address}/none.hdf5")
+def test_downloads_lie_under_their_names(address: str, tmp_path: Path):
+    assert file_utils.url_is_alive(f"{address}/data.bin")
+    assert not file_utils.url_is_alive(f"{address}/none.bin")
     assert not file_utils.url_is_alive(f"file://{tmp_path}")
     folder = tmp_path / "new" / "folder"
-    file_utils.download_url(f"{address}/data.hdf5", folder)
-    assert (folder / "data.hdf5").stat().st_size == 3_000_000
+    file_utils.download_url(f"{address}/data.bin?download=true", folder)
+    assert (folder / "data.bin").stat().st_size == 3_000_000
     with pytest.raises(OutputError, match="exists"):
-        file_utils.download_url(f"{address}/data.hdf5", folder)
-    file_utils.download_url(f"{address}/data.hdf5", str(folder), check_overwrite=False)
-    for name in ("none.hdf5", "cut.hdf5"):
-        with pytest.raises(DatasetError, match=name):
-            file_utils.download_url(f"{address}/{name}", folder)
+        file_utils.download_url(f"{address}/data.bin", folder)
+    file_utils.download_url(f"{address}/data.bin", str(folder), check_overwrite=False)
+    with pytest.raises(DatasetError, match=r"none\.bin.*File not found"):
+        file_utils.download_url(f"{address}/none.bin", folder)
     with pytest.raises(DatasetError, match="no URL of http"):
         file_utils.download_url("/etc/passwd", folder)
-    assert [path.name for path in folder.iterdir()] == ["data.hdf5"]
+    assert [path.name for path in folder.iterdir()] == ["data.bin"]
 
 
 # -------------------------------------------------------------------------- tests of algorithms

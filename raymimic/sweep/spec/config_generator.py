@@ -9,10 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from raymimic.config.base_config import config_factory, config_from_file
+from raymimic import storage
+from raymimic.config.base_config import config_factory, config_from_file, json_from_file
+from raymimic.config.config import Config
 from raymimic.errors import ConfigError, OutputError
 from raymimic.sweep.spec.sweep_file import sweep_from_dict
 from raymimic.sweep.spec.sweep_spec import SweepSpec
+
+_TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 
 
 @dataclass(frozen=True)
@@ -22,28 +26,32 @@ class _Parameter:
     name: str
     group: int
     values: list[Any]
-    value_names: list[str]
+    value_names: list[str | None]
     hidename: bool
 
+    def noted(self, index: int) -> Any:
+        """The name of a value, or the value itself where it has none."""
+        name = self.value_names[index] if self.value_names else None
+        return self.values[index] if name is None else name
+
     def name_of(self, index: int) -> str:
-        if self.value_names:
-            return self.value_names[index]
-        value = self.values[index]
-        return "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        noted = self.noted(index)
+        return "_".join(map(str, noted)) if isinstance(noted, list | tuple) else str(noted)
 
 
 class ConfigGenerator:
     """Collects the parameters of a sweep; makes the sweep, or a config file for each setting.
 
     The interface is robomimic's (`robomimic/utils/hyperparam_utils.py`), with `sweep` added.
-    Deviations: a script is written only where `script_file` names one, and its lines call
-    `raymimic train`.
+    Attributes have the names of the arguments, and may be assigned until `sweep` or `generate` is
+    called. Deviation: a script is written only where `script_file` names one.
 
     Args:
-        base_config_file: JSON config that the values are put into.
+        base_config_file: JSON config that the values are put into. One without `algo_name` is
+            another program's, such as mimicgen's: its keys are not checked.
         base_exp_name: beginning of the experiments' names; None: the base config's name.
         wandb_proj_name: name of the project; it becomes MLflow's experiment too.
-        script_file: shell script to write, with one training a line.
+        script_file: shell script to write, with one training a line; None or empty: no script.
         generated_config_dir: folder for the configs; None: the base config's folder.
     """
 
@@ -55,12 +63,11 @@ class ConfigGenerator:
         script_file: str | Path | None = None,
         generated_config_dir: str | Path | None = None,
     ) -> None:
-        self.base_config_file = Path(base_config_file).expanduser()
+        self.base_config_file = base_config_file
         self.base_exp_name = base_exp_name
         self.wandb_proj_name = wandb_proj_name
-        self.script_file = None if script_file is None else Path(script_file).expanduser()
-        folder = generated_config_dir or self.base_config_file.parent
-        self.generated_config_dir = Path(folder).expanduser()
+        self.script_file = script_file
+        self.generated_config_dir = generated_config_dir
         self.parameters: dict[str, _Parameter] = {}
 
     def add_param(
@@ -69,7 +76,7 @@ class ConfigGenerator:
         name: str,
         group: int,
         values: Sequence[Any],
-        value_names: Sequence[str] | None = None,
+        value_names: Sequence[str | None] | None = None,
         hidename: bool = False,
         prepend: bool = False,
     ) -> None:
@@ -81,7 +88,7 @@ class ConfigGenerator:
             group: parameters of one group take their values together, those of different groups
                 in all combinations.
             values: the parameter's values.
-            value_names: a name for each value, for the names of experiments.
+            value_names: a name for each value, for the names of experiments; None: the value.
             hidename: leave the parameter out of these names.
             prepend: put the parameter before the earlier ones.
 
@@ -127,14 +134,14 @@ class ConfigGenerator:
                     "each setting the same seeds"
                 )
             seeds = seed.values
-        base = self._base()
+        base = config_from_file(self._base_path).to_dict()
         space = {
             key: {
                 "grid": p.values,
                 "together": str(p.group),
                 "label": p.name,
                 "hidden": p.hidename or not p.name,
-                **({"value_names": p.value_names} if p.value_names else {}),
+                **({"value_names": _names(p)} if p.value_names else {}),
             }
             for key, p in parameters.items()
         }
@@ -150,7 +157,7 @@ class ConfigGenerator:
                 **content.get("set", {}),
                 "mlflow.experiment_name": self.wandb_proj_name,
             }
-        return sweep_from_dict(content, folder=self.base_config_file.parent)
+        return sweep_from_dict(content, folder=self._base_path.parent)
 
     def generate(self, override_base_name: bool = False) -> list[str]:
         """Writes a config for each setting, which `raymimic tune --configs DIR` runs.
@@ -166,8 +173,12 @@ class ConfigGenerator:
                 same name.
             OutputError: the files cannot be written.
         """
-        base = self._base()
         parameters = self._added()
+        base = json_from_file(self._base_path)
+        is_checked = "algo_name" in base
+        if is_checked:
+            config_from_file(self._base_path)  # names the file in its errors
+        begin = "" if override_base_name else self._base_name(base)
         groups = {p.group: len(p.values) for p in parameters.values()}
         contents: dict[str, Any] = {}
         for indices in product(*(range(size) for size in groups.values())):
@@ -175,65 +186,87 @@ class ConfigGenerator:
             at = {key: index[p.group] for key, p in parameters.items()}
             content = copy.deepcopy(base)
             for key, p in parameters.items():
-                self._put(content, key, p.values[at[key]])
+                _put(content, key, p.values[at[key]])
             named = {key: p for key, p in parameters.items() if p.name}
-            parts = [] if override_base_name else [self._base_name(base)]
+            parts = [begin]
             for key, p in named.items():
                 if not p.hidename:
                     parts += [p.name, p.name_of(at[key])]
             name = "_".join(part for part in parts if part)
-            content["experiment"]["name"] = name
-            content.setdefault("meta", {}).update(
-                hp_base_config_file=str(self.base_config_file),
-                hp_keys=[p.name for p in named.values()],
-                hp_values=[
-                    p.name_of(at[k]) if p.value_names else p.values[at[k]] for k, p in named.items()
-                ],
-            )
+            _put(content, "experiment.name", name)
+            _put(content, "meta.hp_base_config_file", str(self.base_config_file))
+            _put(content, "meta.hp_keys", [p.name for p in named.values()])
+            _put(content, "meta.hp_values", [p.noted(at[key]) for key, p in named.items()])
             if self.wandb_proj_name is not None:
-                content["experiment"].setdefault("logging", {})["wandb_proj_name"] = (
-                    self.wandb_proj_name
-                )
-                content.setdefault("mlflow", {})["experiment_name"] = self.wandb_proj_name
+                _put(content, "experiment.logging.wandb_proj_name", self.wandb_proj_name)
+                if is_checked:
+                    _put(content, "mlflow.experiment_name", self.wandb_proj_name)
+            if is_checked:
+                config_factory(str(content["algo_name"]), content)
             if name in contents:
                 raise ConfigError(
                     f"two settings have the name '{name}', and so the same file: show a parameter "
                     "that 'hidename' or an empty name leaves out"
                 )
             contents[name] = content
-        paths = [self._write(name, content) for name, content in contents.items()]
-        if self.script_file is not None:
-            lines = [f"raymimic train --config {shlex.quote(path)}\n" for path in paths]
-            try:
-                self.script_file.write_text("#!/bin/bash\n\n" + "".join(lines))
-            except OSError as error:
-                raise OutputError(f"cannot write '{self.script_file}': {error}") from error
+        folder = Path(self.generated_config_dir or self._base_path.parent).expanduser()
+        paths = [str(folder / f"{name}.json") for name in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            write_text(path, json.dumps(content, indent=4) + "\n")
+        if self.script_file:
+            lines = ["#!/bin/bash", "", *map(train_command, paths), ""]
+            write_text(self.script_file, "\n".join(lines))
         return paths
+
+    @property
+    def _base_path(self) -> Path:
+        return Path(self.base_config_file).expanduser()
 
     def _added(self) -> dict[str, _Parameter]:
         if not self.parameters:
             raise ConfigError("the generator has no parameters: call add_param first")
         return self.parameters
 
-    def _base(self) -> dict[str, Any]:
-        """The base config, completed by the defaults."""
-        base: dict[str, Any] = json.loads(config_from_file(self.base_config_file).dump())
-        return base
-
     def _base_name(self, base: Mapping[str, Any]) -> str:
-        name: str = base["experiment"]["name"]
-        return name if self.base_exp_name is None else self.base_exp_name
-
-    def _put(self, content: dict[str, Any], key: str, value: Any) -> None:
-        config = config_factory(content["algo_name"], content)
-        config.set_path(key, value)  # refuses an unknown key, and names the nearest
-        content.update(json.loads(config.dump()))
-
-    def _write(self, name: str, content: dict[str, Any]) -> str:
-        path = self.generated_config_dir / f"{name}.json"
+        if self.base_exp_name is not None:
+            return self.base_exp_name
+        config = config_factory(base["algo_name"], base) if "algo_name" in base else Config(base)
         try:
-            self.generated_config_dir.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=4) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write '{path}': {error}") from error
-        return str(path)
+            return str(config.get_path("experiment.name"))
+        except ConfigError:
+            raise ConfigError(
+                f"{self._base_path} has no 'experiment.name', with which the names of experiments "
+                "begin: write it there, or give base_exp_name"
+            ) from None
+
+
+def _names(parameter: _Parameter) -> list[str]:
+    return [parameter.name_of(index) for index in range(len(parameter.values))]
+
+
+def _put(content: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a value by its dotted path, in the place of any other, as robomimic does."""
+    *above, last = key.split(".")
+    for name in above:
+        content = content.setdefault(name, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"add_param: '{name}' of '{key}' is no section of the base config")
+    content[last] = copy.deepcopy(value)
+
+
+def train_command(config: str) -> str:
+    """The line of a script that trains a config: robomimic's, which other programs take apart."""
+    return f"python {shlex.quote(str(_TRAIN))} --config {shlex.quote(config)}"
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a config or a script, one of many, which need not have reached the disk afterwards.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with storage.writing_file(Path(path).expanduser()) as part:
+            part.write_text(text)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error
