@@ -29,7 +29,8 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.hyperparam_utils as HyperparamUtils
 import robomimic.utils.torch_utils as TorchUtils
 from robomimic.algo import *
-from robomimic.config import BaseConfig, config_factory
+from robomimic.config import config_factory
+from robomimic.config.base_config import BaseConfig
 from robomimic.utils.dataset import SequenceDataset
 from robomimic.utils.file_utils import config_from_checkpoint, maybe_dict_from_checkpoint
 
@@ -42,7 +43,9 @@ x_seq = {"rgb": torch.zeros(10, 10, 3, 8, 8)}
 your_func = torch.neg
 raw_action = input_min = output_min = mean = epsilon = np.zeros(1)
 input_max = output_max = std = np.ones(1)
-generator = HyperparamUtils.ConfigGenerator("config.json", script_file="generated/out.sh")
+generator = HyperparamUtils.ConfigGenerator(
+    base_config_file="config.json", script_file="generated/out.sh"
+)
 """
 SUPPOSED_OF_ALGORITHMS = """
 policy, _ = FileUtils.policy_from_checkpoint(ckpt_path="model.pth", device="cpu")
