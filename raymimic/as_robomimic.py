@@ -93,9 +93,10 @@ def install(replace: bool = False) -> None:
             "robomimic itself is imported already: import raymimic.as_robomimic before it"
         )
     place = importlib.util.find_spec(_THEIRS)
-    if place is not None and not replace:
+    # A folder of that name without a package in it, such as a checkout's own, has no origin.
+    if place is not None and place.origin is not None and not replace:
         raise ConfigError(
-            f"robomimic itself is installed ({place.origin or _THEIRS}), and raymimic does not "
+            f"robomimic itself is installed ({place.origin}), and raymimic does not "
             "take its place unasked: uninstall it, or ask by --replace or by "
             f"{_VARIABLE}=replace in the environment"
         )

@@ -40,13 +40,16 @@ def train(
 
 
 def main(args: argparse.Namespace) -> None:
-    """Trains as the command line of robomimic says.
+    """Trains as the command line of robomimic says, and returns.
 
     Args:
         args: `config`, `algo`, `name`, `dataset`, `debug` and `resume`, as robomimic's parser gives
             them.
+
+    Raises:
+        RaymimicError: the user can correct it; one sentence tells how.
     """
-    from raymimic.cli import main as command
+    from raymimic.cli.commands import parse
 
     given: dict[str, Any] = vars(args)
     words = [
@@ -55,7 +58,8 @@ def main(args: argparse.Namespace) -> None:
         if given.get(key) is not None
     ]
     flags = [f"--{key}" for key in ("debug", "resume") if given.get(key)]
-    command(["train", *words, *flags])
+    command = parse(["train", *words, *flags])
+    command.run_command(command)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,8 @@ def temp_video_path() -> str:
 def get_base_config(algo_name: str) -> Config:
     """Returns the template of an algorithm, for three steps on `example_dataset_path`.
 
-    It validates, plays an episode of ten steps, films it and saves the model. Earlier short
-    trainings are removed.
+    It validates, plays an episode of ten steps, films it and saves the model, all in this process.
+    Nothing is logged to MLflow. Earlier short trainings are removed.
 
     Args:
         algo_name: such as `bc`.
@@ -114,6 +114,8 @@ def get_base_config(algo_name: str) -> Config:
     config.train.num_epochs = 1
     config.train.hdf5_filter_key, config.train.hdf5_validation_filter_key = "train", "valid"
     config.train.cuda = True
+    config.ray.num_workers = 0
+    config.mlflow.enabled = False
     experiment = config.experiment
     experiment.name = "test"
     experiment.validate = True

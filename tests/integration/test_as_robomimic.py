@@ -32,7 +32,8 @@ def answer(program: str, hopper: Path, folder: Path) -> dict:
 
 def test_isaaclabs_scripts(hopper: Path, tmp_path: Path):
     told = answer("robomimic_isaaclab.py", hopper, tmp_path)
-    assert told["actions"] == [1, 3]
+    assert told["actions"] == [[1, 3], [1, 3]]
+    assert [name.split("_")[2] for name in told["models"]] == ["1", "2"]
     assert 1 <= told["logs"]["Horizon"] <= 5
     run_folder = Path(told["run"]).parent
     assert run_folder.parent == tmp_path / "their_run"
@@ -40,7 +41,7 @@ def test_isaaclabs_scripts(hopper: Path, tmp_path: Path):
     assert '"Loss"' in (run_folder / "logs" / "log.txt").read_text()
     assert list((run_folder / "logs" / "tb").iterdir())
     policy, checkpoint = file_utils.policy_from_checkpoint(
-        ckpt_path=run_folder / "models" / "model_epoch_2.pth"
+        ckpt_path=run_folder / "models" / told["models"][-1]
     )
     assert policy.obs_normalization_stats is not None
     assert checkpoint["env_metadata"]["env_name"] == "Hopper-v5"
@@ -55,17 +56,29 @@ def test_mimicgens_scripts(hopper: Path, tmp_path: Path):
         "crop": [3, 4, 4],
         "joined": [6, 4],
         "config": 1,
+        "generated": 2,
+        "paper": 2000,
         "url": False,
     }
+    [run_folder] = (tmp_path / "runs").glob("generated_mlp_4_4/*")
+    assert json.loads((run_folder / "config.json").read_text())["algo"]["actor_layer_dims"] == [
+        4,
+        4,
+    ]
+    assert list((run_folder / "models").iterdir()) or (run_folder / "last.pth").exists()
     assert (tmp_path / "log.txt").read_text() == "a line of the log\n"
 
 
 def test_robomimics_examples(hopper: Path, tmp_path: Path):
     told = answer("robomimic_examples.py", hopper, tmp_path)
+    assert told["locks"] == [100, 200, 1e-4, [10], 10]
     assert told["losses"]
     assert told["features"] == [[1, 64 * 3 + 32], [1, 7]]
     assert told["scan"] == [1, 2, 3]
     assert told["own"] == [1.0, True, [5, 2]]
+    [run_folder] = (tmp_path / "bc_rnn").iterdir()
+    assert {"config.json", "logs", "models"} <= {path.name for path in run_folder.iterdir()}
+    assert len(list((run_folder / "models").glob("model_epoch_*.pth"))) == 2
 
 
 def test_a_script_may_import_it_by_itself(tmp_path: Path):
@@ -132,6 +145,13 @@ def test_a_module_runs_too(tmp_path: Path):
     )
     done = run("-m", "raymimic.as_robomimic", "-m", "theirs", "x", PYTHONPATH=str(tmp_path))
     assert done.stdout == "raymimic x\n", done.stderr
+
+
+def test_a_folder_of_that_name_is_no_package(tmp_path: Path):
+    (tmp_path / "robomimic" / "robomimic").mkdir(parents=True)  # a checkout in the current folder
+    (tmp_path / "theirs.py").write_text("import robomimic\nprint(robomimic.__name__)\n")
+    done = run("-m", "raymimic.as_robomimic", "-m", "theirs", PYTHONPATH=str(tmp_path))
+    assert done.stdout == "raymimic\n", done.stderr
 
 
 def test_robomimics_own_scripts_run_as_modules(hopper: Path):

@@ -8,6 +8,7 @@ import sys
 from collections import OrderedDict
 
 import numpy as np
+import robomimic.macros as Macros
 import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.tensor_utils as TensorUtils
@@ -16,17 +17,39 @@ import torch
 from robomimic.algo import algo_factory
 from robomimic.algo.algo import PolicyAlgo
 from robomimic.config import config_factory
+from robomimic.config.base_config import Config
 from robomimic.config.bc_config import BCConfig
 from robomimic.models import EncoderCore, Randomizer
 from robomimic.models.base_nets import MLP
 from robomimic.models.obs_core import CropRandomizer
 from robomimic.models.obs_nets import ObservationDecoder, ObservationEncoder
+from robomimic.scripts.train import train
 from robomimic.utils.dataset import SequenceDataset
 from robomimic.utils.obs_utils import Modality, ScanModality
 from torch.utils.data import DataLoader
 
-dataset_path, _ = sys.argv[1:]
+dataset_path, folder = sys.argv[1:]
 told = {}
+
+# ---------------------------------------------------------------------------- a config with locks
+free = Config()
+free.train.batch_size = 100
+free.train.rate = 1e-3
+free.algo.sizes = [1000, 1000]
+free.lock()
+try:
+    free.train.optimizer = "Adam"
+except RuntimeError:
+    told["locks"] = [free.train.batch_size]
+with free.values_unlocked():
+    free.train.batch_size = 200
+    free.update({"train": {"rate": 1e-4}, "algo": {"sizes": [10]}})
+with free.unlocked():
+    free.test.num_eval = 10
+assert free.is_locked
+assert free.test.is_locked
+told["locks"] += [free.train.batch_size, free.train.rate, free.algo.sizes, free.test.num_eval]
+assert '"num_eval": 10' in str(free)
 
 # ------------------------------------------------------------------ a training loop of its own
 config = config_factory(algo_name="bc")
@@ -180,4 +203,32 @@ told["own"] = [float(batch["obs"]["picture"].mean())]
 told["own"].append("Loss" in model.log_info(model.train_on_batch(batch, 1)))
 model.set_eval()
 told["own"].append(list(model.get_action(batch["obs"]).shape))
+
+# ------------------------------------------------------------------- a training set up in a script
+Macros.DEBUG = True
+config = config_factory(algo_name="bc")
+config.experiment.name = "bc_rnn"
+config.experiment.validate = True
+config.experiment.save.every_n_epochs = 1
+config.experiment.epoch_every_n_steps = 3
+config.experiment.validation_epoch_every_n_steps = 3
+config.experiment.rollout.enabled = False
+config.train.data = dataset_path
+config.train.output_dir = folder
+config.train.num_data_workers = 0
+config.train.hdf5_filter_key = "train"
+config.train.hdf5_validation_filter_key = "valid"
+config.train.seq_length = 5
+config.train.dataset_keys = ("actions", "rewards", "dones")
+config.train.batch_size = 10
+config.train.num_epochs = 2
+config.observation.modalities.obs.low_dim = ["flat"]
+config.algo.actor_layer_dims = ()
+config.algo.gmm.enabled = True
+config.algo.rnn.enabled = True
+config.algo.rnn.horizon = 5
+config.algo.rnn.hidden_dim = 8
+config.ray.num_workers = 0  # in this process
+config.mlflow.enabled = False
+train(config, device=TorchUtils.get_torch_device(try_to_use_cuda=False))
 print(json.dumps(told))

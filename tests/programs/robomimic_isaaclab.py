@@ -1,9 +1,10 @@
-"""Makes the calls of IsaacLab's `train.py` and `play.py`, whose robomimic is 0.4.
+"""Makes the calls of IsaacLab's `train.py`, `play.py` and `robust_eval.py`, whose robomimic is 0.4.
 
 usage: robomimic_isaaclab.py DATASET FOLDER
 """
 
 import json
+import os
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -26,13 +27,16 @@ external = {
     "algo_name": "bc",
     "experiment": {
         "name": "their_run",
-        "validate": False,
+        "validate": True,
         "logging": {"terminal_output_to_txt": True, "log_tb": True},
         "save": {"enabled": True, "every_n_epochs": 1, "on_best_rollout_return": False},
         "epoch_every_n_steps": 5,
         "rollout": {"enabled": False},
     },
-    "train": {"batch_size": 16, "num_epochs": 2, "hdf5_normalize_obs": True, "seed": 101},
+    "train": {
+        **{"batch_size": 16, "num_epochs": 2, "hdf5_normalize_obs": True, "seed": 101},
+        **{"hdf5_filter_key": "train", "hdf5_validation_filter_key": "valid"},
+    },
     "algo": {"actor_layer_dims": [16]},
     "observation": {"modalities": {"obs": {"low_dim": ["flat"]}}},
 }
@@ -78,7 +82,7 @@ with Path(log_dir, "..", "config.json").open("w") as outfile:
 print(model)
 
 trainset, validset = TrainUtils.load_data_for_training(config, obs_keys=shape_meta["all_obs_keys"])
-assert validset is None
+assert len(validset) == 20
 sampler = trainset.get_dataset_sampler()
 print(trainset)
 stats = trainset.get_obs_normalization_stats()
@@ -89,6 +93,9 @@ loader = DataLoader(
     shuffle=(sampler is None),
     num_workers=0,
     drop_last=True,
+)
+valid_loader = DataLoader(
+    dataset=validset, sampler=validset.get_dataset_sampler(), batch_size=16, drop_last=True
 )
 for epoch in range(1, config.train.num_epochs + 1):
     step_log = TrainUtils.run_epoch(
@@ -102,23 +109,35 @@ for epoch in range(1, config.train.num_epochs + 1):
     for k, v in step_log.items():
         prefix = "Timing_Stats/Train_" if k.startswith("Time_") else "Train/"
         data_logger.record(f"{prefix}{k}", v, epoch)
+    with torch.no_grad():
+        step_log = TrainUtils.run_epoch(
+            model=model, data_loader=valid_loader, epoch=epoch, validate=True, num_steps=None
+        )
+    data_logger.record("Valid/Loss", step_log["Loss"], epoch)
     TrainUtils.save_model(
         model=model,
         config=config,
         env_meta=env_meta,
         shape_meta=shape_meta,
-        ckpt_path=f"{ckpt_dir}/model_epoch_{epoch}.pth",
+        ckpt_path=f"{ckpt_dir}/model_epoch_{epoch}_best_validation_{step_log['Loss']}.pth",
         obs_normalization_stats=stats,
     )
 data_logger.close()
 sys.stdout = sys.stderr = terminal
 
-# play.py
-checkpoint = f"{ckpt_dir}/model_epoch_2.pth"
-policy, _ = FileUtils.policy_from_checkpoint(ckpt_path=checkpoint, device=device, verbose=True)
-policy.start_episode()
-obs = {"flat": torch.squeeze(torch.as_tensor(env.reset()["flat"])[None]).bfloat16(), "other": None}
-actions = torch.from_numpy(policy(obs)).view(1, -1)
-env.step(actions[0].numpy())
+# play.py and robust_eval.py
+device = TorchUtils.get_torch_device(try_to_use_cuda=False)
+models = sorted(file.name for file in os.scandir(ckpt_dir) if file.is_file())
+actions = []
+for model in models:
+    policy, _ = FileUtils.policy_from_checkpoint(
+        ckpt_path=f"{ckpt_dir}/{model}", device=device, verbose=True
+    )
+    policy.start_episode()
+    obs = {"flat": torch.squeeze(torch.as_tensor(env.reset()["flat"])[None]).bfloat16()}
+    action = torch.from_numpy(policy({**obs, "other": None})).to(device=device).view(1, 3)
+    env.step(action[0].numpy())
+    actions.append(list(action.shape))
 results = TrainUtils.rollout_with_stats(policy, envs, horizon=5, num_episodes=2)
-print(json.dumps({"actions": list(actions.shape), "logs": results[0][env.name], "run": log_dir}))
+told = {"models": models, "actions": actions, "logs": results[0][env.name], "run": log_dir}
+print(json.dumps(told))

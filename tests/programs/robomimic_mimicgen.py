@@ -1,10 +1,11 @@
-"""Makes the calls of mimicgen, robocasa and LIBERO.
+"""Makes the calls of mimicgen, robocasa and LIBERO, and trains by a config that is generated.
 
 usage: robomimic_mimicgen.py DATASET FOLDER
 """
 
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,14 @@ import robomimic.utils.file_utils as FileUtils
 import robomimic.utils.obs_utils as ObsUtils
 import robomimic.utils.tensor_utils as TensorUtils
 import torch
+from robomimic.config import config_factory
 from robomimic.config.config import Config
 from robomimic.envs.env_base import EnvBase, EnvType
 from robomimic.envs.wrappers import FrameStackWrapper
 from robomimic.models.base_nets import CropRandomizer
+from robomimic.scripts.generate_paper_configs import modify_config_for_default_low_dim_exp
+from robomimic.scripts.train import main as train
+from robomimic.utils.hyperparam_utils import ConfigGenerator
 from robomimic.utils.log_utils import PrintLogger
 
 dataset, folder = sys.argv[1:]
@@ -52,6 +57,31 @@ sys.stdout = sys.stdout.terminal
 
 config = Config()
 config.a.b = 1
+
+base = json.loads(Path(robomimic.__path__[0], "exps/templates/bc.json").read_text())
+base["experiment"]["name"] = "generated"
+Path(folder, "base.json").write_text(json.dumps(base))
+generator = ConfigGenerator(
+    base_config_file=f"{folder}/base.json", script_file=f"{folder}/train.sh"
+)
+for key, values in {
+    "train.data": [dataset],
+    "train.output_dir": [f"{folder}/runs"],
+    "train.num_epochs": [1],
+    "experiment.epoch_every_n_steps": [2],
+    "experiment.rollout.enabled": [False],
+    "observation.modalities.obs.low_dim": [["flat"]],
+    "ray.num_workers": [0],  # in this process
+    "mlflow.enabled": [False],
+}.items():
+    generator.add_param(key=key, name="", group=-1, values=values)
+generator.add_param(key="algo.actor_layer_dims", name="mlp", group=1, values=[[8], [4, 4]])
+generator.generate()
+lines = [line.split() for line in Path(folder, "train.sh").read_text().splitlines()]
+generated = [words[words.index("--config") + 1] for words in lines if "--config" in words]
+train(Namespace(config=generated[-1], algo=None, name=None, dataset=None, debug=False))
+paper = modify_config_for_default_low_dim_exp(config_factory("bc"))
+
 print(
     json.dumps(
         {
@@ -61,6 +91,8 @@ print(
             "crop": crop.output_shape_in([3, 6, 5]),
             "joined": list(TensorUtils.join_dimensions(doubled["x"], 0, 1).shape),
             "config": config.a.b,
+            "generated": len(generated),
+            "paper": paper.train.num_epochs,
             "url": FileUtils.url_is_alive("http://127.0.0.1:9/none"),
         }
     )

@@ -540,7 +540,7 @@ def test_the_registry_of_data_sets():
     assert raymimic.MOMART_DATASET_REGISTRY["unload_dishwasher"]["sample"]["size"] == 1.0
 
 
-def test_configs_of_short_trainings(monkeypatch, hopper: Path):
+def test_configs_of_short_trainings(monkeypatch, tmp_path: Path, hopper: Path):
     monkeypatch.setattr(test_utils, "example_dataset_path", lambda: str(hopper))
     base = test_utils.get_base_config("bc_rnn")
 
@@ -557,6 +557,17 @@ def test_configs_of_short_trainings(monkeypatch, hopper: Path):
     failed = test_utils.test_run(base, lambda config: 1 / 0)
     assert failed.startswith("failed with error")
     assert "ZeroDivisionError" in failed
+
+    def shorten(config):
+        config.observation.modalities.obs.low_dim = ["flat"]
+        config.experiment.rollout.enabled = False
+        config.train.batch_size = 16
+        return change(config)
+
+    monkeypatch.chdir(tmp_path)
+    assert "passed!" in test_utils.test_run(base, shorten)
+    assert not Path(test_utils.temp_model_dir_path()).exists()
+    assert not list(tmp_path.glob("ml*"))  # of MLflow
     test_utils.maybe_remove_dir(test_utils.temp_model_dir_path())
     test_utils.maybe_remove_file(test_utils.temp_video_path())
 
@@ -579,6 +590,5 @@ def test_training_under_robomimics_name(tmp_path: Path, hopper: Path, monkeypatc
     assert again.run_dir == first.run_dir
     assert "model_epoch_2" in again.last_checkpoint
     words = {"config": None, "algo": "bcc", "name": None, "dataset": str(hopper)}
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(ConfigError, match="bcc"):  # returns, and raises, as a function does
         train_script.main(argparse.Namespace(**words, debug=True, resume=False))
-    assert ended.value.code == 2
