@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,6 +39,7 @@ ObsDict = Mapping[str, Tensor]
 FactoryFunc = Callable[[Config], tuple[type["Algo"], dict[str, Any]]]
 
 _FACTORY_FUNCS: dict[str, FactoryFunc] = {}
+_CONFIG_LISTENERS: list[Callable[[BaseConfig], None]] = []
 
 # Methods that a subclass may override, by their names in 0.1.0.
 _RENAMED = {
@@ -71,6 +72,11 @@ def register_algo_factory_func(algo_name: str) -> Callable[[FactoryFunc], Factor
         return factory_func
 
     return decorator
+
+
+def register_config_listener(listener: Callable[[BaseConfig], None]) -> None:
+    """Has a function called with the config of each algorithm, before `algo_factory` makes it."""
+    _CONFIG_LISTENERS.append(listener)
 
 
 def registered_algos() -> list[str]:
@@ -119,13 +125,15 @@ def algo_factory(
     factory_func = algo_name_to_factory_func(algo_name)
     if config.algo_name != algo_name:
         raise ConfigError(f"the config is one of '{config.algo_name}', not of '{algo_name}'")
+    for listener in _CONFIG_LISTENERS:
+        listener(config)
     cls, kwargs = factory_func(config.algo)
     try:
         return cls(
             algo_config=config.algo,
             obs_config=config.observation,
             global_config=config,
-            obs_key_shapes=obs_key_shapes,
+            obs_key_shapes=ObsShapes(obs_key_shapes),  # whose shapes equal those of its groups
             ac_dim=ac_dim,
             device=torch.device(device),
             **kwargs,
@@ -165,7 +173,6 @@ class Algo:
         obs_shapes: shapes and modalities of the observation keys that the policy sees.
         goal_shapes: likewise of the goal; empty without goals.
         subgoal_shapes: likewise of a planner's subgoals.
-        dtype: the floating-point type of networks and batches, `config.train.dtype`.
         needs: for an algorithm without `reads`: the groups that the dataset must hold
             besides observations and actions, of `"next_obs"`, `"rewards"`, `"dones"` and the
             names of further datasets; `"next_actions"` and `"pad_mask"`: batches carry them;
@@ -191,6 +198,7 @@ class Algo:
     metric_reductions: Mapping[str, Literal["mean", "sum", "max"]] = {}
     episode_noise: EpisodeNoise | None = None
     grad_sync: GradSync | None = None
+    _obs_stats: tuple[Any, dict[str, dict[str, Tensor]]] | None = None
 
     def __init__(
         self,
@@ -207,19 +215,25 @@ class Algo:
         self.obs_key_shapes = obs_key_shapes
         self.ac_dim = ac_dim
         self.device = device
-        self.dtype = {"float32": torch.float32, "float64": torch.float64}[global_config.train.dtype]
-        # An algorithm that is made of others leaves these, and the modalities below, to its parts.
-        self.optim_params = deepcopy(algo_config.get("optim_params", {}))
-        self.actor_update_counter = 0
-        self._obs_stats: tuple[Any, dict[str, dict[str, Tensor]]] | None = None
+        self._create()
 
+    def _create(self) -> None:
+        """Makes shapes, networks and optimizers, in this order."""
+        self.optim_params = deepcopy(self.algo_config.get("optim_params", {}))
+        self.actor_update_counter = 0
         self.nets = nn.ModuleDict()
-        self._create_shapes(obs_config.get("modalities", {}), obs_key_shapes)
+        self._create_shapes(self.obs_config.get("modalities", {}), self.obs_key_shapes)
         self._create_networks()
         self.nets.to(device=self.device, dtype=self.dtype)
         self._create_optimizers()
 
     # ------------------------------------------------------------------ construction
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of networks and batches, `config.train.dtype`."""
+        name = self.global_config.train.dtype
+        return {"float32": torch.float32, "float64": torch.float64}[name]
 
     @property
     def bounded_actions(self) -> bool:
@@ -466,8 +480,8 @@ class Algo:
         return ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Gives a class that defines `updates` a `train_on_batch` of its own, and one without
-        `reads` its windows.
+        """Gives a class that defines `updates` a `train_on_batch` of its own, one without
+        `reads` its windows, and one of several bases the needs of all.
 
         Of its own, so that a subclass which takes its steps by itself may call `train_on_batch` of
         the class above it (as code for robomimic does), and thereby takes no step twice.
@@ -486,6 +500,9 @@ class Algo:
             cls.train_on_batch = Algo._train_by_updates  # type: ignore[method-assign]
         if "reads" not in cls.__dict__:
             cls._read_as_before()
+        bases = [base.needs for base in cls.__bases__ if issubclass(base, Algo)]
+        if "needs" not in cls.__dict__ and len(bases) > 1:
+            cls.needs = frozenset().union(*bases)
 
     @classmethod
     def _read_as_before(cls) -> None:
@@ -847,6 +864,8 @@ class ValueAlgo(Algo):
 
 class PlannerAlgo(Algo):
     """An algorithm that proposes subgoals."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
 
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
