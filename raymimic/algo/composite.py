@@ -277,6 +277,10 @@ class CompositeAlgo(Algo):
                 )
             part.deserialize(model_dict[name], load_optimizers=load_optimizers)
 
+    def _load_optimizers(self, model_dict: Mapping[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part._load_optimizers(model_dict[name])
+
     def training_state(self) -> dict[str, Any]:
         """Returns the state that an exact resume needs besides `serialize`, of each part too."""
         parts = {name: part.training_state() for name, part in self.parts.items()}
@@ -287,6 +291,11 @@ class CompositeAlgo(Algo):
         super().load_training_state({k: v for k, v in state.items() if k not in self.parts})
         for name, part in self.parts.items():
             part.load_training_state(state[name])
+
+    @property
+    def acts_in_batches(self) -> bool:
+        """Whether it and all parts do."""
+        return super().acts_in_batches and all(x.acts_in_batches for x in self.parts.values())
 
     def reset(self, mask: Tensor | None = None) -> None:
         """Lets each part forget the episode, or those of a mask `[B]`."""
