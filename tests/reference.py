@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymimic.algo import Algo, algo_factory
+from raymimic.algo import Algo, HierarchicalAlgo, ValuePlanner, algo_factory
 from raymimic.config import BaseConfig, config_factory
 from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.reads import Reads
@@ -139,12 +139,12 @@ def make(config: BaseConfig, device: str = "cpu", image_size: int | None = None)
 
 def parts(algo: Algo) -> dict[str, Algo]:
     """The algorithms that hold networks, by robomimic's names for them."""
-    if algo.global_config.algo_name == "hbc":
+    if not isinstance(algo, HierarchicalAlgo):
+        return {"": algo}
+    if not isinstance(algo.planner, ValuePlanner):
         return {"planner": algo.planner, "actor": algo.actor}
-    if algo.global_config.algo_name == "iris":
-        planner, value = algo.planner.planner, algo.planner.value_net
-        return {"planner": planner, "value": value, "actor": algo.actor}
-    return {"": algo}
+    planner, value = algo.planner.planner, algo.planner.value_net
+    return {"planner": planner, "value": value, "actor": algo.actor}
 
 
 def state(algo: Algo) -> dict[str, Tensor]:

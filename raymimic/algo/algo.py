@@ -7,12 +7,13 @@ A new algorithm is a function that maps `config.algo` to a class, registered und
 here. Those that are made of others are in `raymimic.algo.composite`.
 """
 
+import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from functools import cache
+from functools import cache, cached_property, wraps
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,6 +25,7 @@ from raymimic import tensors
 from raymimic.algo import optimization
 from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.noise import EpisodeNoise
+from raymimic.algo.optimization import EMAModel
 from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.config.config import Config, leaves
 from raymimic.data.reads import Reads, Window, one_step, one_window
@@ -39,6 +41,7 @@ ObsDict = Mapping[str, Tensor]
 FactoryFunc = Callable[[Config], tuple[type["Algo"], dict[str, Any]]]
 
 _FACTORY_FUNCS: dict[str, FactoryFunc] = {}
+_CONFIG_LISTENERS: list[Callable[[BaseConfig], None]] = []
 
 # Methods that a subclass may override, by their names in 0.1.0.
 _RENAMED = {
@@ -71,6 +74,11 @@ def register_algo_factory_func(algo_name: str) -> Callable[[FactoryFunc], Factor
         return factory_func
 
     return decorator
+
+
+def register_config_listener(listener: Callable[[BaseConfig], None]) -> None:
+    """Has a function called with the config of each algorithm, before `algo_factory` makes it."""
+    _CONFIG_LISTENERS.append(listener)
 
 
 def registered_algos() -> list[str]:
@@ -119,13 +127,15 @@ def algo_factory(
     factory_func = algo_name_to_factory_func(algo_name)
     if config.algo_name != algo_name:
         raise ConfigError(f"the config is one of '{config.algo_name}', not of '{algo_name}'")
+    for listener in _CONFIG_LISTENERS:
+        listener(config)
     cls, kwargs = factory_func(config.algo)
     try:
         return cls(
             algo_config=config.algo,
             obs_config=config.observation,
             global_config=config,
-            obs_key_shapes=obs_key_shapes,
+            obs_key_shapes=ObsShapes(obs_key_shapes),  # whose shapes equal those of its groups
             ac_dim=ac_dim,
             device=torch.device(device),
             **kwargs,
@@ -165,7 +175,6 @@ class Algo:
         obs_shapes: shapes and modalities of the observation keys that the policy sees.
         goal_shapes: likewise of the goal; empty without goals.
         subgoal_shapes: likewise of a planner's subgoals.
-        dtype: the floating-point type of networks and batches, `config.train.dtype`.
         needs: for an algorithm without `reads`: the groups that the dataset must hold
             besides observations and actions, of `"next_obs"`, `"rewards"`, `"dones"` and the
             names of further datasets; `"next_actions"` and `"pad_mask"`: batches carry them;
@@ -191,6 +200,7 @@ class Algo:
     metric_reductions: Mapping[str, Literal["mean", "sum", "max"]] = {}
     episode_noise: EpisodeNoise | None = None
     grad_sync: GradSync | None = None
+    _obs_stats: tuple[Any, dict[str, dict[str, Tensor]]] | None = None
 
     def __init__(
         self,
@@ -207,19 +217,25 @@ class Algo:
         self.obs_key_shapes = obs_key_shapes
         self.ac_dim = ac_dim
         self.device = device
-        self.dtype = {"float32": torch.float32, "float64": torch.float64}[global_config.train.dtype]
-        # An algorithm that is made of others leaves these, and the modalities below, to its parts.
-        self.optim_params = deepcopy(algo_config.get("optim_params", {}))
-        self.actor_update_counter = 0
-        self._obs_stats: tuple[Any, dict[str, dict[str, Tensor]]] | None = None
+        self._create()
 
+    def _create(self) -> None:
+        """Makes shapes, networks and optimizers, in this order."""
+        self.optim_params = deepcopy(self.algo_config.get("optim_params", {}))
+        self.actor_update_counter = 0
         self.nets = nn.ModuleDict()
-        self._create_shapes(obs_config.get("modalities", {}), obs_key_shapes)
+        self._create_shapes(self.obs_config.get("modalities", {}), self.obs_key_shapes)
         self._create_networks()
         self.nets.to(device=self.device, dtype=self.dtype)
         self._create_optimizers()
 
     # ------------------------------------------------------------------ construction
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of networks and batches, `config.train.dtype`."""
+        name = self.global_config.train.dtype
+        return {"float32": torch.float32, "float64": torch.float64}[name]
 
     @property
     def bounded_actions(self) -> bool:
@@ -466,8 +482,11 @@ class Algo:
         return ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Gives a class that defines `updates` a `train_on_batch` of its own, and one without
-        `reads` its windows.
+        """Completes a class that was written for robomimic, or for raymimic 0.1.0.
+
+        One that defines `updates` is given a `train_on_batch` of its own, one without `reads` its
+        windows, one of several bases the needs of all, and one whose `deserialize` loads no
+        optimizers, as robomimic's before 0.5, the rest.
 
         Of its own, so that a subclass which takes its steps by itself may call `train_on_batch` of
         the class above it (as code for robomimic does), and thereby takes no step twice.
@@ -486,6 +505,12 @@ class Algo:
             cls.train_on_batch = Algo._train_by_updates  # type: ignore[method-assign]
         if "reads" not in cls.__dict__:
             cls._read_as_before()
+        load = cls.__dict__.get("deserialize")
+        if load is not None and not _takes(load, cls, {}, load_optimizers=True):
+            cls.deserialize = _loading_optimizers_too(load)  # type: ignore[method-assign]
+        bases = [base.needs for base in cls.__bases__ if issubclass(base, Algo)]
+        if "needs" not in cls.__dict__ and len(bases) > 1:
+            cls.needs = frozenset().union(*bases)
 
     @classmethod
     def _read_as_before(cls) -> None:
@@ -717,16 +742,20 @@ class Algo:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the config: {reason}") from error
         if load_optimizers:
-            if "optimizers" not in model_dict:
-                raise CheckpointError(
-                    "the checkpoint holds no optimizers: it can act, but training cannot resume"
-                )
-            pairs = list(self._optimizers_and_schedulers())
-            initial = [optimization.initial_learning_rates(optimizer) for optimizer, _ in pairs]
-            optimization.load_state_dict(self.optimizers, model_dict["optimizers"])
-            optimization.load_state_dict(self.lr_schedulers, model_dict["lr_schedulers"])
-            for (optimizer, scheduler), rates in zip(pairs, initial, strict=True):
-                optimization.set_initial_learning_rates(optimizer, scheduler, rates)
+            self._load_optimizers(model_dict)
+
+    def _load_optimizers(self, model_dict: Mapping[str, Any]) -> None:
+        """Loads optimizers and schedules, see `deserialize`."""
+        if "optimizers" not in model_dict:
+            raise CheckpointError(
+                "the checkpoint holds no optimizers: it can act, but training cannot resume"
+            )
+        pairs = list(self._optimizers_and_schedulers())
+        initial = [optimization.initial_learning_rates(optimizer) for optimizer, _ in pairs]
+        optimization.load_state_dict(self.optimizers, model_dict["optimizers"])
+        optimization.load_state_dict(self.lr_schedulers, model_dict["lr_schedulers"])
+        for (optimizer, scheduler), rates in zip(pairs, initial, strict=True):
+            optimization.set_initial_learning_rates(optimizer, scheduler, rates)
 
     def _optimizers_and_schedulers(self) -> Iterator[tuple[Optimizer, LRScheduler | None]]:
         for name, optimizers in self.optimizers.items():
@@ -740,10 +769,13 @@ class Algo:
         """Returns the state that an exact resume needs besides `serialize`.
 
         That is every attribute of the algorithm that is a number, a string or a tensor:
-        counters, a discount that was set, a moving average.
+        counters, a discount that was set, a moving average. Of an `EMAModel`, which robomimic
+        saves without it, it is the step.
         """
         plain = bool | int | float | str | Tensor
-        return {name: value for name, value in vars(self).items() if isinstance(value, plain)}
+        own = vars(self).items()
+        averages = {k: x.optimization_step for k, x in own if isinstance(x, EMAModel)}
+        return {name: value for name, value in own if isinstance(value, plain)} | averages
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Loads the result of `training_state`.
@@ -756,12 +788,23 @@ class Algo:
             own = getattr(self, name, None)
             if own is not None and name not in known:
                 raise ValueError(f"'{name}' is no part of an algorithm's state")
-            if isinstance(own, Tensor) and isinstance(value, Tensor) and own.shape == value.shape:
+            if isinstance(own, EMAModel):
+                own.optimization_step = int(value)
+            elif isinstance(own, Tensor) and isinstance(value, Tensor) and own.shape == value.shape:
                 own.data.copy_(value)  # an optimizer may hold it
             else:
                 setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
 
     # ----------------------------------------------------------------------- acting
+
+    @property
+    def acts_in_batches(self) -> bool:
+        """Whether it keeps the episodes of a batch apart.
+
+        One whose `reset` takes no mask, as in robomimic, does not: it is given one environment at
+        a time.
+        """
+        return _takes(self.reset, None)
 
     def reset(self, mask: Tensor | None = None) -> None:
         """Forgets the episode; for algorithms that remember something of it.
@@ -796,6 +839,29 @@ class Algo:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n{textwrap.indent(repr(self.nets), '  ')}\n)"
+
+
+def _takes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Whether a function can be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _loading_optimizers_too(load: Callable[..., None]) -> Callable[..., None]:
+    """A `deserialize` that loads optimizers, made of one that does not."""
+
+    @wraps(load)
+    def deserialize(
+        self: Algo, model_dict: Mapping[str, Any], load_optimizers: bool = False
+    ) -> None:
+        load(self, model_dict)
+        if load_optimizers:
+            self._load_optimizers(model_dict)
+
+    return deserialize
 
 
 class PolicyAlgo(Algo):
@@ -847,6 +913,8 @@ class ValueAlgo(Algo):
 
 class PlannerAlgo(Algo):
     """An algorithm that proposes subgoals."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
 
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None

@@ -1,12 +1,12 @@
 """Algorithms that are made of others: planners with values, hierarchies."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, reduce
 from operator import or_
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raymimic.algo.algo import Algo, ObsDict, algo_name_to_factory_func
@@ -23,17 +23,23 @@ from raymimic.ranks import GradSync
 class CompositeAlgo(Algo):
     """An algorithm made of others, its parts, of which each has sections of the config.
 
-    All that concerns networks, optimizers, schedules, metrics and checkpoints is the parts'
-    own business, and handed on to them. Batches and `info` are dicts over parts.
+    Those of its attributes that are algorithms are its parts. `_create_networks` makes them, or, as
+    in robomimic, a constructor that does not call the one of its base. All that concerns networks,
+    optimizers, schedules, metrics and checkpoints is the parts' own business, and handed on to
+    them. Batches and `info` are dicts over parts.
 
     Attributes:
-        parts: the algorithms, by name; `nets` holds the networks of each under its name.
         log_names: prefix of the names of each part's metrics.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {}
     _grad_sync: GradSync | None = None
     _episode_noise: EpisodeNoise | None = None
+
+    @property
+    def parts(self) -> dict[str, Algo]:
+        """The algorithms that it is made of, by name, in the order in which they are trained."""
+        return {name: part for name, part in vars(self).items() if isinstance(part, Algo)}
 
     @classmethod
     def part_reads(cls, config: BaseConfig) -> dict[str, Reads]:
@@ -49,6 +55,17 @@ class CompositeAlgo(Algo):
         parts = cls.part_reads(config).values()
         return reduce(or_, parts) if parts else super().reads(config)
 
+    @classmethod
+    def _read_as_before(cls) -> None:
+        """Gives a class that takes its batches by itself robomimic's one window.
+
+        Whatever the parts of the class above it read: its own may be others.
+        """
+        if "part_reads" in cls.__dict__:
+            cls.reads = classmethod(CompositeAlgo.reads.__func__)  # type: ignore[assignment,attr-defined]
+        elif not cls.__dict__.keys().isdisjoint({"needs", "process_batch_for_training"}):
+            cls.reads = classmethod(Algo.reads.__func__)  # type: ignore[assignment,attr-defined]
+
     @cached_property
     def _own_part_reads(self) -> dict[str, Reads]:
         return self.part_reads(config_of(self.global_config, self.algo_config))
@@ -56,10 +73,6 @@ class CompositeAlgo(Algo):
     @cached_property
     def _own_reads(self) -> Reads:
         return reduce(or_, self._own_part_reads.values())
-
-    def _create_parts(self) -> Mapping[str, Algo]:
-        """Makes the parts, in the order in which they are trained."""
-        raise NotImplementedError
 
     @property
     def _trained_parts(self) -> Mapping[str, Algo]:
@@ -72,16 +85,20 @@ class CompositeAlgo(Algo):
         algo_config: Config,
         obs_config: Config,
         obs_key_shapes: Mapping[str, Any] | None = None,
+        algo_class: type[Algo] | None = None,
     ) -> Algo:
-        """Makes the algorithm of a name from its sections of the config.
+        """Makes a part from its sections of the config.
 
         Args:
-            algo_name: as registered.
+            algo_name: its algorithm, as registered.
             algo_config: the section that an algorithm on its own has as `config.algo`.
             obs_config: likewise `config.observation`.
             obs_key_shapes: where they are not this algorithm's own.
+            algo_class: its class; None: that of its algorithm.
         """
         cls, kwargs = algo_name_to_factory_func(algo_name)(algo_config)
+        if algo_class is not None:
+            cls, kwargs = algo_class, {}
         return cls(
             algo_config=algo_config,
             obs_config=obs_config,
@@ -92,13 +109,44 @@ class CompositeAlgo(Algo):
             **kwargs,
         )
 
-    def _create_networks(self) -> None:
-        self.parts = dict(self._create_parts())
-        self.nets.update({name: part.nets for name, part in self.parts.items()})
-        self.obs_shapes = _joined(*(part.obs_shapes for part in self.parts.values()))
-        self.goal_shapes = _joined(*(part.goal_shapes for part in self.parts.values()))
-        self.metric_reductions = {
-            f"{self.log_names[name]}/{key}": reduction
+    def _create(self) -> None:
+        self._create_networks()
+
+    @cached_property
+    def nets(self) -> nn.ModuleDict:  # type: ignore[override]
+        """The networks of each part, under its name."""
+        return nn.ModuleDict({name: part.nets for name, part in self.parts.items()})
+
+    @cached_property
+    def optimizers(self) -> dict[str, Any]:  # type: ignore[override]
+        """The optimizers of each part, under its name."""
+        return {name: part.optimizers for name, part in self.parts.items()}
+
+    @cached_property
+    def lr_schedulers(self) -> dict[str, Any]:  # type: ignore[override]
+        """Likewise the learning-rate schedules."""
+        return {name: part.lr_schedulers for name, part in self.parts.items()}
+
+    @cached_property
+    def obs_shapes(self) -> ObsShapes:  # type: ignore[override]
+        """The observations of all parts."""
+        return _joined(part.obs_shapes for part in self.parts.values())
+
+    @cached_property
+    def goal_shapes(self) -> ObsShapes:  # type: ignore[override]
+        """The goals of all parts."""
+        return _joined(part.goal_shapes for part in self.parts.values())
+
+    @cached_property
+    def subgoal_shapes(self) -> ObsShapes:  # type: ignore[override]
+        """The subgoals of all parts."""
+        return _joined(part.subgoal_shapes for part in self.parts.values())
+
+    @cached_property
+    def metric_reductions(self) -> Mapping[str, Literal["mean", "sum", "max"]]:  # type: ignore[override]
+        """Those of the parts."""
+        return {
+            f"{self._log_name(name)}/{key}": reduction
             for name, part in self.parts.items()
             for key, reduction in part.metric_reductions.items()
         }
@@ -107,10 +155,6 @@ class CompositeAlgo(Algo):
     def bounded_actions(self) -> bool:
         """Whether a trained part has bounded actions."""
         return any(part.bounded_actions for part in self._trained_parts.values())
-
-    def _create_optimizers(self) -> None:
-        self.optimizers = {name: part.optimizers for name, part in self.parts.items()}
-        self.lr_schedulers = {name: part.lr_schedulers for name, part in self.parts.items()}
 
     @property
     def grad_sync(self) -> GradSync | None:
@@ -151,9 +195,12 @@ class CompositeAlgo(Algo):
         self, batch: Batch, obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None
     ) -> Batch:
         """Lets each part prepare its observations."""
-        return {
+        parts = self.parts
+        others = {name: own for name, own in batch.items() if name not in parts}
+        return super().postprocess_batch_for_training(others, obs_normalization_stats) | {
             name: part.postprocess_batch_for_training(batch[name], obs_normalization_stats)
-            for name, part in self.parts.items()
+            for name, part in parts.items()
+            if name in batch
         }
 
     def train_on_batch(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
@@ -169,10 +216,13 @@ class CompositeAlgo(Algo):
         loss: Tensor | float = 0.0
         for name, part_info in info.items():
             part_log = self.parts[name].log_info(part_info)
-            log |= {f"{self.log_names[name]}/{key}": value for key, value in part_log.items()}
+            log |= {f"{self._log_name(name)}/{key}": value for key, value in part_log.items()}
             loss = part_log["Loss"] + loss
         log["Loss"] = loss
         return log
+
+    def _log_name(self, part: str) -> str:
+        return self.log_names.get(part, part)
 
     def named_optimizers(self) -> Iterator[tuple[str, Optimizer]]:
         """Yields all optimizers of all parts, such as `planner/goal_network`."""
@@ -227,6 +277,10 @@ class CompositeAlgo(Algo):
                 )
             part.deserialize(model_dict[name], load_optimizers=load_optimizers)
 
+    def _load_optimizers(self, model_dict: Mapping[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part._load_optimizers(model_dict[name])
+
     def training_state(self) -> dict[str, Any]:
         """Returns the state that an exact resume needs besides `serialize`, of each part too."""
         parts = {name: part.training_state() for name, part in self.parts.items()}
@@ -237,6 +291,11 @@ class CompositeAlgo(Algo):
         super().load_training_state({k: v for k, v in state.items() if k not in self.parts})
         for name, part in self.parts.items():
             part.load_training_state(state[name])
+
+    @property
+    def acts_in_batches(self) -> bool:
+        """Whether it and all parts do."""
+        return super().acts_in_batches and all(x.acts_in_batches for x in self.parts.values())
 
     def reset(self, mask: Tensor | None = None) -> None:
         """Lets each part forget the episode, or those of a mask `[B]`."""
@@ -269,14 +328,22 @@ def config_of(config: BaseConfig, algo_config: Config) -> BaseConfig:
     return own
 
 
-def _joined(*shapes: ObsShapes) -> ObsShapes:
+def _joined(groups: Iterable[ObsShapes]) -> ObsShapes:
     """Returns all keys of several groups, with their modalities."""
+    shapes = list(groups)
     keys = {key: shape for group in shapes for key, shape in group.items()}
     return ObsShapes(keys, {k: m for group in shapes for k, m in group.modalities.items()})
 
 
 class HierarchicalAlgo(CompositeAlgo):
     """An algorithm that plans subgoals and acts towards them."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"next_obs"})
+
+    @cached_property
+    def goal_shapes(self) -> ObsShapes:  # type: ignore[override]
+        """Those of the parts that plan: the others' goals are subgoals."""
+        return _joined(part.goal_shapes for part in self.parts.values() if part.subgoal_shapes)
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
         """Chooses actions `[B, A]` towards the current subgoal."""

@@ -7,18 +7,17 @@ moving average's step when it resumes. The noise schedules are those of `diffuse
 """
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymimic.algo import optimization
 from raymimic.algo.algo import Algo, ObsDict, PolicyAlgo, register_algo_factory_func
 from raymimic.algo.learning import Batch, Learner, Losses, Update
+from raymimic.algo.optimization import EMAModel
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
@@ -92,15 +91,6 @@ def inference_steps(algo_config: Config, scheduler: Any) -> list[int]:
     return list(range(0, trained, trained // taken))[::-1]
 
 
-def ema_decay(step: int, power: float) -> float:
-    """Share of itself that the moving average of the weights keeps at a step, counted from 0.
-
-    It grows as 1 - step^-power up to 0.9999, so that the average forgets the start. The average
-    is a copy of the weights at steps 0 and 1. (`diffusers.training_utils.EMAModel` 0.11.)
-    """
-    return min(1.0 - step**-power, 0.9999) if step > 1 else 0.0
-
-
 @dataclass
 class ActionQueue:
     """The actions that are yet to be taken, for each of a batch of environments.
@@ -131,7 +121,6 @@ class DiffusionPolicy(PolicyAlgo):
 
     Attributes:
         ema: the moving average of `nets`; None without it.
-        ema_step: number of gradient steps that the average has seen.
     """
 
     @classmethod
@@ -158,11 +147,10 @@ class DiffusionPolicy(PolicyAlgo):
             {"obs_encoder": encoder, "noise_pred_net": self._noise_net(encoder.output_dim)}
         )
         self.noise_scheduler = noise_scheduler_from_config(self.algo_config)
-        self.ema_step = 0
-        self.ema: nn.ModuleDict | None = None
+        self.ema: EMAModel | None = None
         if self.algo_config.ema.enabled:
-            self.ema = deepcopy(self.nets).to(device=self.device, dtype=self.dtype)
-            self.ema.requires_grad_(False).eval()
+            nets = self.nets.to(device=self.device, dtype=self.dtype)
+            self.ema = EMAModel(nets, self.algo_config.ema.power)
         self._queue: ActionQueue | None = None
 
     def _noise_net(self, obs_dim: int) -> nn.Module:
@@ -243,9 +231,7 @@ class DiffusionPolicy(PolicyAlgo):
     def _update_ema(self) -> None:
         """Moves the average towards the weights."""
         if self.ema is not None:
-            decay = ema_decay(self.ema_step, self.algo_config.ema.power)
-            optimization.soft_update(self.nets, self.ema, tau=1.0 - decay)
-            self.ema_step += 1
+            self.ema.step(self.nets)
 
     # ----------------------------------------------------------------------- acting
 
@@ -299,7 +285,7 @@ class DiffusionPolicy(PolicyAlgo):
             The actions from the last observed step on, `[B, Ta, A]`.
         """
         horizon, scheduler = self.algo_config.horizon, self.noise_scheduler
-        nets = self.nets if self.ema is None else self.ema
+        nets = cast("nn.ModuleDict", self.ema.averaged_model) if self.ema else self.nets
         cond = self._encode(nets, {"obs": obs_dict, "goal_obs": goal_dict})
         size = (len(cond), horizon.prediction_horizon, self.ac_dim)
         actions = torch.randn(size, device=self.device, dtype=self.dtype)
@@ -313,8 +299,10 @@ class DiffusionPolicy(PolicyAlgo):
 
     def serialize(self) -> dict[str, Any]:
         """Returns robomimic's state, the average under `ema`, and the average's step."""
-        ema = None if self.ema is None else self.ema.state_dict()
-        return {**super().serialize(), "ema": ema, "ema_step": self.ema_step}
+        average, step = None, 0
+        if self.ema is not None:
+            average, step = self.ema.averaged_model.state_dict(), self.ema.optimization_step
+        return {**super().serialize(), "ema": average, "ema_step": step}
 
     def deserialize(self, model_dict: Mapping[str, Any], load_optimizers: bool = False) -> None:
         """Loads the result of `serialize`, or robomimic's, which has no step.
@@ -326,17 +314,18 @@ class DiffusionPolicy(PolicyAlgo):
             CheckpointError: if it does not fit this config.
         """
         super().deserialize(model_dict, load_optimizers)
-        if self.ema is not None:
-            average = model_dict.get("ema")
-            try:
-                self.ema.load_state_dict(self.nets.state_dict() if average is None else average)
-            except RuntimeError as error:
-                raise CheckpointError(
-                    f"the checkpoint's moving average does not fit: {' '.join(str(error).split())}"
-                ) from error
+        if self.ema is None:
+            return
+        weights = model_dict.get("ema")
+        try:
+            self.ema.averaged_model.load_state_dict(weights or self.nets.state_dict())
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's moving average does not fit: {' '.join(str(error).split())}"
+            ) from error
         if load_optimizers:
             counted = [int(s["step"]) for s in self.optimizers["policy"].state.values()]
-            self.ema_step = model_dict.get("ema_step", max(counted, default=0))
+            self.ema.optimization_step = model_dict.get("ema_step", max(counted, default=0))
 
 
 class DiffusionPolicyUNet(DiffusionPolicy):

@@ -22,6 +22,7 @@ from raymimic.algo.composite import CompositeAlgo, reads_of_part
 from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
+from raymimic.config.hbc_config import LATENT_SUBGOAL
 from raymimic.data.reads import Reads, Window
 from raymimic.errors import ConfigError
 from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups, obs_encoder_args_from_config
@@ -98,6 +99,18 @@ class GL(PlannerAlgo):
             batch["target_subgoals"], self.subgoal_shapes, obs_normalization_stats
         )
         return prepared
+
+    def get_actor_goal_for_training_from_processed_batch(
+        self, processed_batch: Batch, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Returns the subgoals `{key: [B, *shape]}` that an actor is trained towards.
+
+        Args:
+            processed_batch: as `process_batch_for_training` returned it.
+            kwargs: ways to choose them, of which this class has one.
+        """
+        subgoals: dict[str, Tensor] = processed_batch["target_subgoals"]
+        return subgoals
 
     def updates(self) -> Sequence[Update]:
         """Steps the network that predicts subgoals."""
@@ -186,6 +199,37 @@ class GL_VAE(GL):
             info["encoder_variance"] = output["encoder_params"]["logvar"].detach().exp()
         return info
 
+    @torch.no_grad()
+    def get_actor_goal_for_training_from_processed_batch(
+        self,
+        processed_batch: Batch,
+        use_latent_subgoals: bool = False,
+        use_prior_correction: bool = False,
+        num_prior_samples: int = 100,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Returns the subgoals that an actor is trained towards.
+
+        Args:
+            processed_batch: its observations are prepared, if latents are asked for.
+            use_latent_subgoals: return latents `[B, Z]` that the encoder makes of the subgoals.
+            use_prior_correction: return, of samples of the prior, the nearest to that latent, as
+                the actor meets the prior's when it acts.
+            num_prior_samples: how many samples.
+            kwargs: not looked at.
+        """
+        if not use_latent_subgoals:
+            return super().get_actor_goal_for_training_from_processed_batch(processed_batch)
+        obs, goal = processed_batch["obs"], processed_batch["goal_obs"]
+        vae = self._vae
+        z = vae.prior.sample_posterior(vae.encode(processed_batch["target_subgoals"], obs, goal))
+        if use_prior_correction:
+            samples = vae.sample_prior(obs, goal, num_prior_samples)
+            samples = samples.view(len(z), -1, z.shape[1])
+            nearest = (samples - z[:, None]).square().sum(dim=-1).argmin(dim=1)
+            z = samples[torch.arange(len(z), device=z.device), nearest]
+        return {LATENT_SUBGOAL: z}
+
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None
     ) -> dict[str, Tensor]:
@@ -206,6 +250,12 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
     Attributes:
         planner: goal learning (`gl`), which samples subgoals.
         value_net: batch-constrained Q-learning (`bcq`), whose V(subgoal) ranks them.
+
+    Args:
+        planner_algo_class: the planner's class; None: that of its algorithm.
+        value_algo_class: likewise the value network's.
+        args: see `Algo`.
+        kwargs: likewise.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "value_net": "ValueNetwork"}
@@ -218,11 +268,25 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
             "value_net": reads_of_part("bcq", config, config.algo.value),
         }
 
-    def _create_parts(self) -> Mapping[str, Algo]:
+    def __init__(
+        self,
+        *args: Any,
+        planner_algo_class: type[Algo] | None = None,
+        value_algo_class: type[Algo] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._classes = planner_algo_class, value_algo_class
+        super().__init__(*args, **kwargs)
+
+    def _create_networks(self) -> None:
         config, obs_config = self.algo_config, self.obs_config
-        self.planner = cast("GL", self._make_part("gl", config.planner, obs_config.planner))
-        self.value_net = cast("ValueAlgo", self._make_part("bcq", config.value, obs_config.value))
-        self.subgoal_shapes = self.planner.subgoal_shapes
+        planner, value = self._classes
+        self.planner = cast(
+            "GL", self._make_part("gl", config.planner, obs_config.planner, algo_class=planner)
+        )
+        self.value_net = cast(
+            "ValueAlgo", self._make_part("bcq", config.value, obs_config.value, algo_class=value)
+        )
         unknown = [key for key in self.value_net.obs_shapes if key not in self.subgoal_shapes]
         if unknown:
             raise ConfigError(
@@ -230,7 +294,6 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
                 "observation.value_planner.planner.modalities.subgoal, or remove from "
                 "observation.value_planner.value.modalities.obs"
             )
-        return {"planner": self.planner, "value_net": self.value_net}
 
     def get_subgoal_predictions(
         self, obs_dict: ObsDict, goal_dict: ObsDict | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -67,17 +67,29 @@ class HBC(HierarchicalAlgo):
     Attributes:
         planner: proposes subgoals.
         actor: pursues them.
+
+    Args:
+        planner_algo_class: the planner's class; None: that of its algorithm.
+        policy_algo_class: likewise the actor's.
+        args: see `Algo`.
+        kwargs: likewise.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "actor": "Actor"}
 
     planner: GL | ValuePlanner
     actor: PolicyAlgo
+    _plan: _Plan | None = None
 
-    @classmethod
-    def reads(cls, config: BaseConfig) -> Reads:
-        """All that planner and actor read."""
-        return super().reads(config)
+    def __init__(
+        self,
+        *args: Any,
+        planner_algo_class: type[Algo] | None = None,
+        policy_algo_class: type[Algo] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._classes = {"planner": planner_algo_class, "actor": policy_algo_class}
+        super().__init__(*args, **kwargs)
 
     @classmethod
     def part_reads(cls, config: BaseConfig) -> dict[str, Reads]:
@@ -95,31 +107,24 @@ class HBC(HierarchicalAlgo):
         return reads_of_part("gl", config, config.algo.planner)
 
     def _create_networks(self) -> None:
-        super()._create_networks()
-        self.goal_shapes = self.planner.goal_shapes  # the actor's goals are subgoals
-        self.subgoal_shapes = self.planner.subgoal_shapes
-        self._plan: _Plan | None = None
-
-    def _create_parts(self) -> dict[str, Algo]:
         self.planner = self._create_planner()
         shapes = dict(self.obs_key_shapes)
         if self.algo_config.latent_subgoal.enabled:
             shapes[LATENT_SUBGOAL] = (self._vae.latent_size,)
-        actor = self._make_part("bc", self.algo_config.actor, self.obs_config.actor, shapes)
-        assert isinstance(actor, PolicyAlgo)
-        self.actor = actor
-        return {"planner": self.planner, "actor": self.actor}
+        config, obs_config = self.algo_config.actor, self.obs_config.actor
+        actor = self._make_part("bc", config, obs_config, shapes, self._classes["actor"])
+        self.actor = cast("PolicyAlgo", actor)
 
     def _create_planner(self) -> GL | ValuePlanner:
-        planner = self._make_part("gl", self.algo_config.planner, self.obs_config.planner)
-        assert isinstance(planner, GL)
-        return planner
+        config, obs_config = self.algo_config.planner, self.obs_config.planner
+        planner = self._make_part("gl", config, obs_config, algo_class=self._classes["planner"])
+        return cast("GL", planner)
 
     @property
     def _goal_learner(self) -> GL:
-        """The network that predicts subgoals."""
-        assert isinstance(self.planner, GL)
-        return self.planner
+        """The algorithm that predicts subgoals."""
+        planner = self.planner
+        return planner.planner if isinstance(planner, ValuePlanner) else planner
 
     @classmethod
     def why_not_exportable(cls, config: BaseConfig) -> str | None:
@@ -192,27 +197,21 @@ class HBC(HierarchicalAlgo):
         seen = self._planner_batch(batch)
         if self.algo_config.mode == "cascade":
             return self.get_subgoal_predictions(seen["obs"], seen["goal_obs"])
-        seen = batch.get("random", seen)
-        subgoals: dict[str, Tensor] = seen["target_subgoals"]
-        if self.algo_config.latent_subgoal.enabled:
-            return {LATENT_SUBGOAL: self._latents(subgoals, seen["obs"], seen["goal_obs"])}
-        return subgoals
+        chosen: dict[str, Tensor] | None = batch["actor"].get("goal_obs")
+        if chosen is not None:  # by `process_batch_for_training` of a class in robomimic's form
+            return chosen
+        latent = self.algo_config.latent_subgoal
+        return self._goal_learner.get_actor_goal_for_training_from_processed_batch(
+            batch.get("random", seen),
+            use_latent_subgoals=latent.enabled,
+            use_prior_correction=latent.prior_correction.enabled,
+            num_prior_samples=latent.prior_correction.num_samples,
+        )
 
     def _planner_batch(self, batch: Batch) -> Batch:
-        """Returns the batch of the network that predicts subgoals."""
-        planner_batch: Batch = batch["planner"]
-        return planner_batch
-
-    def _latents(self, subgoals: ObsDict, obs: ObsDict, goal: ObsDict | None) -> Tensor:
-        """Returns latents `[B, Z]` that stand for subgoals `{key: [B, *shape]}`."""
-        vae, correction = self._vae, self.algo_config.latent_subgoal.prior_correction
-        z = vae.prior.sample_posterior(vae.encode(subgoals, obs, goal))
-        if correction.enabled:
-            samples = vae.sample_prior(obs, goal, correction.num_samples)
-            samples = samples.view(len(z), -1, z.shape[1])
-            nearest = (samples - z[:, None]).square().sum(dim=-1).argmin(dim=1)
-            z = samples[torch.arange(len(z), device=z.device), nearest]
-        return z
+        """Returns the batch of the algorithm that predicts subgoals."""
+        own: Batch = batch["planner"].get("planner", batch["planner"])
+        return own
 
     @property
     def _vae(self) -> VAE:

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from raymimic.algo.algo import Algo, ObsDict, ValueAlgo, register_algo_factory_func
 from raymimic.algo.composite import config_of
-from raymimic.algo.gl import GL, ValuePlanner
+from raymimic.algo.gl import ValuePlanner
 from raymimic.algo.hbc import HBC
-from raymimic.algo.learning import Batch
 from raymimic.config.base_config import BaseConfig
 from raymimic.config.config import Config
 from raymimic.data.reads import Reads
@@ -28,9 +27,20 @@ class IRIS(HBC, ValueAlgo):
     So it makes the best of demonstrations that are not all good. After
     `robomimic/algo/iris.py`; deviations as of HBC, and `mode="cascade"`, with which
     robomimic's IRIS stops with an error, works.
+
+    Args:
+        value_algo_class: the value network's class; None: that of its algorithm.
+        args: see `HBC`.
+        kwargs: likewise.
     """
 
     planner: ValuePlanner
+
+    def __init__(
+        self, *args: Any, value_algo_class: type[Algo] | None = None, **kwargs: Any
+    ) -> None:
+        self._value_class = value_algo_class
+        super().__init__(*args, **kwargs)
 
     @classmethod
     def _planner_reads(cls, config: BaseConfig) -> Reads:
@@ -44,14 +54,9 @@ class IRIS(HBC, ValueAlgo):
             obs_key_shapes=self.obs_key_shapes,
             ac_dim=self.ac_dim,
             device=self.device,
+            planner_algo_class=self._classes["planner"],
+            value_algo_class=self._value_class,
         )
-
-    @property
-    def _goal_learner(self) -> GL:
-        return self.planner.planner
-
-    def _planner_batch(self, batch: Batch) -> Batch:
-        return super()._planner_batch(batch["planner"])
 
     @property
     def discount(self) -> float:

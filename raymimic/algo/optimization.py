@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from itertools import chain
 from typing import Any
 
@@ -85,6 +86,40 @@ def soft_update(source: nn.Module, target: nn.Module, tau: float) -> None:
 def hard_update(source: nn.Module, target: nn.Module) -> None:
     """Copies the source's parameters and buffers into the target."""
     TargetNetwork(source, target).follow(1.0)
+
+
+class EMAModel:
+    """A moving average of a model's weights.
+
+    Its decay grows as 1 - step^-power up to 0.9999, so that the average forgets the start. It is a
+    copy of the weights at steps 0 and 1. After `diffusers.training_utils.EMAModel` 0.11, which
+    robomimic uses; later versions have another constructor and no `averaged_model`.
+
+    Attributes:
+        averaged_model: has the averaged weights; in evaluation mode.
+        optimization_step: number of steps that it has seen.
+
+    Args:
+        model: whose copy is the first average.
+        power: of the decay.
+    """
+
+    def __init__(self, model: nn.Module, power: float = 2 / 3) -> None:
+        self.averaged_model = deepcopy(model).requires_grad_(False).eval()
+        self.power = power
+        self.optimization_step = 0
+
+    def get_decay(self, optimization_step: int) -> float:
+        """Returns the share of itself that the average keeps at a step, counted from 0."""
+        if optimization_step < 2:
+            return 0.0
+        return float(min(1.0 - optimization_step**-self.power, 0.9999))
+
+    def step(self, new_model: nn.Module) -> None:
+        """Moves the average towards weights; buffers are copied."""
+        decay = self.get_decay(self.optimization_step)
+        soft_update(new_model, self.averaged_model, tau=1.0 - decay)
+        self.optimization_step += 1
 
 
 def optimizer_from_optim_params(

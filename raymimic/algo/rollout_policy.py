@@ -121,6 +121,11 @@ class RolloutPolicy:
         read = (self.policy.obs_shapes, self.policy.goal_shapes)
         return {key: shapes.modality(key) for shapes in read for key in shapes}
 
+    @property
+    def acts_in_batches(self) -> bool:
+        """Whether it may act in several environments at once, see `Algo.acts_in_batches`."""
+        return self.policy.acts_in_batches
+
     def start_episode(
         self,
         mask: NDArray[np.bool_] | None = None,
@@ -137,7 +142,8 @@ class RolloutPolicy:
             lang: the instruction of all rows from now on; None: as before.
 
         Raises:
-            EnvError: the policy was not trained on that instruction, or sees none.
+            EnvError: the policy was not trained on that instruction, or sees none, or it cannot
+                start some rows anew and leave others as they are.
         """
         if lang is not None:
             self._tell(lang)
@@ -146,6 +152,11 @@ class RolloutPolicy:
             mask = None
             self.policy.reset()
             self._begins = None
+        elif not self.acts_in_batches:
+            raise EnvError(
+                f"{type(self.policy).__name__}.reset takes no mask of the episodes that start anew:"
+                " give it one, or act in one environment at a time"
+            )
         else:
             rows = torch.as_tensor(mask, device=self.policy.device)
             self.policy.reset(rows)

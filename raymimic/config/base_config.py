@@ -12,6 +12,7 @@ import logging
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
@@ -437,8 +438,16 @@ class BaseConfig(Rules, Config):
 
     @property
     def goals_from_env(self) -> dict[str, str]:
-        """The modality of each goal that the policy gets, by key."""
-        return modalities_by_key([self.observation.modalities], "goal")
+        """The modality of each goal that the policy gets, by key.
+
+        In a hierarchy, whose parts have observations of their own, those of the parts that plan
+        subgoals: the goals of the others are subgoals.
+        """
+        parts: dict[str, list[Config]] = {}
+        for path, section in sections_named(self.observation, "modalities"):
+            parts.setdefault(path.partition(".")[0], []).append(section)
+        planning = [own for own in parts.values() if any("subgoal" in section for section in own)]
+        return modalities_by_key(chain(*(planning or parts.values())), "goal")
 
     @property
     def obs_from_env(self) -> dict[str, str]:

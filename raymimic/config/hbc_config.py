@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import inf
 
-from raymimic.config.base_config import BaseConfig, modalities_by_key, sections_named
+from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.config.bc_config import BCConfig
 from raymimic.config.gl_config import GLConfig
 from raymimic.errors import did_you_mean
@@ -65,11 +65,6 @@ class HBCConfig(BaseConfig):
         self.observation.actor = BCConfig().observation  # of the actor: as in bc
         # Keys of a subgoal that the actor sees, or ["latent_subgoal"].
         self.observation.actor.modalities.goal.low_dim = []
-
-    @property
-    def goals_from_env(self) -> dict[str, str]:
-        """The planner's goals; the actor's are subgoals."""
-        return modalities_by_key([self.observation.planner.modalities], "goal")
 
     @property
     def all_obs_keys(self) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from math import inf
 
-from raymimic.config.base_config import modalities_by_key
 from raymimic.config.bcq_config import BCQConfig
 from raymimic.config.hbc_config import HBCConfig
 
@@ -59,9 +58,3 @@ class IRISConfig(HBCConfig):
             )
         else:
             yield from super().problems()
-
-    @property
-    def goals_from_env(self) -> dict[str, str]:
-        """The goals of planner and value; the actor's are subgoals."""
-        parts = self.observation.value_planner.values()
-        return modalities_by_key((part.modalities for part in parts), "goal")

@@ -55,6 +55,10 @@ class BatchedPolicy(Protocol):
     def modalities(self) -> Mapping[str, str]:
         """The modality of each of them; no other images are drawn."""
 
+    @property
+    def acts_in_batches(self) -> bool:
+        """Whether the rows of a batch may be of several environments."""
+
     def start_episode(
         self,
         mask: npt.NDArray[np.bool_] | None = None,
@@ -192,11 +196,14 @@ class _Rows:
     Args:
         keys: observations or goals that the policy reads.
         kind: `OBSERVATION` or `GOAL`, see `raymimic.envs.fit.read`.
+        width: rows.
         blank: keys whose values are replaced by zeros.
     """
 
-    def __init__(self, keys: Sequence[str], kind: str, blank: Collection[str] = ()) -> None:
-        self.keys, self.kind, self.blank = keys, kind, blank
+    def __init__(
+        self, keys: Sequence[str], kind: str, width: int, blank: Collection[str] = ()
+    ) -> None:
+        self.keys, self.kind, self.width, self.blank = keys, kind, width, blank
         self.arrays: Observation = {}
 
     def set(self, row: int, obs: Observation) -> None:
@@ -226,7 +233,13 @@ class _Rows:
 
     def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         kind = dtype if dtype.name in _TORCH_KNOWS else np.dtype(np.float64)
-        return torch.zeros(WIDTH, *shape, dtype=torch.from_numpy(np.empty(0, kind)).dtype).numpy()
+        torchs = torch.from_numpy(np.empty(0, kind)).dtype
+        return torch.zeros(self.width, *shape, dtype=torchs).numpy()
+
+
+def _width(policy: BatchedPolicy) -> int:
+    """Rows of a policy's forward pass."""
+    return WIDTH if policy.acts_in_batches else 1
 
 
 def _check_finite(action: Array) -> None:
@@ -279,7 +292,8 @@ def run_episodes(
         seeds: distinct; best consecutive, since two episodes whose seeds are equal modulo
             `WIDTH` are never played at the same time.
         rules: the end of an episode, and the policy's goals.
-        num_envs: environments that are stepped together, at most `WIDTH`.
+        num_envs: environments that are stepped together, at most `WIDTH`, and one where the
+            policy does not act in batches.
         film: collects frames.
 
     Returns:
@@ -291,7 +305,7 @@ def run_episodes(
     """
     if lang := env_meta.get("lang"):
         policy.start_episode(lang=lang)
-    num_envs = max(1, min(num_envs, WIDTH, len(seeds)))
+    num_envs = max(1, min(num_envs, _width(policy), len(seeds)))
     render, reads = film is not None, policy.modalities
     with VectorEnv(env_meta, num_envs, render, reads) as envs, _one_thread():
         return _Play(policy, envs, rules, film).run(seeds)
@@ -304,26 +318,27 @@ class _Play:
         self, policy: BatchedPolicy, envs: VectorEnv, rules: Rules, film: Film | None
     ) -> None:
         self.policy, self.envs, self.rules, self.film = policy, envs, rules, film
-        self.rows = _Rows(policy.obs_keys, OBSERVATION, rules.blank)
-        self.goals = _Rows(policy.goal_keys, GOAL) if rules.use_goals else None
+        self.width = _width(policy)
+        self.rows = _Rows(policy.obs_keys, OBSERVATION, self.width, rules.blank)
+        self.goals = _Rows(policy.goal_keys, GOAL, self.width) if rules.use_goals else None
         self.idle = list(range(len(envs)))
         self.running: dict[int, _Running] = {}  # by row
         self.finished: dict[int, Episode] = {}
 
     def run(self, seeds: Sequence[int]) -> list[Episode]:
         waiting = list(seeds)
-        row_seeds = [0] * WIDTH
+        row_seeds = [0] * self.width
         self.policy.start_episode(seeds=row_seeds)
         while waiting or self.running:
-            started = np.zeros(WIDTH, bool)
+            started = np.zeros(self.width, bool)
             for seed in self._start(waiting):
-                started[seed % WIDTH], row_seeds[seed % WIDTH] = True, seed
+                started[seed % self.width], row_seeds[seed % self.width] = True, seed
             if not self.running:
                 continue
             if started.any():
                 # Restarts idle rows too: otherwise they would ask for plans at times of their own,
                 # and a plan for one row costs as much as a plan for all.
-                idle_rows = [row not in self.running for row in range(WIDTH)]
+                idle_rows = [row not in self.running for row in range(self.width)]
                 self.policy.start_episode(started | idle_rows, row_seeds)
             goals = self.goals.arrays if self.goals else None
             actions = self.policy(self.rows.arrays, goal=goals, batched_ob=True)
@@ -341,7 +356,7 @@ class _Play:
         """Starts as many waiting episodes as fit, and returns their seeds."""
         begun = []
         for seed in list(waiting):
-            row = seed % WIDTH
+            row = seed % self.width
             if not self.idle:
                 break
             if row in self.running:
@@ -414,15 +429,17 @@ class OneRow:
         self._policy = policy
         self._use_goals = use_goals
         self._row = 0
+        self._width = _width(policy)
         if lang:
             policy.start_episode(lang=lang)
 
     def start(self, seed: int) -> None:
         """Begins the episode of a seed."""
-        self._row = seed % WIDTH
-        self._rows = _Rows(self._policy.obs_keys, OBSERVATION)
-        self._goals = _Rows(self._policy.goal_keys, GOAL) if self._use_goals else None
-        row_seeds = [0] * WIDTH
+        self._row = seed % self._width
+        self._rows = _Rows(self._policy.obs_keys, OBSERVATION, self._width)
+        goals = _Rows(self._policy.goal_keys, GOAL, self._width)
+        self._goals = goals if self._use_goals else None
+        row_seeds = [0] * self._width
         row_seeds[self._row] = seed
         self._policy.start_episode(seeds=row_seeds)
 

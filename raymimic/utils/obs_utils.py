@@ -2,7 +2,8 @@
 
 raymimic's own algorithms carry the modality of each key (`ObsShapes`). Functions here that get a
 key and no modality look it up in one table, `OBS_KEYS_TO_MODALITIES`, which robomimic's
-`initialize_…` functions fill; nothing else reads it.
+`initialize_…` functions fill, and to which `algo_factory` adds the keys of each algorithm that it
+makes: one written for robomimic may read it. Nothing else does.
 """
 
 import logging
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymimic.algo.algo import register_config_listener
 from raymimic.config import BaseConfig
 from raymimic.config.base_config import sections_named
 from raymimic.config.config import Config
@@ -101,6 +103,18 @@ class _KeysToModalities(dict[str, str]):
 OBS_KEYS_TO_MODALITIES: dict[str, str] = _KeysToModalities()
 OBS_MODALITIES_TO_KEYS: dict[str, list[str]] = {}
 DEFAULT_ENCODER_KWARGS: dict[str, Any] = {}
+
+
+def _add_keys_of(config: BaseConfig) -> None:
+    """Adds the keys of a config to the table."""
+    for key, name in config.all_modalities.items():
+        OBS_KEYS_TO_MODALITIES[key] = name
+        keys = OBS_MODALITIES_TO_KEYS.setdefault(name, [])
+        if key not in keys:
+            keys.append(key)
+
+
+register_config_listener(_add_keys_of)
 
 
 def initialize_obs_modality_mapping_from_dict(

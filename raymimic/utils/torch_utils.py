@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 from raymimic.algo.optimization import (
+    EMAModel,
     TargetNetwork,
     backprop_for_loss,
     backprop_for_losses,
@@ -34,6 +35,7 @@ from raymimic.rotations import (
 from raymimic.tensors import evaluating, frozen, get_torch_device, maybe_no_grad
 
 __all__ = [
+    "EMAModel",
     "GradSync",
     "TargetNetwork",
     "axis_angle_to_matrix",

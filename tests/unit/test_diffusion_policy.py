@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raymimic.algo import RolloutPolicy, algo_factory
-from raymimic.algo.diffusion_policy import DiffusionPolicyTransformer, ema_decay
+from raymimic.algo.diffusion_policy import DiffusionPolicyTransformer
+from raymimic.algo.optimization import EMAModel
 from raymimic.checkpoints.policy import config_from_checkpoint
 from raymimic.config import config_factory
 from raymimic.config.checks import warnings_for
@@ -278,8 +279,9 @@ class TestAverage:
     def test_decay(self):
         """1 - (1 + s)^-power with s = max(0, step - 1), 0 where s is 0, at most 0.9999."""
         expected = [0.0, 0.0, 1 - 2**-0.75, 1 - 3**-0.75, 1 - 4**-0.75]
-        assert [ema_decay(step, 0.75) for step in range(5)] == pytest.approx(expected, rel=1e-12)
-        assert ema_decay(10**9, 0.75) == 0.9999
+        average = EMAModel(torch.nn.Linear(1, 1), power=0.75)
+        assert [average.get_decay(step) for step in range(5)] == pytest.approx(expected, rel=1e-12)
+        assert average.get_decay(10**9) == 0.9999
 
     def test_average_of_the_weights(self):
         algo = make()
@@ -293,8 +295,9 @@ class TestAverage:
                 if step < 2
                 else {k: decay * expected[k] + (1 - decay) * x for k, x in new.items()}
             )
-            torch.testing.assert_close(dict(algo.ema.named_parameters()), expected)
-        assert algo.ema_step == 5
+            average = dict(algo.ema.averaged_model.named_parameters())
+            torch.testing.assert_close(average, expected)
+        assert algo.ema.optimization_step == 5
 
     def test_acts_by_the_average(self):
         algo = make(use_ddim(make_config()))
@@ -307,7 +310,7 @@ class TestAverage:
         torch.manual_seed(0)
         assert torch.equal(algo.sample_actions(obs), before)
         with torch.no_grad():
-            for p in algo.ema.parameters():
+            for p in algo.ema.averaged_model.parameters():
                 p.mul_(2.0)
         torch.manual_seed(0)
         assert not torch.equal(algo.sample_actions(obs), before)
@@ -400,9 +403,9 @@ class TestCheckpoints:
         other.load_training_state(training_state)
         logs, other_logs = train(whole, 3, seed=6), train(other, 3, seed=6)
         assert [log["Loss"].item() for log in logs] == [log["Loss"].item() for log in other_logs]
+        a, b = whole.serialize(), other.serialize()
         for name in ("nets", "ema"):
-            a, b = (getattr(x, name).state_dict() for x in (whole, other))
-            assert all(torch.equal(a[k], b[k]) for k in a)
+            assert all(torch.equal(a[name][k], b[name][k]) for k in a[name])
         for algo in (whole, other):
             algo.set_eval()
         torch.manual_seed(0)
@@ -422,14 +425,14 @@ class TestCheckpoints:
         del model["ema_step"]
         other = make(seed=5)
         other.deserialize(model, load_optimizers=True)
-        assert other.ema_step == 4
+        assert other.ema.optimization_step == 4
 
     def test_average_starts_from_weights_that_were_trained_without(self):
         trained = make(make_config(ema__enabled=False))
         train(trained, 2)
         algo = make(seed=5)
         algo.deserialize(trained.serialize())
-        torch.testing.assert_close(algo.ema.state_dict(), trained.nets.state_dict())
+        torch.testing.assert_close(algo.serialize()["ema"], trained.nets.state_dict())
 
     def test_robomimics_config_yields_to_its_weights(self):
         config = make_config(unet__n_groups=4, unet__down_dims=[8, 16])  # which robomimic ignores

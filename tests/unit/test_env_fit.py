@@ -27,6 +27,8 @@ def odd(what: str = "", env_name: str = "Odd-v0", **kwargs: Any) -> dict[str, An
 class Reader:
     """Plays the first observation's numbers, far beyond any limit."""
 
+    acts_in_batches = True
+
     def __init__(self, *keys: str) -> None:
         self.obs_keys, self.goal_keys = keys or ("flat",), ()
         self.modalities = dict.fromkeys(self.obs_keys, "low_dim")

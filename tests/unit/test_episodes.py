@@ -21,6 +21,7 @@ class TinyPolicy:
     """A network of a shape whose last bits depend on the row of the batch (17 → 6 likewise)."""
 
     obs_keys, goal_keys, modalities = ("flat",), (), MappingProxyType({"flat": "low_dim"})
+    acts_in_batches = True
 
     def __init__(self, obs_dim=11, ac_dim=3):
         torch.manual_seed(0)
@@ -180,6 +181,7 @@ class Planner:
     """Makes a plan of four steps for whom it has none, and counts how often."""
 
     obs_keys, goal_keys, modalities = ("flat",), (), MappingProxyType({"flat": "low_dim"})
+    acts_in_batches = True
 
     def __init__(self):
         self.left = torch.zeros(WIDTH, dtype=torch.int64)
