@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import DatasetError, printable
 from raymimic.storage import is_uri
-from raymimic.terminal import Counting
+from raymimic.terminal import Counting, counted
 
 if TYPE_CHECKING:
     from raymimic.data.curation.validate import Fault, Validation
@@ -81,10 +81,8 @@ def _remedy(args: argparse.Namespace, found: "Validation") -> str:
 def _count(found: "Validation") -> str:
     errors = len(found.errors)
     warnings = len(found.faults) - errors
-    return (
-        f"{len(found.demos):,} demos, {errors:,} {'error' if errors == 1 else 'errors'}, "
-        f"{warnings:,} {'warning' if warnings == 1 else 'warnings'}"
-    )
+    demos = counted(len(found.demos), "demo")
+    return f"{demos}, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
 
 
 def _lines(faults: "tuple[Fault, ...]") -> Iterator[str]:
