@@ -21,7 +21,7 @@ from raymimic.config.checks import check_config, warnings_for
 from raymimic.credentials import ServerUri
 from raymimic.data.convert import absolute_dataset
 from raymimic.data.training_data import DataInfo, action_range, inspect_data
-from raymimic.envs.fit import PolicyInterface, clipping_warnings
+from raymimic.envs.fit import PolicyInterface, TriedEnv, clipping_warnings
 from raymimic.envs.kinds import read_env_meta
 from raymimic.errors import DatasetError, RaymimicError
 from raymimic.models.vision.weights import weights_follow
@@ -75,24 +75,33 @@ class Prepared:
             placement_timeout_s=self.config.ray.placement_timeout_s,
         )
 
-    def try_environments(self) -> list[str]:
+    def try_environments(self) -> dict[str, TriedEnv]:
         """Tries the environments now, in a process of its own.
 
         Returns:
-            a warning for each that takes less than the actions of the data, which are read.
+            the environments, by their names in the metrics.
 
         Raises:
             RaymimicError: one cannot be made, or does not fit the policy.
         """
         tryout = self.tryout()
         if tryout is None:
-            return []
+            return {}
         process = TryoutProcess(tryout, self.imports)
         try:
-            bounds = process.wait()
+            return process.wait()
         finally:
             process.close()
-        return clipping_warnings(*action_range(self.config, self.data.train), bounds)
+
+    def clipping_warnings(self, tried: Mapping[str, TriedEnv]) -> list[str]:
+        """A warning for each environment that takes less than the actions of the data.
+
+        Args:
+            tried: the environments; without any, the data are not read.
+        """
+        if not tried:
+            return []
+        return clipping_warnings(*action_range(self.config, self.data.train), tried)
 
     def fetch_initial_weights(self, folder: RunFolder) -> None:
         """Copies a model of MLflow that `experiment.ckpt_path` names into the run's folder.
