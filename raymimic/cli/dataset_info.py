@@ -174,7 +174,9 @@ def _draw(
     """
     from raymimic.data.hdf5 import DatasetFile
     from raymimic.data.images import is_picture
+    from raymimic.data.training_data import settle_depth
     from raymimic.recording.contact_sheet import contact_sheets
+    from raymimic.training.trainable import name_data
 
     keys = {
         key: form.modality
@@ -182,6 +184,8 @@ def _draw(
         if form.modality is not None and is_picture(form.shape, form.modality)
     }
     if config is not None:
+        name_data(config, args.path, args.allow_links)
+        settle_depth(config)
         listed = config.all_modalities.items()
         keys |= {key: m for key, m in listed if m not in ("low_dim", "lang")}
     if not keys:

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
 
     import_modules(args.imports)
     config = None if args.config is None else config_from_file(args.config)
-    demand = None if config is None else demand_of(config, args.path, args.allow_links)
     try:
+        demand = None if config is None else demand_of(config, args.path, args.allow_links)
         found = validate(args.path, args.allow_links, demand, Counting("looked at", "demos"))
         if config is not None and not found.errors:
             found = refusal(config, args.path, args.allow_links, found)
