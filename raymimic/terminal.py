@@ -38,6 +38,16 @@ def readable(value: float | None) -> str:
     return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
 
 
+def counted(number: int, thing: str) -> str:
+    """Writes a number of things, such as `1 demo` and `1,000 demos`.
+
+    Args:
+        number: at least 0.
+        thing: the name of one, whose plural ends in an s.
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def readable_bytes(size: int) -> str:
     """A number of bytes for people, such as `1.5 GB`."""
     unit, name = next((u for u in ((1e9, "GB"), (1e6, "MB")) if size >= u[0]), (1e3, "kB"))

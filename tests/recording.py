@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raymimic.checkpoints.records import Evaluation
-from raymimic.envs.fit import ActionBounds
+from raymimic.envs.fit import TriedEnv
 from raymimic.rollout.evaluation import EvalJob, EvalResult
 from raymimic.rollout.tryout import Tryout
 from raymimic.tracking.episode_rows import EpisodeRow
@@ -73,7 +73,7 @@ class RecordingTracker(Tracker):
 class ScriptedEvaluator:
     """Gives the bounds and results that a test puts into it."""
 
-    bounds: dict[str, ActionBounds] | None = None
+    bounds: dict[str, TriedEnv] | None = None
     placed: bool = True
     jobs: list[tuple[EvalJob, bool]] = field(default_factory=list)
     results: list[EvalResult] = field(default_factory=list)
@@ -82,7 +82,7 @@ class ScriptedEvaluator:
     def begin_tryout(self, tryout: Tryout) -> None:
         self.tryout = tryout
 
-    def tried(self) -> dict[str, ActionBounds] | None:
+    def tried(self) -> dict[str, TriedEnv] | None:
         return self.bounds
 
     def submit(self, job: EvalJob, interrupted: bool = False) -> None:

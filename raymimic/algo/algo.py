@@ -460,7 +460,7 @@ class Algo:
         obs_normalization_stats: Mapping[str, Mapping[str, Any]] | None,
     ) -> dict[str, Tensor]:
         """Prepares one group of a batch's observations; `shapes` knows their modalities."""
-        obs = process_obs_dict(obs, shapes)
+        obs = process_obs_dict(obs, shapes, self.global_config.cuts_depth)
         stats = self._stats_on_device(obs_normalization_stats)
         return obs if stats is None else normalization.normalize_dict(obs, stats)
 

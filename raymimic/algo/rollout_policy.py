@@ -251,7 +251,8 @@ class RolloutPolicy:
             if kind == "observation" and (x := self._embedding(ob, key)) is not None:
                 embedding = x
                 continue
-            modality, shape = modality_named(shapes.modality(key)), list(shapes[key])
+            modality = modality_named(shapes.modality(key), self.policy.global_config.cuts_depth)
+            shape = list(shapes[key])
             x = self._tensor(_lookup(ob, key, kind), key, kind)
             raw = _is_raw(x, modality, shape)
             self._check_shape(x, key, modality, shape, raw, batched, kind)

@@ -89,6 +89,7 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
     algo = algo_from_content(content, config, torch.device("cpu"))
     trainable = _holds_optimizers(content.model)
     algo.deserialize(content.model, load_optimizers=trainable)
+    _warn_of_depth(config, content.env_metadata)
     state = content.variable_state or {}
     no_scores = {"best_valid_loss": None, "best_return": None, "best_success_rate": None}
     exported = replace(
@@ -238,6 +239,23 @@ def _robomimic_config(config: BaseConfig) -> dict[str, Any]:
         optim_params.setdefault("num_train_batches", dic["experiment"]["epoch_every_n_steps"] or 1)
         optim_params.setdefault("num_epochs", train["num_epochs"])
     return dic
+
+
+def _warn_of_depth(config: BaseConfig, env_meta: Mapping[str, Any] | None) -> None:
+    """Warns where robomimic may show a policy other depth than it has learned from."""
+    if "depth" not in config.all_modalities.values():
+        return
+    if not config.cuts_depth:
+        logger.warning(
+            "robomimic cuts depth off at 0 and 1, and this policy has learned from all of it: call "
+            "robomimic.utils.env_utils.set_env_specific_obs_processing(env_type=1) before it acts"
+        )
+    elif (env_meta or {}).get("type") == EnvType.ROBOSUITE_TYPE:
+        logger.warning(
+            "this policy has learned from depth that is cut off at 0 and 1 (train.cut_depth), and "
+            "robomimic does not cut it off once it has opened a dataset of robosuite: call "
+            "robomimic.utils.obs_utils.DepthModality.set_obs_processor(None) after that"
+        )
 
 
 def _optim_params(section: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

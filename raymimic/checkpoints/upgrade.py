@@ -1,8 +1,8 @@
 """Checkpoints of older versions of robomimic in the form that version 0.5 gives them.
 
 Settings that older checkpoints lack have the behaviour of those versions as defaults. This module
-brings the rest into today's form. (`raymimic.algo.Algo.deserialize` reads models without
-optimizers, from before 0.5.)
+brings the rest into today's form, and writes down what robomimic's configs leave open.
+(`raymimic.algo.Algo.deserialize` reads models without optimizers, from before 0.5.)
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from raymimic.checkpoints.content import CheckpointContent
+from raymimic.envs.env_base import EnvType
 
 
 def upgrade_checkpoint(ckpt: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,8 +27,9 @@ def upgrade_checkpoint(ckpt: Mapping[str, Any]) -> dict[str, Any]:
 def upgrade(content: CheckpointContent) -> CheckpointContent:
     """Returns a checkpoint with today's config and statistics; the same if it has them."""
     config = json.loads(content.config)
-    moved = [_move_into_core(encoder) for encoder in _encoders(config.get("observation", {}))]
-    if _name_held_out_demos(config) or any(moved):
+    changed = [_move_into_core(encoder) for encoder in _encoders(config.get("observation", {}))]
+    changed += [_name_held_out_demos(config), _keep_depth_whole(config, content)]
+    if any(changed):
         content = replace(content, config=json.dumps(config, indent=4))
     stats = content.obs_normalization_stats
     if stats is not None:
@@ -49,6 +51,21 @@ def _name_held_out_demos(config: dict[str, Any]) -> bool:
     prefix = f"{key}_" if key else ""
     train["hdf5_filter_key"] = f"{prefix}train"
     train["hdf5_validation_filter_key"] = f"{prefix}valid"
+    return True
+
+
+def _keep_depth_whole(config: dict[str, Any], content: CheckpointContent) -> bool:
+    """Says that robomimic did not cut depth off, in trainings on data of robosuite since 0.4.
+
+    Only from then on does `shape_metadata` say whether a policy sees depth. Returns whether it is
+    one of those. (robomimic does cut where it plays a checkpoint without having opened its
+    dataset: `scripts/run_trained_agent.py`. The policy has learned from whole depth.)
+    """
+    env_type = (content.env_metadata or {}).get("type")
+    sees_depth = content.shape_metadata.get("use_depths")
+    if content.of_raymimic or env_type != EnvType.ROBOSUITE_TYPE or not sees_depth:
+        return False
+    config["train"]["cut_depth"] = False
     return True
 
 

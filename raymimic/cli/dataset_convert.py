@@ -4,7 +4,7 @@ import argparse
 
 from raymimic.cli.shared import add_import
 from raymimic.errors import ConfigError, printable
-from raymimic.terminal import Counting, shown
+from raymimic.terminal import Counting, counted, shown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +28,12 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         DatasetError: the source cannot be read, or the format cannot hold it.
         ConfigError: there is no such format, or the arguments contradict each other.
-        OutputError: the target cannot be written.
+        OutputError: the target is there already, or cannot be written.
     """
     from raymimic.config.base_config import import_modules
     from raymimic.data.convert import convert_dataset, export_dataset
     from raymimic.data.convert.conversion import HDF5_ENDINGS
+    from raymimic.data.curation.copying import check_new
     from raymimic.storage import check_writable
 
     import_modules(args.imports)
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
                 raise ConfigError(
                     f"'{args.target}' is to be an HDF5 file: end its name in .hdf5, or add --to"
                 )
+            check_new(args.target)
             check_writable(args.target)
             made = convert_dataset(args.source, args.target, args.format, progress)
     finally:
@@ -54,6 +56,6 @@ def run(args: argparse.Namespace) -> None:
     low, high = made.action_range
     print(f"actions: {low:.4g} to {high:.4g}")
     ends = f"{made.terminated:,} end in a done, {made.truncated:,} were truncated"
-    print(f"{made.num_demos:,} episodes, {made.num_transitions:,} steps; {ends}")
+    print(f"{counted(made.num_demos, 'episode')}, {counted(made.num_transitions, 'step')}; {ends}")
     form = f"a dataset of format '{made.format}'"
     print(f"{form}: {shown(made.path)}" if args.to else f"{form} is now {shown(made.path)}")

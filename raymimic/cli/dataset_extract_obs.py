@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raymimic.cli.cameras import OF_CAMERAS, add_cameras, render_settings
 from raymimic.cli.shared import add_actors, add_allow_links, add_import, positive, resumed
 from raymimic.errors import ConfigError, printable
-from raymimic.terminal import shown
+from raymimic.terminal import counted, shown
 
 if TYPE_CHECKING:
     from raymimic.recording.extract import ExtractedDataset, Extraction
@@ -119,12 +119,12 @@ def lines(made: "ExtractedDataset") -> Iterator[str]:
     """The dataset, demos that are not in it, and commands that take it, as lines of text."""
     size, where = made.path.stat().st_size / 1e6, shlex.quote(shown(made.path))
     yield (
-        f"dataset: {shown(made.path)}, {made.num_demos} demos, {made.num_transitions:,} "
-        f"transitions, {size:,.1f} MB"
+        f"dataset: {shown(made.path)}, {counted(made.num_demos, 'demo')}, "
+        f"{counted(made.num_transitions, 'transition')}, {size:,.1f} MB"
     )
     yield from resumed(made.kept, "demos")
     if made.dropped:
-        yield f"left out: {len(made.dropped)} demos that cannot be played back"
+        yield f"left out: {counted(len(made.dropped), 'demo')} that cannot be played back"
     for name, why in list(made.dropped.items())[:_MOST_REASONS]:
         yield f"  {name}: {why}"
     yield from made.notes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import ConfigError, DatasetError, printable
-from raymimic.terminal import Counting, readable_bytes, shown
+from raymimic.terminal import Counting, counted, readable_bytes, shown
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -117,7 +117,7 @@ def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
         print(json_text({"path": args.path, **told}), flush=True)
         return
     version = f" {reader.version}" if reader.version else ""
-    count = "" if reader.num_episodes is None else f", {reader.num_episodes:,} episodes"
+    count = "" if reader.num_episodes is None else f", {counted(reader.num_episodes, 'episode')}"
     settings = observation_settings(config_named("bc"), known)
     train = _command(args.path, "bc", settings)
     for line in (
@@ -174,7 +174,9 @@ def _draw(
     """
     from raymimic.data.hdf5 import DatasetFile
     from raymimic.data.images import is_picture
+    from raymimic.data.training_data import settle_depth
     from raymimic.recording.contact_sheet import contact_sheets
+    from raymimic.training.trainable import name_data
 
     keys = {
         key: form.modality
@@ -182,6 +184,8 @@ def _draw(
         if form.modality is not None and is_picture(form.shape, form.modality)
     }
     if config is not None:
+        name_data(config, args.path, args.allow_links)
+        settle_depth(config)
         listed = config.all_modalities.items()
         keys |= {key: m for key, m in listed if m not in ("low_dim", "lang")}
     if not keys:
@@ -203,7 +207,8 @@ def _image_lines(images: dict[str, list[str]] | None) -> Iterator[str]:
 
 def _lines(summary: "DatasetSummary") -> Iterator[str]:
     meta = summary.meta
-    yield f"{meta.path}: {meta.num_demos} demos, {meta.num_transitions:,} transitions"
+    transitions = counted(meta.num_transitions, "transition")
+    yield f"{meta.path}: {counted(meta.num_demos, 'demo')}, {transitions}"
     yield f"environment: {json.dumps(meta.env_meta) if meta.env_meta else 'not stated'}"
     if summary.lengths:
         mean = sum(summary.lengths) / len(summary.lengths)
@@ -224,7 +229,7 @@ def _lines(summary: "DatasetSummary") -> Iterator[str]:
         if lacking := meta.num_demos - summary.held[key]:
             yield f"no {key} in {lacking} of {meta.num_demos} demos"
     for key, demos in sorted(meta.filter_keys.items()):
-        yield f"filter key '{key}': {len(demos)} demos"
+        yield f"filter key '{key}': {counted(len(demos), 'demo')}"
     if not meta.filter_keys:
         yield "no filter keys: train.validation_fraction=0.1 holds demos out without one"
     yield from (f"{key}: {value}" for key, value in sorted(meta.attrs.items()))

@@ -15,7 +15,7 @@ from raymimic.cli.cameras import (
 )
 from raymimic.cli.shared import CHECKPOINT_HELP, add_actors, add_import, natural, positive, resumed
 from raymimic.errors import ConfigError
-from raymimic.terminal import readable, shown
+from raymimic.terminal import counted, readable, shown
 
 if TYPE_CHECKING:
     from raymimic.recording.demos import RecordedDataset
@@ -70,8 +70,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Records the dataset and prints its size, and mean returns or the success rate."""
+    """Records the dataset and prints its size, and mean returns or the success rate.
+
+    Raises:
+        ConfigError: the arguments contradict each other.
+        EnvError: the environment cannot be made, or too many episodes were of no use.
+        OutputError: the file is there already, or cannot be written.
+    """
     from raymimic.config import import_modules
+    from raymimic.data.curation.copying import check_new
     from raymimic.recording.experts.expert import has_expert
 
     import_modules(args.imports)
@@ -88,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
         return
     _refuse(args, _OF_POLICIES)
     out = args.out or f"{args.name.replace('-', '_')}.hdf5"
+    check_new(out)
     if has_expert(args.name):
         _refuse(args, _OF_WALKERS)
         _record(args, out)
@@ -114,7 +122,8 @@ def _make(args: argparse.Namespace, out: str) -> None:
     for level, transitions in made.transitions.items():
         returns = made.returns[level]
         print(
-            f"{level}: {transitions:,} transitions in {len(returns)} episodes, "
+            f"{level}: {counted(transitions, 'transition')} in "
+            f"{counted(len(returns), 'episode')}, "
             f"mean return {sum(returns) / len(returns):.1f}"
         )
 
@@ -146,6 +155,7 @@ def _record(args: argparse.Namespace, out: str) -> None:
 
 def _record_policy(args: argparse.Namespace) -> None:
     from raymimic.checkpoints.sources import fetched
+    from raymimic.data.curation.copying import check_new
     from raymimic.recording.demos import record_demos
     from raymimic.recording.policy import PolicyRecipe
     from raymimic.rollout.playable import Playable
@@ -163,10 +173,11 @@ def _record_policy(args: argparse.Namespace) -> None:
             horizon=args.horizon,
             next_obs=args.next_obs or None,
         )
-        name = file_names([recipe.name])[recipe.name]
+        out = args.out or f"{file_names([recipe.name])[recipe.name]}_policy.hdf5"
+        check_new(out)
         made = record_demos(
             recipe,
-            args.out or f"{name}_policy.hdf5",
+            out,
             args.episodes or _DEMOS,
             num_actors=args.actors,
             seed=args.seed,
@@ -182,8 +193,8 @@ def _lines(made: RecordedDataset, actor: str) -> list[str]:
     size = Path(made.path).stat().st_size / 1e6
     where = shlex.quote(shown(made.path))
     lines = [
-        f"dataset: {shown(made.path)}, {made.num_demos} demos, {made.num_transitions:,} "
-        f"transitions, {size:,.1f} MB",
+        f"dataset: {shown(made.path)}, {counted(made.num_demos, 'demo')}, "
+        f"{counted(made.num_transitions, 'transition')}, {size:,.1f} MB",
         *resumed(made.resumed, "episodes"),
     ]
     if made.judged:
@@ -197,10 +208,10 @@ def _lines(made: RecordedDataset, actor: str) -> list[str]:
         mean, length = (sum(x) / len(x) for x in (made.returns, made.lengths))
         lines.append(f"mean return {readable(mean)}, mean length {length:.1f} steps")
     if made.spoiled:
-        lines.append(f"left out: {made.spoiled} episodes that were of no use")
+        lines.append(f"left out: {counted(made.spoiled, 'episode')} of no use")
     if made.crashes:
-        number = len(made.crashes)
-        lines.append(f"left out: {number} episodes that crashed ({made.crashes[0]})")
+        number = counted(len(made.crashes), "episode")
+        lines.append(f"left out: {number} that crashed ({made.crashes[0]})")
     keys = {"low_dim": made.low_dim, **made.images}
     settings = " ".join(
         f"observation.modalities.obs.{modality}=[{','.join(names)}]"

@@ -4,7 +4,7 @@ import argparse
 
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import printable
-from raymimic.terminal import Counting, shown
+from raymimic.terminal import Counting, counted, shown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,5 +51,6 @@ def run(args: argparse.Namespace) -> None:
     for note in made.notes:
         print(printable(note))
     for key, number in made.filter_keys.items():
-        print(printable(f"filter key '{key}': {number:,} demos"))
-    print(f"dataset: {shown(made.path)}, {made.num_demos:,} demos, {made.num_transitions:,} steps")
+        print(printable(f"filter key '{key}': {counted(number, 'demo')}"))
+    demos, steps = counted(made.num_demos, "demo"), counted(made.num_transitions, "step")
+    print(f"dataset: {shown(made.path)}, {demos}, {steps}")

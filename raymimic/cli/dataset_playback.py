@@ -16,7 +16,7 @@ from raymimic.cli.shared import (
     resumed,
 )
 from raymimic.errors import ConfigError, OutputError, printable
-from raymimic.terminal import readable, shown
+from raymimic.terminal import counted, readable, shown
 
 if TYPE_CHECKING:
     from raymimic.recording.playback import PlaybackReport
@@ -155,17 +155,18 @@ def lines(report: "PlaybackReport", verified: bool) -> Iterator[str]:
             )
         found = report.summary()
         yield (
-            f"{found['demos']} demos: largest drift {readable(found['largest_drift'])}, median "
+            f"{counted(found['demos'], 'demo')}: largest drift "
+            f"{readable(found['largest_drift'])}, median "
             f"{readable(found['median_largest_drift'])}, median at the end "
             f"{readable(found['median_drift_at_end'])}; {found['exact']} without any"
             + (f"; {found['solved']} of {found['judged']} solve the task" * bool(found["judged"]))
         )
     yield from resumed(report.resumed, "demos")
     if report.dropped:
-        yield f"left out: {len(report.dropped)} demos that cannot be played back"
+        yield f"left out: {counted(len(report.dropped), 'demo')} that cannot be played back"
         yield from (f"  {name}: {why}" for name, why in report.dropped.items())
     if report.video is not None:
-        yield f"video: {shown(report.video)}, {report.num_frames} frames"
+        yield f"video: {shown(report.video)}, {counted(report.num_frames, 'frame')}"
 
 
 def to_dict(report: "PlaybackReport") -> dict[str, object]:
@@ -181,7 +182,7 @@ def to_dict(report: "PlaybackReport") -> dict[str, object]:
 def _fault(report: "PlaybackReport", tolerance: float | None) -> str:
     """Why a verification fails, or nothing."""
     if report.dropped:
-        return f"{len(report.dropped)} demos cannot be played back"
+        return f"{counted(len(report.dropped), 'demo')} cannot be played back"
     far = [name for name, drift in report.drift.items() if not drift.most <= (tolerance or 0.0)]
     if tolerance is None or not far:
         return ""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import printable
-from raymimic.terminal import Counting, shown
+from raymimic.terminal import Counting, counted, shown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,4 +55,5 @@ def run(args: argparse.Namespace) -> None:
         return
     for change in made.changes or ["nothing: the source trains as it is"]:
         print(printable(f"changed: {change}"))
-    print(f"dataset: {shown(made.path)}, {made.num_demos} demos, {made.num_transitions:,} steps")
+    demos, steps = counted(made.num_demos, "demo"), counted(made.num_transitions, "step")
+    print(f"dataset: {shown(made.path)}, {demos}, {steps}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from raymimic.cli.shared import add_allow_links, add_import, json_text
 from raymimic.errors import DatasetError, printable
 from raymimic.storage import is_uri
-from raymimic.terminal import Counting
+from raymimic.terminal import Counting, counted
 
 if TYPE_CHECKING:
     from raymimic.data.curation.validate import Fault, Validation
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
 
     import_modules(args.imports)
     config = None if args.config is None else config_from_file(args.config)
-    demand = None if config is None else demand_of(config, args.path, args.allow_links)
     try:
+        demand = None if config is None else demand_of(config, args.path, args.allow_links)
         found = validate(args.path, args.allow_links, demand, Counting("looked at", "demos"))
         if config is not None and not found.errors:
             found = refusal(config, args.path, args.allow_links, found)
@@ -81,10 +81,8 @@ def _remedy(args: argparse.Namespace, found: "Validation") -> str:
 def _count(found: "Validation") -> str:
     errors = len(found.errors)
     warnings = len(found.faults) - errors
-    return (
-        f"{len(found.demos):,} demos, {errors:,} {'error' if errors == 1 else 'errors'}, "
-        f"{warnings:,} {'warning' if warnings == 1 else 'warnings'}"
-    )
+    demos = counted(len(found.demos), "demo")
+    return f"{demos}, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
 
 
 def _lines(faults: "tuple[Fault, ...]") -> Iterator[str]:

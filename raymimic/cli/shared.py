@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from raymimic.credentials import masked
 from raymimic.errors import OutputError, perhaps
+from raymimic.terminal import counted
 
 if TYPE_CHECKING:
     from raymimic.data.curation.masks import WrittenMasks
@@ -130,7 +131,8 @@ def print_masks(written: "WrittenMasks", as_json: bool) -> None:
         return
     for key, lengths in written.lengths.items():
         replaced = " (replaced)" if key in written.replaced else ""
-        print(f"filter key '{key}'{replaced}: {len(lengths):,} demos, {sum(lengths):,} steps")
+        steps = counted(sum(lengths), "step")
+        print(f"filter key '{key}'{replaced}: {counted(len(lengths), 'demo')}, {steps}")
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -94,7 +94,7 @@ class BaseConfig(Rules, Config):
     IN_ROBOMIMIC: ClassVar[bool] = False
     OWN_KEYS: ClassVar[tuple[str, ...]] = (
         *("experiment.rollout.seed", "train.dtype", "train.imports", "train.allow_links"),
-        *("train.text_encoder", "train.validation_fraction", "ray", "mlflow"),
+        *("train.text_encoder", "train.validation_fraction", "train.cut_depth", "ray", "mlflow"),
     )
     SEES_STACKS: ClassVar[bool | str | None] = None
     RANGES = {
@@ -148,6 +148,7 @@ class BaseConfig(Rules, Config):
         "train.hdf5_filter_key": "train",
         "train.hdf5_validation_filter_key": "valid",
         "train.validation_fraction": 0.1,
+        "train.cut_depth": True,
         "train.goal_mode": "last",
         "train.max_grad_norm": 1.0,
         "observation.*modalities.*": ["flat"],
@@ -274,6 +275,7 @@ class BaseConfig(Rules, Config):
         self.train.hdf5_use_swmr = True  # no effect: the file is read once, then closed
         self.train.hdf5_load_next_obs = True  # load next_obs (where the algorithm uses it)
         self.train.hdf5_normalize_obs = False  # normalise observations by training statistics
+        self.train.cut_depth = None  # cut depth off at 0 and 1; null: unless robosuite recorded it
         self.train.hdf5_filter_key = None  # train on the demos of this mask; null: on all
         self.train.hdf5_validation_filter_key = None  # validate on the demos of this mask
         self.train.validation_fraction = None  # or on this share of the demos, drawn by the seed
@@ -430,6 +432,21 @@ class BaseConfig(Rules, Config):
         if rollout.batched is None or own != type(self)().ray.envs_per_actor:
             return own
         return int(rollout.num_batch_envs or own) if rollout.batched else 1
+
+    @property
+    def cuts_depth(self) -> bool:
+        """Whether networks see depth cut off at 0 and 1.
+
+        `train.cut_depth`, which a training sets where it is null
+        (`raymimic.data.training_data.settle_depth`). Runs and checkpoints of versions without it
+        cut.
+        """
+        return self.train.cut_depth is not False
+
+    @property
+    def leaves_depth_to_data(self) -> bool:
+        """Whether depth is seen, and the data decide whether it is cut off."""
+        return self.train.cut_depth is None and "depth" in self.all_modalities.values()
 
     @property
     def use_goals(self) -> bool:

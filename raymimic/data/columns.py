@@ -59,6 +59,7 @@ class ColumnRequest:
         load_next_obs: read `next_obs` where the file has it.
         needs: the groups that must be there, of `{"next_obs", "rewards", "dones"}`.
         modalities: of the observation keys; a key that is left out is `low_dim`.
+        cut_depth: whether networks see `depth` cut off at 0 and 1.
     """
 
     obs_keys: tuple[str, ...]
@@ -67,6 +68,7 @@ class ColumnRequest:
     load_next_obs: bool = True
     needs: frozenset[str] = frozenset()
     modalities: Mapping[str, str] = field(default_factory=dict)
+    cut_depth: bool = True
 
 
 @dataclass(frozen=True)

@@ -396,7 +396,8 @@ def _column(
     if key.startswith(("obs/", f"{NEXT_OBS}/")):
         shape = _row_shape(items[0])
         _check_modality(demo, key, items[0], request)
-    modality = modality_named(request.modalities.get(key.partition("/")[2], "low_dim"))
+    name = request.modalities.get(key.partition("/")[2], "low_dim")
+    modality = modality_named(name, request.cut_depth)
     image = modality.keeps_bytes(shape, items[0].dtype)
     return Column(names, (), shape, image, needed, modality.cut_off)
 

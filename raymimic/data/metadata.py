@@ -15,6 +15,7 @@ import h5py
 
 from raymimic.data.fetch import local_path
 from raymimic.data.hdf5 import DatasetReader, DemoReader, open_dataset
+from raymimic.envs.env_base import EnvType
 from raymimic.errors import DatasetError, printable
 
 logger = logging.getLogger(__name__)
@@ -298,3 +299,11 @@ def env_meta_of(reader: DatasetReader) -> dict[str, Any]:
     if not isinstance(env_kwargs, dict):
         raise DatasetError(f"{where} has 'env_kwargs' that are not a JSON object; {remedy}")
     return {**env_meta, "env_kwargs": env_kwargs}
+
+
+def is_of_robosuite(reader: DatasetReader) -> bool:
+    """Whether the environment in which an open dataset was recorded is one of robosuite."""
+    try:
+        return env_meta_of(reader).get("type") == EnvType.ROBOSUITE_TYPE
+    except DatasetError:  # those who need the environment complain of it
+        return False

@@ -16,7 +16,7 @@ from torch import Tensor
 from raymimic.data.cache.read import CachedColumn, DemoCache
 from raymimic.data.columns import Column, FloatType, Layout, read_columns
 from raymimic.errors import ConfigError
-from raymimic.observations.modality import process_obs
+from raymimic.observations.modality import Modality
 
 Stats = dict[str, dict[str, NDArray[np.float32]]]
 """`offset` and `scale` by key, float32 `[1, ...]`: normalised = (x - offset) / scale."""
@@ -84,19 +84,20 @@ class Moments:
         return np.sqrt(self.sqdiff / self.count)
 
 
-def moments(columns: Iterable[Tensor | CachedColumn], modality: str = "low_dim") -> Moments:
+def moments(columns: Iterable[Tensor | CachedColumn], modality: Modality | None = None) -> Moments:
     """Moments of the rows of all the given pieces of a column, prepared as for networks.
 
     Args:
         columns: of the CPU or of the cache, `[n, ...]`, at least one row in all.
-        modality: of the observation key; images are put into 0…1 and `[C, H, W]` first.
+        modality: of the observation key, which prepares the rows; None: they stay as they are.
     """
+    modality = Modality() if modality is None else modality
     total: Moments | None = None
     for column in columns:
         rows = max(_BLOCK_BYTES // (8 * max(column[:1].numel(), 1)), 1)
         for start in range(0, len(column), rows):
             block = column[start : start + rows]
-            part = Moments.of(process_obs(block, modality).numpy().astype(np.float64))
+            part = Moments.of(modality.process(block).numpy().astype(np.float64))
             total = part if total is None else total.merge(part)
     if total is None:
         raise ValueError("moments of no rows")

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -27,12 +28,12 @@ from raymimic.data.columns import (
 )
 from raymimic.data.convert.cached import trainable_file
 from raymimic.data.environments import EvalEnv, environments
-from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError
+from raymimic.data.hdf5 import MislistedObservationError, MissingObservationError, open_dataset
 from raymimic.data.language import Language, given_by
 from raymimic.data.layout import scan
 from raymimic.data.loader import Loader, ShardIndex
 from raymimic.data.memory import workers_here
-from raymimic.data.metadata import content_digest
+from raymimic.data.metadata import content_digest, is_of_robosuite
 from raymimic.data.observation_keys import explanation, relisting
 from raymimic.data.placement import Placement, gpu_room, place
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, OBS, PAD_MASK, Reads
@@ -52,6 +53,7 @@ from raymimic.data.stats import (
 )
 from raymimic.data.store import DemoStore, owned_demos
 from raymimic.errors import ConfigError, DatasetError, printable
+from raymimic.observations.modality import Modality, modality_named
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,33 @@ class TrainData:
     def digest(self) -> str:
         """Digest of the files' content."""
         return self.info.digest
+
+
+def settle_depth(config: BaseConfig) -> None:
+    """Sets `train.cut_depth` of a config that leaves it to the data.
+
+    It becomes false if robosuite recorded one of the datasets, whose depth is in metres. (As in
+    robomimic from 0.4 on, where such a dataset decides for all: `utils/env_utils.py`,
+    `set_env_specific_obs_processing`.)
+
+    Args:
+        config: is changed.
+
+    Raises:
+        ConfigError: `train.data` cannot be understood.
+        DatasetError: a dataset of another format cannot be read.
+    """
+    if not config.leaves_depth_to_data:
+        return
+    files = [entry["file"] for entry in _trainable_entries(config)]
+    with config.values_unlocked():
+        config.train.cut_depth = not any(_of_robosuite(config, file) for file in files)
+
+
+def _of_robosuite(config: BaseConfig, file: str) -> bool:
+    with suppress(DatasetError), open_dataset(file, config.train.allow_links) as reader:
+        return is_of_robosuite(reader)
+    return False  # `inspect_data` complains of the file
 
 
 def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = None) -> DataInfo:
@@ -495,7 +524,7 @@ def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> 
     layout = store.layout
     dtype = numpy_dtype(store.columns["actions"].dtype)
 
-    def of(key: str, modality: str = "low_dim") -> Moments:
+    def of(key: str, modality: Modality | None = None) -> Moments:
         if store.is_shard:
             return moments(stream_column(layout, key, dtype, store.cache), modality)
         return moments([store.columns[key]], modality)
@@ -514,8 +543,10 @@ def _statistics(config: BaseConfig, store: DemoStore, bounded_actions: bool) -> 
         raise ConfigError(out_of_reach[0])
     if not config.train.hdf5_normalize_obs:
         return _Statistics(None, action_stats, played, out_of_reach)
-    modalities = config.all_modalities
-    found = {key: of(f"obs/{key}", modalities.get(key, "low_dim")) for key in config.all_obs_keys}
+    found = {
+        key: of(f"obs/{key}", modality_named(name, config.cuts_depth))
+        for key, name in sorted(config.all_modalities.items())
+    }
     obs_stats = obs_normalization_stats(found)
     return _Statistics(obs_stats, action_stats, played, out_of_reach)
 
@@ -653,4 +684,5 @@ def column_request(config: BaseConfig, reads: Reads) -> ColumnRequest:
         load_next_obs=reads.next_obs is not None,
         needs=needs - {BOUNDED_ACTIONS, PAD_MASK, NEXT_ACTIONS},
         modalities=config.all_modalities,
+        cut_depth=config.cuts_depth,
     )

@@ -91,20 +91,22 @@ def _raw_shape(shape: Sequence[int], modality: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class ActionBounds:
-    """The actions that an environment takes.
+class TriedEnv:
+    """An environment as its trial found it.
 
     Attributes:
-        low: least value of each action component; `-inf` without a limit.
+        low: least value of each action component that it takes; `-inf` without a limit.
         high: greatest value of each action component; `inf` without a limit.
+        knows_success: whether it tells if the task is solved.
     """
 
     low: list[float]
     high: list[float]
+    knows_success: bool = False
 
 
 def clipping_warnings(
-    low: npt.ArrayLike, high: npt.ArrayLike, environments: Mapping[str, ActionBounds]
+    low: npt.ArrayLike, high: npt.ArrayLike, environments: Mapping[str, TriedEnv]
 ) -> list[str]:
     """A sentence for each environment that takes less than the data's actions.
 
@@ -127,7 +129,7 @@ def clipping_warnings(
     return sentences
 
 
-def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBounds:
+def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> TriedEnv:
     """Makes an environment and plays one step in it, as an evaluation will.
 
     Resets it, compares its observations with the policy's data, plays an action from the middle of
@@ -158,8 +160,9 @@ def check_fit(env_meta: Mapping[str, Any], policy: PolicyInterface) -> ActionBou
         obs, *_ = _calling(env, "step", lambda: env.step(action))
         _compare(env, "its step", obs, policy)
         _calling(env, "is_success", env.is_success)
+        knows_success = env.knows_success
         _compare(env, "its reset", _calling(env, "reset", lambda: env.reset(seed=1)), policy)
-        return ActionBounds(low.tolist(), high.tolist())
+        return TriedEnv(low.tolist(), high.tolist(), knows_success)
     finally:
         with suppress(Exception):  # the check is done
             env.close()

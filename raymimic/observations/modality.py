@@ -113,8 +113,12 @@ def registered_modalities() -> list[str]:
     return sorted(_MODALITIES)
 
 
-def modality_named(name: str) -> Modality:
+def modality_named(name: str, cut_depth: bool = True) -> Modality:
     """Returns a modality.
+
+    Args:
+        name: its name.
+        cut_depth: whether `depth` is cut off at 0 and 1 (`config.cuts_depth`).
 
     Raises:
         ConfigError: if there is none of that name.
@@ -123,7 +127,7 @@ def modality_named(name: str) -> Modality:
         raise ConfigError(
             f"observation modality '{name}' is unknown{did_you_mean(name, _MODALITIES)}"
         )
-    return _MODALITIES[name]
+    return _MODALITIES[name] if cut_depth or name != "depth" else _WHOLE_DEPTH
 
 
 @register_modality("low_dim")
@@ -160,10 +164,10 @@ class _Image(Modality):
 
 @register_modality("depth")
 class Depth(_Image):
-    """Distances of 0 to 1, in the dataset's unit; others are cut off, as in robomimic."""
+    """Distances. Those beyond 0 to 1, in the dataset's unit, are cut off, as in robomimic."""
 
     channels = 1
-    cut_off = (0.0, 1.0)
+    cut_off: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     def type_fault(self, dtype: str) -> str | None:
         """Refuses whole numbers, which would be cut off at 1."""
@@ -175,8 +179,18 @@ class Depth(_Image):
         )
 
     def process(self, x: Tensor) -> Tensor:
-        """Puts the channels first, and the values into 0 to 1."""
-        return super().process(x).clamp(*self.cut_off)
+        """Puts the channels first, and cuts the values off."""
+        x = super().process(x)
+        return x if self.cut_off is None else x.clamp(*self.cut_off)
+
+
+class _WholeDepth(Depth):
+    """Distances as they are, as robomimic takes those of robosuite, which are metres."""
+
+    cut_off = None
+
+
+_WHOLE_DEPTH = _WholeDepth()
 
 
 @register_modality("rgb")
@@ -252,23 +266,26 @@ def type_fault(dtype: str, modality: str) -> str | None:
     return _MODALITIES.get(modality, Modality()).type_fault(dtype)
 
 
-def process_obs(obs: Tensor, obs_modality: str) -> Tensor:
+def process_obs(obs: Tensor, obs_modality: str, cut_depth: bool = True) -> Tensor:
     """Prepares a raw observation for networks.
 
     Args:
         obs: `[..., D]` for `low_dim` and `lang`, `[..., H, W, C]` for `rgb` and `depth`,
             `[..., L, C]` for `scan`.
         obs_modality: the modality.
+        cut_depth: see `modality_named`.
 
     Returns:
-        `low_dim` and `lang` as they are; the others with the channel first, images in 0 to 1.
+        `low_dim` and `lang` as they are; the others with the channel first, colours in 0 to 1.
 
     Raises:
         ConfigError: for an unknown modality.
     """
-    return modality_named(obs_modality).process(obs)
+    return modality_named(obs_modality, cut_depth).process(obs)
 
 
-def process_obs_dict(obs_dict: Mapping[str, Tensor], shapes: ObsShapes) -> dict[str, Tensor]:
-    """Prepares each raw observation according to its modality."""
-    return {k: process_obs(x, shapes.modality(k)) for k, x in obs_dict.items()}
+def process_obs_dict(
+    obs_dict: Mapping[str, Tensor], shapes: ObsShapes, cut_depth: bool = True
+) -> dict[str, Tensor]:
+    """Prepares each raw observation according to its modality, see `process_obs`."""
+    return {k: process_obs(x, shapes.modality(k), cut_depth) for k, x in obs_dict.items()}

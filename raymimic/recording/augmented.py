@@ -12,7 +12,7 @@ from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.errors import RaymimicError, reason
 from raymimic.models.obs_nets import ObservationEncoder
 from raymimic.models.vision.randomizers import Randomizer
-from raymimic.observations.modality import modality_named
+from raymimic.observations.modality import RGB, Modality, modality_named
 from raymimic.observations.shapes import ObsShapes, modalities_of
 
 
@@ -44,13 +44,13 @@ class Augmentations:
         self.titles: list[str] = []
         self.fault = ""
         self._seed = int(config.train.seed)
-        self._chains: list[tuple[str, list[Randomizer]]] = []
+        self._chains: list[tuple[Modality, list[Randomizer]]] = []
         for part, modalities, encoders in _parts(config):
             if key not in modalities:
                 continue
-            modality = modalities[key]
             try:
-                chain = _chain(key, modality, shape, encoders)
+                modality = modality_named(modalities[key], config.cuts_depth)
+                chain = _chain(key, modalities[key], shape, encoders)
             except RaymimicError as error:
                 self.fault = self.fault or str(error)
                 continue
@@ -104,7 +104,7 @@ def _chain(
 
 def _applied(
     chain: Sequence[Randomizer],
-    modality: str,
+    modality: Modality,
     values: NDArray[Any],
     draws: SampleDraws,
     number: int,
@@ -115,7 +115,7 @@ def _applied(
         share_draws(randomizer, draws)
         if not fault:
             try:
-                x = x if i else modality_named(modality).process(x).float()
+                x = x if i else modality.process(x).float()
                 made = randomizer.forward_in(x)
                 x = made[:1]
                 yield Augmented(_channels_last(x[0], modality), len(made))
@@ -125,7 +125,7 @@ def _applied(
         yield fault
 
 
-def _channels_last(x: torch.Tensor, modality: str) -> NDArray[Any]:
+def _channels_last(x: torch.Tensor, modality: Modality) -> NDArray[Any]:
     """Turns a processed observation `[C, ...]` into the form of files."""
     values: NDArray[Any] = x.movedim(0, -1).numpy()
     if values.ndim != 3:
@@ -133,7 +133,7 @@ def _channels_last(x: torch.Tensor, modality: str) -> NDArray[Any]:
     if values.shape[-1] < 3:
         return values[..., :1]
     colours = values[..., :3]  # without the places that a randomizer may add
-    if modality != "rgb":
+    if not isinstance(modality, RGB):
         return colours
     shown: NDArray[Any] = np.round(255 * np.nan_to_num(colours).clip(0, 1)).astype(np.uint8)
     return shown

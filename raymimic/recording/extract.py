@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from raymimic.config import import_modules
+from raymimic.data.curation.copying import check_new
 from raymimic.data.metadata import content_digest
 from raymimic.data.writer import RecordedEpisode
 from raymimic.envs.env_base import Array, EnvBase, EnvType
 from raymimic.envs.render_settings import RenderSettings
-from raymimic.errors import DatasetError, EnvError, OutputError
+from raymimic.errors import DatasetError, EnvError
 from raymimic.recording.demos import MOST_IN_A_ROW, numeric_keys, stacked
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
@@ -157,8 +158,7 @@ def extract_observations(
         OutputError: the file is there already, or cannot be written.
     """
     import_modules(imports)
-    if Path(out).exists():
-        raise OutputError(f"'{out}' exists already: delete it, or choose another name")
+    check_new(out)
     given = Source.locate(source, allow_links)
     names = given.demos(n)
     given.check_states(names)

@@ -26,7 +26,7 @@ from raymimic.envs.cameras import DEFAULT
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.kinds import render_settings
 from raymimic.envs.render_settings import IMAGE, RenderSettings
-from raymimic.errors import DatasetError, EnvError, OutputError, reason
+from raymimic.errors import DatasetError, EnvError, OutputError, perhaps, reason
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
@@ -377,9 +377,19 @@ def _images(demo: DemoReader) -> list[str]:
 
 
 def _image_key(demo: DemoReader, camera: str) -> str:
-    """An observation by its name or that of its camera."""
-    with_ending = f"{camera}{IMAGE}"
-    return with_ending if demo.has(f"obs/{with_ending}") else camera
+    """An observation by its name or that of its camera.
+
+    Raises:
+        DatasetError: the demo has no such observation.
+    """
+    for key in (f"{camera}{IMAGE}", camera):
+        if demo.has(f"obs/{key}"):
+            return key
+    there = _images(demo)
+    raise DatasetError(
+        f"{demo} has no images of camera '{camera}': --cameras takes "
+        f"{', '.join(there) or 'none'} of this file{perhaps(camera, there)}"
+    )
 
 
 def _pictures(demo: DemoReader, key: str) -> npt.NDArray[np.uint8]:

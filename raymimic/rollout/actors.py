@@ -19,7 +19,7 @@ from ray.exceptions import (
 
 from raymimic.cluster.watch import ClusterWatch, RoomWatch
 from raymimic.config import import_modules
-from raymimic.envs.fit import ActionBounds
+from raymimic.envs.fit import TriedEnv
 from raymimic.errors import RaymimicError
 from raymimic.rollout.apart import evaluate_apart
 from raymimic.rollout.evaluation import EvalJob, EvalResult, evaluate
@@ -43,7 +43,7 @@ class _Actor:
     def pid(self) -> int:
         return os.getpid()
 
-    def try_out(self, tryout: Tryout) -> dict[str, ActionBounds]:
+    def try_out(self, tryout: Tryout) -> dict[str, TriedEnv]:
         import_modules(self._imports)
         return tryout.run()
 
@@ -131,7 +131,7 @@ class RolloutPool:
             self._placed_at = time.monotonic()
         return self._placed_at is not None
 
-    def tried(self) -> dict[str, ActionBounds] | None:
+    def tried(self) -> dict[str, TriedEnv] | None:
         """Returns the actions that each environment takes; None while they are being tried.
 
         Raises:
@@ -142,7 +142,7 @@ class RolloutPool:
         if not self.placed or self._placed_at is None:
             return None
         try:
-            bounds: dict[str, ActionBounds] = ray.get(self._answer, timeout=0.0)
+            bounds: dict[str, TriedEnv] = ray.get(self._answer, timeout=0.0)
             return bounds
         except GetTimeoutError:
             if time.monotonic() > self._placed_at + tryout.timeout_s:

@@ -10,7 +10,7 @@ import torch
 
 from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.config import import_modules
-from raymimic.envs.fit import ActionBounds
+from raymimic.envs.fit import TriedEnv
 from raymimic.errors import EnvError, reason
 from raymimic.rollout.episodes import Episode, Film, Frame, Rules, run_episodes
 from raymimic.rollout.video import Picture, captioned, enable_rendering, encode_mp4
@@ -112,7 +112,7 @@ class Evaluator(Protocol):
     def begin_tryout(self, tryout: "Tryout") -> None:
         """Begins to try environments in a process that will play episodes."""
 
-    def tried(self) -> dict[str, ActionBounds] | None:
+    def tried(self) -> dict[str, TriedEnv] | None:
         """Returns the actions that each environment takes; None while they are being tried.
 
         Raises:

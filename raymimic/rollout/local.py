@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from raymimic.envs.fit import ActionBounds
+from raymimic.envs.fit import TriedEnv
 from raymimic.errors import RaymimicError
 from raymimic.rollout.apart import evaluate_apart, play_each
 from raymimic.rollout.child import ChildProcess
@@ -37,7 +37,7 @@ class LocalEvaluator:
         self._child = ChildProcess()
         self._tryout = TryoutProcess(tryout, self._imports, self._child)
 
-    def tried(self) -> dict[str, ActionBounds] | None:
+    def tried(self) -> dict[str, TriedEnv] | None:
         """The actions that each environment takes; None while they are being tried.
 
         Raises:

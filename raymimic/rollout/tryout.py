@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymimic.config import import_modules
-from raymimic.envs.fit import ActionBounds, PolicyInterface, check_fit
+from raymimic.envs.fit import PolicyInterface, TriedEnv, check_fit
 from raymimic.envs.kinds import UnknownEnvError
 from raymimic.errors import EnvError
 from raymimic.rollout.child import ChildProcess
@@ -39,7 +39,7 @@ class Tryout:
         """How long the trial may take once it has begun [s]."""
         return max(LEAST_S, self.placement_timeout_s)
 
-    def run(self) -> dict[str, ActionBounds]:
+    def run(self) -> dict[str, TriedEnv]:
         """Tries the environments in this process.
 
         Returns:
@@ -91,12 +91,12 @@ class TryoutProcess:
     ) -> None:
         self.only_here = False
         self._tryout = tryout
-        self._bounds: dict[str, ActionBounds] | None = None
+        self._bounds: dict[str, TriedEnv] | None = None
         self._deadline = time.monotonic() + tryout.timeout_s
         self._child = child or ChildProcess()
         self._child.call(_tried, tryout, imports)
 
-    def poll(self) -> dict[str, ActionBounds] | None:
+    def poll(self) -> dict[str, TriedEnv] | None:
         """Returns the actions that each environment takes; None while they are being tried.
 
         Raises:
@@ -118,7 +118,7 @@ class TryoutProcess:
         (self._bounds,) = self._child.records
         return self._bounds
 
-    def wait(self) -> dict[str, ActionBounds]:
+    def wait(self) -> dict[str, TriedEnv]:
         """Waits for the answer of `poll`."""
         while (bounds := self.poll()) is None:
             time.sleep(_POLL_S)
@@ -129,6 +129,6 @@ class TryoutProcess:
         self._child.close()
 
 
-def _tried(tryout: Tryout, imports: tuple[str, ...]) -> Iterator[dict[str, ActionBounds]]:
+def _tried(tryout: Tryout, imports: tuple[str, ...]) -> Iterator[dict[str, TriedEnv]]:
     import_modules(imports)
     yield tryout.run()

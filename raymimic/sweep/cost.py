@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from raymimic.config.base_config import BaseConfig
 from raymimic.sweep.outcome.table import describe
-from raymimic.sweep.spec.checks import check_data
 from raymimic.sweep.spec.sweep_spec import SweepSpec
 from raymimic.sweep.spec.terms import evaluated_epochs
 from raymimic.terminal import duration
@@ -151,12 +150,10 @@ def estimate_cost(spec: SweepSpec) -> CostEstimate:
     Raises:
         RaymimicError: the sweep could not run.
     """
-    from raymimic.sweep.trials.trial import trial_config
-    from raymimic.training.prepare import prepare
+    from raymimic.sweep.trials.rehearsal import rehearse
 
-    check_data(spec)
-    prepared = prepare(trial_config(spec, spec.example()))
-    for warning in prepared.try_environments():
+    prepared, warnings = rehearse(spec)
+    for warning in warnings:
         logger.warning(warning)
     speed = measure(prepared.config, prepared.envs, prepared.data.language)
     return CostEstimate(spec, speed, cost_of(spec, speed))

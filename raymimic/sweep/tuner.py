@@ -30,7 +30,7 @@ from raymimic.errors import ClusterError, LeaseLostError, TrainingError
 from raymimic.sweep.outcome.final import evaluate_winner
 from raymimic.sweep.outcome.report import sweep_report_lines, write_report
 from raymimic.sweep.outcome.result import FinalScore, TrialResult
-from raymimic.sweep.spec.checks import check_data, completed
+from raymimic.sweep.spec.checks import completed
 from raymimic.sweep.spec.sweep_file import sweep_from_dict, sweep_from_file
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
 from raymimic.sweep.trials.folder import SweepFolder
@@ -39,13 +39,13 @@ from raymimic.sweep.trials.messages import ORDER_KEY, SCORE
 from raymimic.sweep.trials.placement import PlacementWatch
 from raymimic.sweep.trials.population import PbtScheduler
 from raymimic.sweep.trials.records import SweepRecords
+from raymimic.sweep.trials.rehearsal import rehearse
 from raymimic.sweep.trials.stopping import AshaScheduler, MedianScheduler
-from raymimic.sweep.trials.trial import run_trial, trial_config
+from raymimic.sweep.trials.trial import run_trial
 from raymimic.terminal import duration, shown
 from raymimic.tracking.places import records_page
 from raymimic.tracking.tags import run_tags
 from raymimic.training.passwords import remove_passwords
-from raymimic.training.prepare import prepare
 from raymimic.user_modules import ImportPath
 
 # Beginnings of the settings that references depend on.
@@ -127,9 +127,7 @@ def run(
         RaymimicError: a mistake that the user can correct, in one sentence.
     """
     spec = _read(sweep, max_concurrent)
-    check_data(spec)
-    prepared = prepare(trial_config(spec, spec.example()))
-    warnings = prepared.try_environments()
+    prepared, warnings = rehearse(spec)
     config, data, imports = prepared.config, prepared.data, prepared.imports
     tags = run_tags(config, data.digest, prepared.envs)
     tags |= {"raymimic.workers": str(spec.resources.workers)}

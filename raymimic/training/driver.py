@@ -17,7 +17,7 @@ from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
 from raymimic.checkpoints.store import CheckpointStore
 from raymimic.data.returns import reference_returns
 from raymimic.data.training_data import data_label
-from raymimic.envs.fit import ActionBounds, clipping_warnings
+from raymimic.envs.fit import TriedEnv, clipping_warnings
 from raymimic.envs.seeds import evaluation_seeds
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Evaluator
 from raymimic.rollout.stats import failures, summarize
@@ -75,7 +75,7 @@ class Driver:
         self._tryout = None if evaluator is None else run.prepared.tryout()
         self._tryout_begun = time.monotonic()
         self._action_range: list[list[float]] | None = None
-        self._action_bounds: dict[str, ActionBounds] = {}
+        self._action_bounds: dict[str, TriedEnv] = {}
         self._records: dict[int, EpochRecord] = {}
         self._evaluations: dict[int, Evaluation] = {}
         self._log: EvaluationLog | None = None
@@ -189,14 +189,15 @@ class Driver:
         self.started = True
         self.progress.started(event.epoch, event.info["steps_per_epoch"])
         # The tracker may lack epochs and evaluations of the checkpoint, and some wait to be played.
+        told = not restarted  # by the process that this one resumes
         for record in event.history:
-            self._record(record)
+            self._record(record, told)
         if event.has_evaluation_log:
             self._log = EvaluationLog(self.folder.uri, self.folder.lease)
             # Later epochs are trained again; their evaluations are appended again.
             self._log.drop_after(event.epoch)
         for evaluation in event.evaluations:
-            self._record_evaluation(evaluation)
+            self._record_evaluation(evaluation, told)
         if not restarted:
             self._describe()
         for epoch, checkpoint in event.pending.items():
@@ -219,7 +220,7 @@ class Driver:
             self.tracker.log_artifact(report, "data")
             self.progress.line(f"report of the data: {report}")
 
-    def _record(self, record: EpochRecord) -> None:
+    def _record(self, record: EpochRecord, told: bool = False) -> None:
         if record.epoch in self._records:
             return
         self._records[record.epoch] = record
@@ -233,6 +234,7 @@ class Driver:
                 if key in record.metrics
             },
             record.metrics.get("Timing/steps_per_s", 0.0),
+            told,
         )
 
     # -- evaluations --
@@ -356,7 +358,7 @@ class Driver:
         played = {env: [e.row for e in episodes] for env, episodes in result.episodes.items()}
         return Evaluation(epoch, metrics, returns, rates, returned, step, played)
 
-    def _record_evaluation(self, evaluation: Evaluation) -> None:
+    def _record_evaluation(self, evaluation: Evaluation, told: bool = False) -> None:
         epoch = evaluation.epoch
         if epoch in self._evaluations:
             return
@@ -365,7 +367,7 @@ class Driver:
         self.tracker.log_evaluation(
             epoch, record.step if record else evaluation.step, evaluation.metrics, evaluation.played
         )
-        self.progress.evaluated(epoch, _summary(evaluation))
+        self.progress.evaluated(epoch, _summary(evaluation), told)
         if time.monotonic() - self._drawn > _FIGURE_INTERVAL_S:
             self.draw_learning_curve()
         self.folder.mirror()

@@ -20,15 +20,15 @@ from raymimic.config.base_config import config_from_file, import_modules
 from raymimic.config.checks import check_config, warnings_for
 from raymimic.credentials import ServerUri
 from raymimic.data.convert import absolute_dataset
-from raymimic.data.training_data import DataInfo, action_range, inspect_data
-from raymimic.envs.fit import PolicyInterface, clipping_warnings
+from raymimic.data.training_data import DataInfo, action_range, inspect_data, settle_depth
+from raymimic.envs.fit import PolicyInterface, TriedEnv, clipping_warnings
 from raymimic.envs.kinds import read_env_meta
 from raymimic.errors import DatasetError, RaymimicError
 from raymimic.models.vision.weights import weights_follow
 from raymimic.rollout.tryout import Tryout, TryoutProcess
 from raymimic.tracking.model_files import is_model_uri
 from raymimic.training.language import embeddings_for, embeddings_of_run
-from raymimic.training.run_folder import RunFolder
+from raymimic.training.run_folder import RunFolder, config_of_run
 from raymimic.training.worker import WorkerSpec, fill_in_schedule_lengths
 from raymimic.user_modules import ImportPath, module_of, modules_of
 
@@ -75,24 +75,33 @@ class Prepared:
             placement_timeout_s=self.config.ray.placement_timeout_s,
         )
 
-    def try_environments(self) -> list[str]:
+    def try_environments(self) -> dict[str, TriedEnv]:
         """Tries the environments now, in a process of its own.
 
         Returns:
-            a warning for each that takes less than the actions of the data, which are read.
+            the environments, by their names in the metrics.
 
         Raises:
             RaymimicError: one cannot be made, or does not fit the policy.
         """
         tryout = self.tryout()
         if tryout is None:
-            return []
+            return {}
         process = TryoutProcess(tryout, self.imports)
         try:
-            bounds = process.wait()
+            return process.wait()
         finally:
             process.close()
-        return clipping_warnings(*action_range(self.config, self.data.train), bounds)
+
+    def clipping_warnings(self, tried: Mapping[str, TriedEnv]) -> list[str]:
+        """A warning for each environment that takes less than the actions of the data.
+
+        Args:
+            tried: the environments; without any, the data are not read.
+        """
+        if not tried:
+            return []
+        return clipping_warnings(*action_range(self.config, self.data.train), tried)
 
     def fetch_initial_weights(self, folder: RunFolder) -> None:
         """Copies a model of MLflow that `experiment.ckpt_path` names into the run's folder.
@@ -157,6 +166,7 @@ def prepare(config: Configured, run: str | None = None) -> Prepared:
     for warning in warnings_for(config):
         logger.warning(warning)
     import_modules(modules_of(config))
+    settle_depth(config)
     algo = algo_class(config.algo_name, config)
     known = {} if run is None else embeddings_of_run(run, config)
     data = inspect_data(config, algo.reads(config), embeddings_for(config, known))
@@ -177,7 +187,7 @@ def prepare(config: Configured, run: str | None = None) -> Prepared:
 
 
 def prepare_resumed(config: Configured, run: str) -> Prepared:
-    """Like `prepare`, for a run whose dataset may have been moved since.
+    """Like `prepare`, for a run that sees depth as before, and whose dataset may have been moved.
 
     Args:
         config: the training.
@@ -186,6 +196,10 @@ def prepare_resumed(config: Configured, run: str) -> Prepared:
     Raises:
         RaymimicError: as `prepare`; the sentence about a lost dataset names `--dataset`.
     """
+    config = _own_config(config)
+    if config.leaves_depth_to_data:
+        with config.values_unlocked():
+            config.train.cut_depth = config_of_run(run, config.train.imports).cuts_depth
     try:
         return prepare(config, run)
     except DatasetError as error:

@@ -104,7 +104,14 @@ class ProgressReporter:
         """Whether the workers have loaded data and model, and training has begun."""
         return self._begin is not None
 
-    def epoch(self, epoch: int, step: int, losses: dict[str, float], steps_per_s: float) -> None:
+    def epoch(
+        self,
+        epoch: int,
+        step: int,
+        losses: dict[str, float],
+        steps_per_s: float,
+        told: bool = False,
+    ) -> None:
         """Shows that an epoch is done.
 
         Args:
@@ -112,8 +119,11 @@ class ProgressReporter:
             step: gradient steps since the start of the training.
             losses: by a short name, such as `loss` and `validation`.
             steps_per_s: gradient steps per second.
+            told: whether an earlier process has shown it.
         """
         self._losses, self._steps_per_s = losses, steps_per_s
+        if told:
+            return
         text = self._describe(epoch, step)
         self._write_log(text)
         if self._live is not None:
@@ -139,9 +149,11 @@ class ProgressReporter:
             self._write_log(text)
             self._print_plain(text)
 
-    def evaluated(self, epoch: int, summary: str) -> None:
-        """Shows the result of an evaluation."""
+    def evaluated(self, epoch: int, summary: str, told: bool = False) -> None:
+        """Shows the result of an evaluation, unless an earlier process has."""
         self._last_return = summary
+        if told:
+            return
         self.line(f"evaluated epoch {epoch}: {summary}")
 
     def close(self) -> None:

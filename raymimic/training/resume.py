@@ -179,6 +179,7 @@ def _comparable(content: Mapping[str, Any]) -> dict[str, Any]:
 def _with_anonymous_data(config: BaseConfig) -> dict[str, Any]:
     """The config without the names of data: a digest compares their content."""
     content = config.to_dict()
+    content["train"]["cut_depth"] = config.cuts_depth  # runs without the key cut
     content["train"]["data"] = [
         {k: v for k, v in entry.items() if k not in ("path", "key")}
         for entry in dataset_entries(config)

@@ -13,7 +13,7 @@ from raymimic.data.curation.summary import DatasetSummary
 from raymimic.data.curation.validate import Demand, Fault, Validation
 from raymimic.data.observation_keys import observation_settings
 from raymimic.data.reads import BOUNDED_ACTIONS, NEXT_ACTIONS, NEXT_OBS, PAD_MASK
-from raymimic.data.training_data import ROUNDING, column_request, inspect_data
+from raymimic.data.training_data import ROUNDING, column_request, inspect_data, settle_depth
 from raymimic.errors import RaymimicError
 
 # Made of the rest of a file where it lacks them.
@@ -68,9 +68,11 @@ def demand_of(config: BaseConfig, path: str, allow_links: Sequence[str] = ()) ->
 
     Raises:
         ConfigError: the config is wrong.
+        DatasetError: the file is of another format, and cannot be read.
     """
-    _name_data(config, path, allow_links)
+    name_data(config, path, allow_links)
     check_config(config)
+    settle_depth(config)
     reads = algo_class(config.algo_name, config).reads(config)
     train = config.train
     keys = [train.hdf5_filter_key]
@@ -103,7 +105,8 @@ def refusal(
     return found
 
 
-def _name_data(config: BaseConfig, path: str, allow_links: Sequence[str]) -> None:
+def name_data(config: BaseConfig, path: str, allow_links: Sequence[str]) -> None:
+    """Replaces a config's data by a file; see `demand_of` for the arguments."""
     with config.values_unlocked():
         config.train.data = path
         if allow_links:

@@ -34,7 +34,7 @@ from raymimic.data.store import DemoStore
 from raymimic.errors import ConfigError
 from raymimic.tensors import map_tensor
 from raymimic.utils.lang_utils import LANG_EMB_OBS_KEY, get_lang_emb
-from raymimic.utils.obs_utils import OBS_KEYS_TO_MODALITIES
+from raymimic.utils.obs_utils import OBS_KEYS_TO_MODALITIES, DepthModality, modality_in_use
 
 Item = dict[str, Any]
 """Arrays `[T, ...]` by name; `obs`, `next_obs` and `goal_obs` are dicts of them."""
@@ -120,6 +120,7 @@ class SequenceDataset(Dataset[Item]):
             load_next_obs=load_next_obs,
             needs=frozenset({NEXT_OBS} if load_next_obs or goal_mode else ()),
             modalities=self._modalities,
+            cut_depth=DepthModality.is_cut(),
         )
         self._windows = sequence.SequenceDataset(
             DemoStore.load([source], request),
@@ -204,7 +205,10 @@ class SequenceDataset(Dataset[Item]):
         """Computes mean and standard deviation of each observation."""
         columns = self._store.columns
         return obs_normalization_stats(
-            {key: moments([columns[f"obs/{key}"]], self._modalities[key]) for key in self.obs_keys}
+            {
+                key: moments([columns[f"obs/{key}"]], modality_in_use(self._modalities[key]))
+                for key in self.obs_keys
+            }
         )
 
     def get_obs_normalization_stats(self) -> Stats:

@@ -321,6 +321,11 @@ class DepthModality(Modality):
     def _default_obs_unprocessor(cls, obs: Values) -> Values:
         return unprocess_frame(obs, 1, 1.0)
 
+    @classmethod
+    def is_cut(cls) -> bool:
+        """Whether distances are prepared in the ordinary way."""
+        return cls._custom_obs_processor is None
+
 
 def take_depth_as_it_is() -> None:
     """Has this module's functions leave distances as they are, in metres for example."""
@@ -364,6 +369,16 @@ def _name(obs_modality: str | None, obs_key: str | None) -> str:
     return obs_modality
 
 
+def modality_in_use(name: str) -> modality.Modality:
+    """Returns a modality that prepares observations as this module's functions do.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    known = OBS_MODALITY_CLASSES.get(name)
+    return known() if known else modality_named(name)
+
+
 def process_obs(obs: Values, obs_modality: str | None = None, obs_key: str | None = None) -> Values:
     """Prepares a raw observation for networks.
 
@@ -374,7 +389,8 @@ def process_obs(obs: Values, obs_modality: str | None = None, obs_key: str | Non
         obs_key: its key instead, whose modality is in the table.
 
     Returns:
-        Channels first; images as float32 in 0 to 1, the rest as it is.
+        Channels first; images as float32 in 0 to 1, the rest as it is. Depth stays in metres once
+        a dataset of robosuite was opened (`env_utils.set_env_specific_obs_processing`).
 
     Raises:
         ConfigError: neither is known.
@@ -422,8 +438,7 @@ def unprocess_obs_dict(obs_dict: Mapping[str, Values]) -> dict[str, Values]:
 
 def get_processed_shape(obs_modality: str, input_shape: Sequence[int]) -> list[int]:
     """Returns the shape in which networks see an observation."""
-    known = OBS_MODALITY_CLASSES.get(obs_modality)
-    return (known() if known else modality_named(obs_modality)).processed_shape(input_shape)
+    return modality_in_use(obs_modality).processed_shape(input_shape)
 
 
 # ------------------------------------------------------------------------------------ images

@@ -20,7 +20,7 @@ from raymimic.algo import Algo, RolloutPolicy
 from raymimic.checkpoints.content import CheckpointContent, TrainingSection, plain
 from raymimic.config import BaseConfig
 from raymimic.config.names import name_problem
-from raymimic.data.training_data import dataset_entries
+from raymimic.data.training_data import dataset_entries, settle_depth
 from raymimic.errors import ConfigError, EnvError, OutputError, reason
 from raymimic.observations.shapes import LANG_EMB_KEY
 from raymimic.rollout.video import FPS, encode_mp4
@@ -95,8 +95,10 @@ def load_data_for_training(
 ) -> tuple[TrainingData, TrainingData | None]:
     """Loads the data of a training.
 
+    The config's algorithm sees depth of robosuite as it is from then on, see `settle_depth`.
+
     Args:
-        config: sections `train` and `experiment` are read.
+        config: sections `train` and `experiment` are read; `train.cut_depth` is set.
         obs_keys: observation keys.
 
     Returns:
@@ -106,6 +108,7 @@ def load_data_for_training(
         ConfigError: it is to validate, and the filter keys are not set or have demos in common.
         DatasetError: a file cannot be read or lacks a key.
     """
+    settle_depth(config)
     train, key, valid_key = (
         config.train,
         config.train.hdf5_filter_key,

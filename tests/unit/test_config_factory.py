@@ -119,7 +119,7 @@ def test_key_structure_is_robomimics_and_ours():
             if not path.startswith(("ray.", "mlflow."))
         }
         own = {"experiment.rollout.seed", "train.dtype", "train.imports", "train.allow_links"}
-        own |= {"train.text_encoder", "train.validation_fraction"}
+        own |= {"train.text_encoder", "train.validation_fraction", "train.cut_depth"}
         assert new == own
 
 

@@ -19,7 +19,7 @@ from waiting import wait_for
 
 from raymimic.checkpoints.logs import EvaluationLog
 from raymimic.checkpoints.records import EpochRecord, Evaluation, KeptCheckpoint
-from raymimic.envs.fit import ActionBounds
+from raymimic.envs.fit import TriedEnv
 from raymimic.envs.seeds import evaluation_seeds
 from raymimic.errors import DatasetError
 from raymimic.recording.report_files import kept_report
@@ -285,13 +285,19 @@ def test_a_resumed_run_is_told_again_and_its_pending_evaluation_played(
     ((job, interrupted),) = made.evaluator.jobs
     assert (job.checkpoint, interrupted) == ("two.pth", True)
     assert made.posted == []
+    # The terminal has it from the earlier process; the next epoch's line still says the return.
+    assert "epoch 1" not in made.out.getvalue()
+    assert "epoch 2/4" not in made.out.getvalue()
+    made.driver.handle(Committed(4, "four.pth", [record(3), record(4)], evaluate=False))
+    (line,) = [line for line in made.out.getvalue().splitlines() if line.startswith("epoch 3/4")]
+    assert line.endswith(f"{ENV} return 7 [7, 7]")
 
 
 def test_training_begins_once_the_environments_fit(stage: Callable[..., Stage]) -> None:
     made = stage()
     assert not made.driver.may_begin()
     made.start()
-    made.evaluator.bounds = {ENV: ActionBounds([-1.0, -0.5, -1.0], [1.0, 1.0, 1.0])}
+    made.evaluator.bounds = {ENV: TriedEnv([-1.0, -0.5, -1.0], [1.0, 1.0, 1.0])}
     assert made.driver.may_begin()
     (warning,) = [line for line in made.out.getvalue().splitlines() if "warning" in line]
     assert "component 1 of the data's actions goes from -1 to 1" in warning

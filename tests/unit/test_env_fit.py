@@ -104,7 +104,9 @@ FITS = [
 
 @pytest.mark.parametrize("what", FITS)
 def test_what_can_be_played_is_played_to_its_end(what: str) -> None:
-    check_fit(odd(what), POLICY)
+    found = check_fit(odd(what), POLICY)
+    told = ("not solved", "solved", "solved by an array", "unknown criterion")
+    assert found.knows_success == (what in told)
     (episode,) = run_episodes(Reader(), odd(what), [3], Rules(100, terminate_on_success=False), 1)
     assert (episode.error, episode.episode_return, episode.length) == (None, 10.0, 10)
     assert episode.terminated

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from checks import assert_refused
 
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import ConfigError, OutputError
@@ -169,3 +170,11 @@ def test_unknown_names_and_unwritable_places_are_explained(tmp_path):
     with pytest.raises(OutputError, match=r"cannot write .* Not a directory"):
         make_dataset("hopper-medium-expert", tmp_path / "file" / "x.hdf5", 1, 1, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_replaces_no_file(cli, tmp_path):
+    (tmp_path / "there.hdf5").write_bytes(b"precious")
+    for name in ("hopper-medium-expert", "robosuite-lift"):
+        ran = cli("dataset", "make", name, "--out", "there.hdf5")
+        assert_refused(ran, "'there.hdf5' exists already")
+    assert (tmp_path / "there.hdf5").read_bytes() == b"precious"

@@ -82,6 +82,15 @@ def test_a_killed_film_goes_on(renderer, cli, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hdf5", "one.mp4", "two.mp4"]
 
 
+def test_a_camera_that_the_file_lacks_is_told_those_that_it_has(cli, tmp_path: Path) -> None:
+    source = record(tmp_path / "a.hdf5", demos=1)
+    with h5py.File(source, "r+") as file:
+        file["data/demo_0/obs/front_image"] = np.zeros((5, 8, 8, 3), np.uint8)
+    args = ["--use-obs", "--video_path", "a.mp4", "--cameras", "frnt_image"]
+    message = "no images of camera 'frnt_image': --cameras takes front_image of this file"
+    assert_refused(cli(*PLAYBACK, str(source), *RAIL, *args), message, "did you mean")
+
+
 @pytest.fixture
 def cluster() -> Iterator[None]:
     start_ray()
@@ -119,7 +128,10 @@ def test_any_number_of_actors_plays_the_same(renderer, cluster, cli, tmp_path: P
         (["--verify", "--tolerance", "nan"], ["--tolerance nan"]),
         (["--verify", "--filter-key", "trian"], ["no filter key 'trian'", "did you mean 'train'"]),
         (["--video_path", "a.mp4", "--cameras", "frnt"], ["no camera 'frnt'", "'front'"]),
-        (["--video_path", "a.mp4", "--use-obs", "--cameras", "odl"], ["obs", "'odl'", "'old'"]),
+        (
+            ["--video_path", "a.mp4", "--use-obs", "--cameras", "odl"],
+            ["'odl'", "--cameras takes none"],
+        ),
         (["--video_path", "a.mp4", "--use-obs", "--cameras", "old"], ["'obs/old'", "no film"]),
         (["--video_path", "a.mp4", "--use-obs"], ["holds no images"]),
     ],

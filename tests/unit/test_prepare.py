@@ -71,7 +71,8 @@ def test_a_lost_dataset_of_a_resumed_run_names_the_option(tmp_path: Path) -> Non
 def test_an_environment_that_takes_less_than_the_data_is_warned_of(tmp_path: Path) -> None:
     odd_envs.write_demos(tmp_path / "demos.hdf5", odd="box of [0, 1]")
     settings = {"train.data": str(tmp_path / "demos.hdf5"), "train.imports": ["odd_envs"]}
-    (warning,) = prepare(small_config("bc", **settings)).try_environments()
+    prepared = prepare(small_config("bc", **settings))
+    (warning,) = prepared.clipping_warnings(prepared.try_environments())
     assert warning.startswith("component 0 of the data's actions goes from -1 to ")
     assert warning.endswith(", and Odd-v0 takes 0 to 1: actions are clipped when it is played")
 

@@ -13,6 +13,7 @@ from raymimic.data.reads import one_window
 from raymimic.data.stats import action_normalization_stats, moments, obs_normalization_stats
 from raymimic.data.training_data import make_loaders
 from raymimic.errors import ConfigError
+from raymimic.observations.modality import modality_named
 
 CPU = torch.device("cpu")
 
@@ -64,7 +65,8 @@ def test_observation_statistics():
 
 def test_images_are_normalised_as_networks_see_them():
     image = np.random.default_rng(0).integers(0, 256, size=(10, 5, 4, 3), dtype=np.uint8)
-    stats = obs_normalization_stats({"camera": moments([torch.from_numpy(image)], "rgb")})
+    found = moments([torch.from_numpy(image)], modality_named("rgb"))
+    stats = obs_normalization_stats({"camera": found})
     expected = (image / 255.0).transpose(0, 3, 1, 2).mean(0)
     assert stats["camera"]["offset"].shape == (1, 3, 5, 4)
     np.testing.assert_allclose(stats["camera"]["offset"][0], expected, rtol=1e-5)

@@ -12,11 +12,13 @@ from tiny import write_hopper
 
 from raymimic.config import config_factory, parse_set
 from raymimic.config.checks import check_config
+from raymimic.envs.fit import TriedEnv
 from raymimic.errors import ConfigError, DatasetError
 from raymimic.sweep.spec.checks import check_data
 from raymimic.sweep.spec.config_folder import configs_in
 from raymimic.sweep.spec.sweep_file import KEYS, sweep_from_dict, sweep_from_file
 from raymimic.sweep.spec.sweep_spec import TrialResources, setting_id
+from raymimic.sweep.trials.rehearsal import ranking_warnings
 
 SHIPPED = sorted((Path(__file__).parents[2] / "tune_configs").glob("*.yaml"))
 ALPHA, TAU = "algo.alpha", "algo.target_tau"
@@ -514,3 +516,15 @@ def test_nothing_that_is_set_is_overruled_in_silence(path, value, message):
         sweep_from_dict(content)
     assert str(refused.value).startswith("'set' has '")
     assert str(refused.value).endswith(("remove it", "remove one of them"))
+
+
+def test_a_sweep_that_ranks_by_return_where_success_is_known_is_warned_of():
+    bounds = [-1.0], [1.0]
+    tried = {"walk": TriedEnv(*bounds), "push": TriedEnv(*bounds, knows_success=True)}
+    (warning,) = ranking_warnings(spec(), tried)
+    assert "success is known (push)" in warning
+    assert "'metric: Rollout/Success_Rate'" in warning
+    (warning,) = ranking_warnings(spec(metric="Rollout/Return/push"), tried)
+    assert "'metric: Rollout/Success_Rate/push'" in warning
+    for metric in ("Rollout/Success_Rate", "Rollout/Return/walk"):
+        assert ranking_warnings(spec(metric=metric), tried) == []

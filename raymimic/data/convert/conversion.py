@@ -82,8 +82,8 @@ def reader_of(source: str | Path, format_name: str | None = None) -> FormatReade
             with open_hdf5(place):  # or says why it cannot be opened
                 pass
         raise DatasetError(
-            f"'{place}' is of none of the formats {', '.join(registered_formats())}, or damaged:"
-            " --format names the format, and the reason why it cannot be read then"
+            f"'{place}' is damaged, or of none of the formats {', '.join(registered_formats())}:"
+            " --format NAME tells why it is not read as one of them"
         )
     return kind(local_source(source))
 

@@ -16,7 +16,7 @@ def check_new(path: str | Path) -> None:
         OutputError: there is one.
     """
     if Path(path).exists():
-        raise OutputError(f"'{path}' exists already: choose another name (--out), or remove it")
+        raise OutputError(f"'{path}' exists already: choose another name, or remove it")
 
 
 def copy_demo(

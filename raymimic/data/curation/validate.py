@@ -29,7 +29,7 @@ from raymimic.data.curation.summary import ObservationForm
 from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_dataset
 from raymimic.data.images import fitting_modality, frame_faults, is_picture
 from raymimic.data.layout import checked_column, disagreement, known_length, wanted_arrays
-from raymimic.data.metadata import demo_order, env_meta_of, filter_keys
+from raymimic.data.metadata import demo_order, env_meta_of, filter_keys, is_of_robosuite
 from raymimic.data.reads import NEXT_OBS
 from raymimic.data.training_data import ROUNDING
 from raymimic.envs.kinds import read_env_meta
@@ -285,6 +285,7 @@ class _Validator:
             dataset_keys=("actions", *sorted(groups - {NEXT_OBS})),
             needs=frozenset(groups),
             modalities={key: modality for key, modality in modalities.items() if modality},
+            cut_depth=not is_of_robosuite(self._reader),
         )
 
     def _column(
