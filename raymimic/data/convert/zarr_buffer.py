@@ -20,10 +20,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from raymimic.data.convert.folders import inside, is_plain, parsed_object, reading, renamed
-from raymimic.data.convert.heads import is_file, is_folder
+from raymimic.data.convert.folders import inside, is_plain, parsed_object, renamed
+from raymimic.data.convert.heads import Head, is_file
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import local_path
+from raymimic.data.hdf5 import reading
 from raymimic.data.memory import free_memory
 from raymimic.data.writer import Array, RecordedEpisode
 from raymimic.errors import DatasetError
@@ -80,13 +81,13 @@ class ZarrReader(FormatReader):
             )
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether there is an array `meta/episode_ends` in a folder or in a .zip file."""
-        if is_folder(source):
-            place = Path(source).expanduser() / _ENDS
+        if head.is_folder:
+            place = Path(head.source).expanduser() / _ENDS
             return any(is_file(str(place / name)) for name in _METADATA)
         try:
-            return is_file(source) and _prefix(_members(Path(source).expanduser())) is not None
+            return head.is_file and _prefix(_members(Path(head.source).expanduser())) is not None
         except (OSError, ValueError, zipfile.BadZipFile):
             return False
 
