@@ -19,7 +19,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", metavar="NAME", help="the source's format (default: it is recognised)"
     )
-    parser.add_argument("--to", metavar="NAME", help="write this format: lerobot, minari")
+    parser.add_argument(
+        "--to", metavar="NAME", help="write this format, such as lerobot; another word lists all"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

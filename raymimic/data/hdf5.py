@@ -23,7 +23,14 @@ from raymimic import storage
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.in_place import journal_of
 from raymimic.data.memory import free_memory
-from raymimic.errors import ConfigError, DatasetError, did_you_mean, nearest
+from raymimic.errors import (
+    ConfigError,
+    DatasetError,
+    RaymimicError,
+    did_you_mean,
+    nearest,
+    reason,
+)
 from raymimic.observations.shapes import LANG_EMB_KEY
 
 Item = Any  # h5py has no types: a group, a dataset or a named data type
@@ -204,7 +211,7 @@ class DatasetReader:
 
     def names(self, group: h5py.Group) -> list[str]:
         """Names of a group's members, links included, sorted."""
-        with _reading(f"{self}: names of a group"):
+        with reading(f"{self}: names of a group"):
             return sorted(_text(name) for name in group.id)
 
     def _links(self, group: h5py.Group) -> dict[str, int]:
@@ -214,7 +221,7 @@ class DatasetReader:
         def note(name: bytes, info: Any) -> None:
             found[_text(name)] = info.type
 
-        with _reading(f"{self}: names of a group"):
+        with reading(f"{self}: names of a group"):
             group.id.links.iterate(note, info=True)
         return found
 
@@ -236,7 +243,7 @@ class DatasetReader:
             name = f"{above}/{last}" if above else last
             try:
                 if kind == h5py.h5l.TYPE_HARD:
-                    with _reading(f"{where}: '{name}'"):
+                    with reading(f"{where}: '{name}'"):
                         item = _wrapped(h5py.h5o.open(parent.id, _encoded(last)))
                 else:
                     item = self.find(parent, last, where, above) if last else parent
@@ -245,7 +252,7 @@ class DatasetReader:
                         self.check_place(item, f"{where}: '{name}'")
                     found[name] = item
                 elif isinstance(item, h5py.Group):
-                    with _reading(f"{where}: '{name}'"):
+                    with reading(f"{where}: '{name}'"):
                         identity = hash(item.id)
                     if identity not in seen:
                         seen.add(identity)
@@ -279,7 +286,7 @@ class DatasetReader:
 
     def _step(self, group: h5py.Group, name: str, what: str, steps: Iterator[int]) -> Item | None:
         """Opens a member of a group; follows it if it is a link."""
-        with _reading(what):
+        with reading(what):
             key, links = _encoded(name), group.id.links
             if b"\0" in key or not links.exists(key):
                 return None
@@ -312,7 +319,7 @@ class DatasetReader:
             name: as it is written there.
             leads: beginning of a complaint.
         """
-        with _reading(leads):
+        with reading(leads):
             named_in = Path(_text(h5py.h5f.get_name(origin.id)))
         path = self._place(named_in, name, leads)
         if path == self._main:
@@ -370,7 +377,7 @@ class DatasetReader:
 
         An array of one element is that element.
         """
-        with _reading(f"{what}: attribute '{name}'"):
+        with reading(f"{what}: attribute '{name}'"):
             if name not in item.attrs:
                 return None
             return _plain(item.attrs[name])
@@ -378,7 +385,7 @@ class DatasetReader:
     def attributes(self, item: Item) -> dict[str, Any]:
         """All attributes as plain values; one that cannot be read is told as a text."""
         found: dict[str, Any] = {}
-        with _reading(f"{self}: attributes"):
+        with reading(f"{self}: attributes"):
             names = [_text(name) for name in item.attrs]
         for name in names:
             try:
@@ -390,7 +397,7 @@ class DatasetReader:
     def texts(self, item: h5py.Dataset, what: str) -> list[str]:
         """Elements of a dataset of texts, of any kind and shape."""
         self.check(item, what)
-        with _reading(what):
+        with reading(what):
             if not item.size:
                 return []
             if item.dtype.kind != "S" and h5py.check_string_dtype(item.dtype) is None:
@@ -414,7 +421,7 @@ class DatasetReader:
                 compressed by.
         """
         self.check_place(item, what, depth)
-        with _reading(what):
+        with reading(what):
             if item.chunks is None:  # only chunks are filtered
                 return
             settings = item.id.get_create_plist()
@@ -435,7 +442,7 @@ class DatasetReader:
             item: the dataset.
             what: the same as a user knows it, for complaints.
         """
-        with _reading(what):
+        with reading(what):
             return (None if item.shape is None else tuple(item.shape)), item.dtype
 
     def row_of(self, item: h5py.Dataset, what: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
@@ -445,7 +452,7 @@ class DatasetReader:
             item: the dataset; one number per step is a row of one.
             what: the same as a user knows it, for complaints.
         """
-        with _reading(what):
+        with reading(what):
             shape = tuple((item.shape or ())[1:]) or (1,)
             return shape, item.dtype, int(item.id.get_storage_size())
 
@@ -461,7 +468,7 @@ class DatasetReader:
             DatasetError: they lie in external raw storage, or belong to a virtual dataset whose
                 sources are not complete.
         """
-        with _reading(what):
+        with reading(what):
             # h5py knows these since it opened the dataset.
             virtual, raw = item.is_virtual, item.external
         if raw:
@@ -472,7 +479,7 @@ class DatasetReader:
             )
         if virtual:
             points = sum(points for points, *_ in self._sources(item, what, depth))
-            with _reading(what):
+            with reading(what):
                 size = item.size
             if size is not None and points < size:
                 raise DatasetError(
@@ -489,11 +496,11 @@ class DatasetReader:
                 f"{what} is a virtual dataset of virtual datasets, more than"
                 f" {_MAX_NESTED_VIRTUAL} deep: write its values into the file"
             )
-        with _reading(what):
+        with reading(what):
             settings = item.id.get_create_plist()
             count = settings.get_virtual_count()
         for i in range(count):
-            with _reading(what):
+            with reading(what):
                 filename = _text(settings.get_virtual_filename(i)).replace("%%", "%")
                 name = _text(settings.get_virtual_dsetname(i))
                 space = settings.get_virtual_vspace(i)
@@ -515,7 +522,7 @@ class DatasetReader:
                     " dataset again"
                 )
             self.check(source, leads, depth + 1)
-            with _reading(leads):
+            with reading(leads):
                 fits = space.get_simple_extent_dims() == item.shape
                 place = _placed(source_space, source.shape)
                 fits = fits and place is not None and place.get_select_npoints() == points
@@ -541,7 +548,7 @@ class DatasetReader:
         Raises:
             DatasetError: it cannot be read.
         """
-        with _reading(what):
+        with reading(what):
             virtual = bool(item.is_virtual)
             shape = item.shape if rows is None else (rows.stop - rows.start, *item.shape[1:])
             direct = out.flags.c_contiguous and out.shape == shape and item.dtype.kind != "b"
@@ -552,7 +559,7 @@ class DatasetReader:
             part = None if virtual or rows is None else np.asarray(item[rows])
         if part is None:
             part = self.values(item, what)[slice(None) if rows is None else rows]
-        with _reading(what):
+        with reading(what):
             out[...] = part.reshape(out.shape)
 
     def values(self, item: h5py.Dataset, what: str, depth: int = 0) -> np.ndarray:
@@ -561,7 +568,7 @@ class DatasetReader:
         Raises:
             DatasetError: they cannot be read, or do not fit into memory.
         """
-        with _reading(what):
+        with reading(what):
             _check_size(item, item.size or 0, what)
             if not item.is_virtual:
                 values: np.ndarray = np.asarray(item[()])
@@ -570,12 +577,12 @@ class DatasetReader:
             if values.dtype.kind == "f":
                 values.fill(np.nan)  # shows where sources that overlap leave a gap
         for _, space, source, source_space in self._sources(item, what, depth):
-            with _reading(what):
+            with reading(what):
                 if not source.is_virtual:
                     source.id.read(space, source_space, values)
                     continue
             inner = self.values(source, what, depth + 1)
-            with _reading(what), h5py.File(io.BytesIO(), "w") as memory:
+            with reading(what), h5py.File(io.BytesIO(), "w") as memory:
                 memory["values"] = inner
                 memory["values"].id.read(space, source_space, values)
         return values
@@ -585,7 +592,7 @@ class DatasetReader:
 
         A virtual dataset is read whole.
         """
-        with _reading(what):
+        with reading(what):
             if not item.is_virtual:
                 count = len(range(*slice(start, stop).indices(item.shape[0])))
                 _check_size(item, count * math.prod(item.shape[1:]), what)
@@ -626,7 +633,7 @@ class DatasetReader:
             DatasetError: it cannot be read, or more than 256 MiB would be read for it. Chunks and
                 virtual datasets are read whole.
         """
-        with _reading(what):
+        with reading(what):
             virtual = bool(item.is_virtual)
             size = item.dtype.itemsize * math.prod(item.shape if virtual else item.shape[1:])
             if item.chunks is not None and size:
@@ -745,7 +752,7 @@ class DemoReader:
         """
         shapes: dict[str, tuple[int, ...]] = {}
         for key, item in self.datasets(name, problems).items():
-            with _reading(f"{self}: '{f'{name}/{key}'.lstrip('/')}'"):
+            with reading(f"{self}: '{f'{name}/{key}'.lstrip('/')}'"):
                 if shape := item.shape:
                     shapes[key] = tuple(shape[1:]) or (1,)
         return shapes
@@ -763,7 +770,7 @@ class DemoReader:
         if not isinstance(actions, h5py.Dataset):
             return None
         self.reader.check(actions, f"{self}: 'actions'")
-        with _reading(f"{self}: 'actions'"):
+        with reading(f"{self}: 'actions'"):
             return int(actions.shape[0]) if actions.shape else None
 
     def numbers(self, name: str) -> NumberArray:
@@ -786,7 +793,7 @@ class DemoReader:
         if not isinstance(item, h5py.Dataset):
             raise DatasetError(f"{what} is a data type, not an array: leave the key out")
         self.reader.check(item, what)
-        with _reading(what):
+        with reading(what):
             shape, dtype = item.shape, item.dtype
             written = bool(item.is_virtual or item.id.get_storage_size())
         if dtype.kind not in "biuf":
@@ -939,10 +946,16 @@ def _limit_metadata_cache(handle: h5py.File) -> None:
     handle.id.set_mdc_config(limits)
 
 
-class _reading:
-    """Turns all that h5py raises into one sentence; holds nothing but its calls.
+class reading:
+    """Scope in which all that a library raises about a damaged file becomes one sentence.
 
     It is entered dozens of times for each demo: a generator would take thrice as long.
+
+    Args:
+        what: the file, and the part of it.
+
+    Raises:
+        DatasetError: the block raised anything; a `RaymimicError` stays as it is.
     """
 
     __slots__ = ("_what",)
@@ -955,7 +968,7 @@ class _reading:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # Of damaged files it may be anything.
-        if isinstance(error, Exception) and not isinstance(error, DatasetError):
+        if isinstance(error, Exception) and not isinstance(error, RaymimicError):
             raise _damaged(self._what, error) from error
 
 
@@ -987,9 +1000,10 @@ def _check_size(item: h5py.Dataset, count: int, what: str) -> None:
 def _damaged(what: str, error: Exception) -> DatasetError:
     if isinstance(error, MemoryError):
         return DatasetError(f"{what} does not fit into memory: read fewer demos, or use more nodes")
-    reason = next(iter(str(error).strip("'\"").splitlines()), "") or type(error).__name__
+    why = reason(error).removeprefix("OSError: ")
     return DatasetError(
-        f"{what} cannot be read ({reason}): it is damaged or in use; copy or make it again"
+        f"{what} cannot be read ({why}): it is damaged or truncated, or in use; copy or make it"
+        " again"
     )
 
 
@@ -1023,7 +1037,7 @@ def _placed(space: Any, shape: tuple[int, ...]) -> Any:
 
 def _root_of(item: h5py.Group | h5py.Dataset, what: str) -> h5py.Group:
     """The root of the file in which an object lies."""
-    with _reading(what):
+    with reading(what):
         return h5py.Group(h5py.h5o.open(item.id, b"/"))
 
 

@@ -10,7 +10,6 @@ robomimic's files, but never at a time limit. Floating-point observations are fl
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -29,6 +28,7 @@ from raymimic.envs.render_settings import DEPTH, IMAGE
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError
 from raymimic.recording.experts.expert import Expert, expert_of
+from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
@@ -357,7 +357,8 @@ class ExpertPlayer:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._made: tuple[Expert, EnvBase] | None = None
+        self._expert: Expert
+        self._open = OpenEnv(self._made)
 
     def prepare(self) -> dict[str, Any]:
         """Makes the environment and begins an episode.
@@ -365,29 +366,24 @@ class ExpertPlayer:
         Returns:
             the `env_args` of the file.
         """
-        expert, env = self._open()
-        expert.start(env, 0, seeded_generators(0))
-        return expert.env_args(env.serialize())
+        env = self._open()
+        self._expert.start(env, 0, seeded_generators(0))
+        return self._expert.env_args(env.serialize())
 
     def play(self, job: int) -> Demo:
         """Plays the episode of a seed."""
-        expert, env = self._open()
-        demo = play_episode(env, expert, job, self._recipe.stores_next_obs)
+        env = self._open()
+        demo = play_episode(env, self._expert, job, self._recipe.stores_next_obs)
         attrs = {**demo.episode.attrs, "seed": job}
         return replace(demo, episode=replace(demo.episode, attrs=attrs))
 
     def close(self) -> None:
         """Closes the environment; it is made anew for the next episode."""
-        made, self._made = self._made, None
-        if made is not None:
-            with contextlib.suppress(Exception):  # it may have failed already
-                made[1].close()
+        self._open.close()
 
-    def _open(self) -> tuple[Expert, EnvBase]:
-        if self._made is None:
-            expert = self._recipe.expert()
-            self._made = expert, self._recipe.open(expert)
-        return self._made
+    def _made(self) -> EnvBase:
+        self._expert = self._recipe.expert()  # as new as its environment
+        return self._recipe.open(self._expert)
 
 
 def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True) -> Demo:

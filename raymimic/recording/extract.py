@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ from raymimic.data.curation.copying import check_new
 from raymimic.data.metadata import content_digest
 from raymimic.data.writer import RecordedEpisode
 from raymimic.envs.env_base import Array, EnvBase, EnvType
+from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.render_settings import RenderSettings
 from raymimic.errors import DatasetError, EnvError
 from raymimic.recording.demos import MOST_IN_A_ROW, numeric_keys, stacked
+from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
-from raymimic.recording.source import OpenEnv, Source, SourceDemo, SourcePlayer, begin
+from raymimic.recording.source import Source, SourceDemo, SourcePlayer, begin
 from raymimic.storage import check_writable
 
 _SUCCESS, _END, _BOTH = DONE_MODES = (0, 1, 2)
@@ -221,7 +224,7 @@ class Extractor(SourcePlayer[RecordedEpisode]):
         extraction: Extraction,
         trial: Sequence[str],
     ) -> None:
-        super().__init__(source, OpenEnv(env_meta), trial)
+        super().__init__(source, OpenEnv(partial(env_from_metadata, env_meta)), trial)
         self._env_meta, self._extraction = dict(env_meta), extraction
 
     def prepare(self) -> Tried:

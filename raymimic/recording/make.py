@@ -25,6 +25,7 @@ from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError, did_you_mean, nearest
 from raymimic.recording.experts.expert import expert_names
+from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, Parts, keeping_parts
 from raymimic.recording.players import Crash, Players
 from raymimic.recording.playing import playing
@@ -179,24 +180,20 @@ class _Player:
 
     def __init__(self, task: str) -> None:
         self._task = task
-        self._env: EnvBase | None = None
+        self._open = OpenEnv(partial(env_from_metadata, _env_meta(task)))
         self._policies: dict[str, SourcePolicy | None] = {"random": None}
 
-    def prepare(self) -> EnvBase:
-        if self._env is None:
-            self._env = env_from_metadata(_env_meta(self._task))
-        return self._env
+    def prepare(self) -> None:
+        self._open()
 
     def play(self, job: tuple[str, int]) -> RecordedEpisode:
         level, seed = job
         if level not in self._policies:
             self._policies[level] = SourcePolicy.shipped(self._task, level)
-        return play_demo(self.prepare(), self._policies[level], seed, ACTION_NOISE[self._task])
+        return play_demo(self._open(), self._policies[level], seed, ACTION_NOISE[self._task])
 
     def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        self._open.close()
 
 
 @dataclass(frozen=True)

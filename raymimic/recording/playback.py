@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -24,15 +25,15 @@ from raymimic.data.hdf5 import DemoReader, open_dataset
 from raymimic.data.metadata import content_digest
 from raymimic.envs.cameras import DEFAULT
 from raymimic.envs.env_base import EnvBase, EnvType
-from raymimic.envs.kinds import render_settings
+from raymimic.envs.kinds import env_from_metadata, render_settings
 from raymimic.envs.render_settings import IMAGE, RenderSettings
 from raymimic.errors import DatasetError, EnvError, OutputError, perhaps, reason
+from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import Progress
 from raymimic.recording.source import (
-    OpenEnv,
     Source,
     SourceDemo,
     SourcePlayer,
@@ -294,7 +295,8 @@ class StatePlayer(SourcePlayer[Played]):
         env_meta = source.env_meta()
         if playback.film:
             env_meta = playback.env_meta(env_meta)
-        super().__init__(source, OpenEnv(env_meta, render=playback.film, reads={}), trial)
+        make = partial(env_from_metadata, env_meta, render=playback.film, reads={})
+        super().__init__(source, OpenEnv(make), trial)
 
     def prepare(self) -> None:
         """Makes the environment, plays the first state of a demo, and takes a picture."""

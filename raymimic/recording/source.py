@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ import numpy as np
 from raymimic.data.hdf5 import DemoReader, open_dataset
 from raymimic.data.metadata import demo_names, filter_keys, read_env_meta
 from raymimic.envs.env_base import Array, EnvBase, Observation
-from raymimic.envs.kinds import env_from_metadata
 from raymimic.errors import DatasetError, EnvError, RaymimicError, did_you_mean, reason
 from raymimic.recording.demos import STATE_ATTRS, seeded_generators
+from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.players import Crash
 from raymimic.storage import absolute
 
@@ -197,36 +196,6 @@ def _storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, plain)
         or (isinstance(value, list) and any(all(isinstance(v, t) for v in value) for t in plain))
     }
-
-
-class OpenEnv:
-    """An environment that is made when it is called for, and again after it was closed.
-
-    Args:
-        env_meta: its description.
-        options: for `env_from_metadata`.
-    """
-
-    def __init__(self, env_meta: Mapping[str, Any], **options: Any) -> None:
-        self._env_meta, self._options = dict(env_meta), options
-        self._env: EnvBase | None = None
-
-    def __call__(self) -> EnvBase:
-        """Returns the environment.
-
-        Raises:
-            EnvError: it cannot be made.
-        """
-        if self._env is None:
-            self._env = env_from_metadata(self._env_meta, **self._options)
-        return self._env
-
-    def close(self) -> None:
-        """Closes it, if it is open."""
-        env, self._env = self._env, None
-        if env is not None:
-            with contextlib.suppress(Exception):  # it may have failed already
-                env.close()
 
 
 def begin(env: EnvBase, demo: SourceDemo) -> Observation:

@@ -18,6 +18,7 @@ from waiting import DEADLINE_S, wait_for
 
 from raymimic.data.convert import FormatReader, convert_dataset, export_dataset, register_format
 from raymimic.data.convert.cached import trainable_file
+from raymimic.data.convert.heads import Head
 from raymimic.data.metadata import content_digest, read_metadata
 from raymimic.data.writer import RecordedEpisode
 from raymimic.errors import DatasetError, OutputError
@@ -48,8 +49,8 @@ class SlowReader(FormatReader):
     env_meta: ClassVar[dict[str, Any]] = {}
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
-        return source.endswith(".slow")
+    def recognises(cls, head: Head) -> bool:
+        return head.source.endswith(".slow")
 
     def episodes(self) -> Iterator[RecordedEpisode]:
         for i in range(EPISODES):

@@ -13,6 +13,7 @@ from checks import assert_refused
 from tiny import LAYERS, SETTINGS, Ran, train_args
 
 from raymimic.data.convert import convert_dataset, export_dataset, reader_of, recognised_format
+from raymimic.data.convert.heads import Head
 from raymimic.data.metadata import read_metadata
 from raymimic.errors import DatasetError
 
@@ -422,8 +423,8 @@ def test_a_folder_of_two_formats_is_refused(tmp_path: Path, cli: Callable[..., R
         env_meta: ClassVar[dict[str, Any]] = {}
 
         @classmethod
-        def recognises(cls, source: str) -> bool:
-            return (Path(source) / "logs.txt").is_file()
+        def recognises(cls, head: Head) -> bool:
+            return (Path(head.source) / "logs.txt").is_file()
 
         def episodes(self) -> Any:
             yield from ()

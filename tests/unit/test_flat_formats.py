@@ -431,6 +431,32 @@ def test_a_chunk_that_blosc_stored_is_not_read_beyond_its_end(
         convert_dataset(source, tmp_path / "made.hdf5")
 
 
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_a_chunk_in_a_shard_is_not_read_beyond_its_end(tmp_path: Path, location: str) -> None:
+    store = tmp_path / "x.zarr"
+    root = zarr.open_group(store, mode="w", zarr_format=3)
+    actions = RNG.normal(size=(40, 2))
+    actions[10:20] = 0  # a chunk that is not stored
+    shards = {"shape": (40, 2), "index_location": location}
+    options: dict[str, Any] = {"compressors": zarr.codecs.BloscCodec(), "chunks": (10, 2)}
+    root.create_array("data/action", data=actions, shards=shards, **options)
+    root.create_array("data/state", data=actions, **options)
+    root.create_array("meta/episode_ends", data=np.array([20, 40]))
+    convert_dataset(store, tmp_path / "whole.hdf5")
+    with h5py.File(tmp_path / "whole.hdf5") as file:
+        np.testing.assert_array_equal(file["data/demo_1/actions"][()], actions[20:])
+        np.testing.assert_array_equal(file["data/demo_0/actions"][()], actions[:20])
+    shard = store / "data/action/c/0/0"
+    content = bytearray(shard.read_bytes())
+    first = 4 * 16 + 4 if location == "start" else 0  # the index: places, sizes, checksum
+    size = int.from_bytes(content[first + 12 : first + 16], "little")
+    content[first + 12 : first + 16] = (size + 4096).to_bytes(4, "little")
+    for damaged in (content, shard.read_bytes()[:-60]):
+        shard.write_bytes(damaged)
+        with pytest.raises(DatasetError, match=r"data/action/c/0/0' .*damaged"):
+            convert_dataset(store, tmp_path / "made.hdf5")
+
+
 def test_only_metadata_that_were_checked_are_used(tmp_path: Path) -> None:
     arrays = write_zarr(tmp_path / "x.zarr")
     consolidated(tmp_path / "x.zarr")
@@ -450,6 +476,18 @@ def test_chunks_that_are_not_there_are_told(
     (tmp_path / "x.zarr" / chunks[version]).unlink()
     convert_dataset(tmp_path / "x.zarr", tmp_path / "made.hdf5")
     assert "'data/camera0_rgb': 1 of 10 chunks are not there" in caplog.text
+    for chunk in (tmp_path / "x.zarr/data/camera0_rgb").rglob("*"):
+        if chunk.is_file() and chunk.name not in (".zarray", ".zattrs", "zarr.json"):
+            chunk.unlink()
+    with pytest.raises(DatasetError, match="'data/camera0_rgb': none of its 10 chunks is there"):
+        convert_dataset(tmp_path / "x.zarr", tmp_path / "made.hdf5")
+
+
+def test_a_reward_that_is_never_given_needs_no_chunk(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "x.zarr", version=3, reward=np.zeros(10))
+    convert_dataset(tmp_path / "x.zarr", tmp_path / "made.hdf5")
+    with h5py.File(tmp_path / "made.hdf5") as file:
+        np.testing.assert_array_equal(file["data/demo_0/rewards"], np.zeros(4))
 
 
 @pytest.mark.parametrize("package", ["zarr", "imagecodecs"])

@@ -26,7 +26,7 @@ from raymimic.data.convert.registry import (
 from raymimic.data.convert.d4rl import D4rlReader
 from raymimic.data.convert.isaac_lab import IsaacLabReader
 from raymimic.data.convert.lerobot import LeRobotReader
-from raymimic.data.convert.lerobot_writer import LeRobotWriter
+from raymimic.data.convert.lerobot_writer import LeRobotVideoWriter, LeRobotWriter
 from raymimic.data.convert.libero import LiberoReader
 from raymimic.data.convert.mimicgen import MimicgenReader
 from raymimic.data.convert.minari import MinariReader, MinariWriter
@@ -43,6 +43,7 @@ __all__ = [
     "FormatWriter",
     "IsaacLabReader",
     "LeRobotReader",
+    "LeRobotVideoWriter",
     "LeRobotWriter",
     "LiberoReader",
     "MimicgenReader",

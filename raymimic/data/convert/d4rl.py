@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from raymimic.data.convert.heads import hdf5_members
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.hdf5 import DatasetReader, open_hdf5
 from raymimic.data.writer import Array, RecordedEpisode
@@ -53,9 +53,9 @@ class D4rlReader(FormatReader):
         self._lines: dict[str, None] = {}
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether the arrays lie in the file's root."""
-        members = hdf5_members(source)
+        members = head.hdf5_members
         return all(members.get(name) is False for name in _NEEDED)
 
     def close(self) -> None:

@@ -1,12 +1,12 @@
-"""Files of a dataset that is a folder, and faults of the libraries that read them."""
+"""Files of a dataset that is a folder, and names in it."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from raymimic import storage
-from raymimic.errors import DatasetError, RaymimicError, reason
+from raymimic.data.hdf5 import reading
+from raymimic.errors import DatasetError, reason
 
 _MAX_JSON_BYTES = 1 << 28
 _MAX_POINTER_BYTES = 1024
@@ -58,29 +58,6 @@ def _folders(root: Path) -> list[Path]:
 def is_plain(name: str) -> bool:
     """Whether an array's name in a file may become one in an HDF5 file."""
     return "\0" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turns all that a library raises about a damaged file into one sentence.
-
-    Args:
-        what: the file, and the part of it.
-
-    Raises:
-        DatasetError: the block raised anything; a `RaymimicError` stays as it is.
-    """
-    try:
-        yield
-    except RaymimicError:
-        raise
-    except MemoryError as error:
-        raise DatasetError(f"{what} does not fit into memory") from error
-    except Exception as error:
-        raise DatasetError(
-            f"{what} cannot be read ({reason(error)}): it is damaged or truncated; copy or make it"
-            " again"
-        ) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:

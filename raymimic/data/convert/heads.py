@@ -1,13 +1,15 @@
 """Looks at the heads of files, to recognise their formats; whatever is wrong with a file is no."""
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from raymimic.data.hdf5 import open_hdf5
+from raymimic.data.hdf5 import DatasetReader, open_hdf5
 from raymimic.errors import RaymimicError
 from raymimic.storage import parse_json
 
@@ -30,38 +32,58 @@ class Demo:
     data_attrs: dict[str, Any]
 
 
-def demo_of(source: str) -> Demo | None:
-    """The first demo of an HDF5 file; None if it is no such file, or has none."""
-    if not is_file(source):
-        return None
-    try:
-        with open_hdf5(source) as reader:
-            if "data" not in reader.names(reader.root):
-                return None
-            for name in reader.names(reader.data):
-                if (demo := reader.demo(name)) is not None:
-                    return Demo(
-                        reader.names(demo.group),
-                        reader.attributes(demo.group),
-                        reader.attributes(reader.data),
-                    )
-    except RaymimicError:
-        pass
+class Head:
+    """The head of a dataset, which all formats look at; a file is opened once.
+
+    Args:
+        source: where the dataset lies, as the user names it; it may be anything, or not be there.
+
+    Attributes:
+        source: the same.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    @cached_property
+    def is_file(self) -> bool:
+        """Whether it is a local file."""
+        return is_file(self.source)
+
+    @cached_property
+    def is_folder(self) -> bool:
+        """Whether it is a local folder."""
+        return is_folder(self.source)
+
+    @property
+    def demo(self) -> Demo | None:
+        """The first demo of an HDF5 file; None if it is no such file, or has none."""
+        return self._hdf5[0]
+
+    @property
+    def hdf5_members(self) -> dict[str, bool]:
+        """Members of an HDF5 file's root, and whether each is a group; empty if it is none."""
+        return self._hdf5[1]
+
+    @cached_property
+    def _hdf5(self) -> tuple[Demo | None, dict[str, bool]]:
+        demo, members = None, {}
+        with contextlib.suppress(RaymimicError):
+            if self.is_file:
+                with open_hdf5(self.source) as reader:
+                    names = reader.names(reader.root)
+                    demo = _first_demo(reader) if "data" in names else None
+                    found = {name: reader.find(None, name, str(reader)) for name in names}
+                    members = {name: isinstance(x, h5py.Group) for name, x in found.items()}
+        return demo, members
+
+
+def _first_demo(reader: DatasetReader) -> Demo | None:
+    for name in reader.names(reader.data):
+        if (demo := reader.demo(name)) is not None:
+            names, attrs = reader.names(demo.group), reader.attributes(demo.group)
+            return Demo(names, attrs, reader.attributes(reader.data))
     return None
-
-
-def hdf5_members(source: str) -> dict[str, bool]:
-    """Members of an HDF5 file's root, and whether each is a group; empty if it is no such file."""
-    if not is_file(source):
-        return {}
-    try:
-        with open_hdf5(source) as reader:
-            found = {
-                name: reader.find(None, name, str(reader)) for name in reader.names(reader.root)
-            }
-            return {name: isinstance(item, h5py.Group) for name, item in found.items()}
-    except RaymimicError:
-        return {}
 
 
 def json_of(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raymimic.data.convert.heads import demo_of
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.registry import register_format
 from raymimic.data.convert.robomimic import DemoArrays, RobomimicReader
 from raymimic.data.hdf5 import DemoReader
@@ -23,9 +23,9 @@ class IsaacLabReader(RobomimicReader):
     general = False
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether a demo has an initial state, or the environment's name is one of Isaac Lab's."""
-        demo = demo_of(source)
+        demo = head.demo
         if demo is None or not {"obs", "actions"} <= set(demo.names):
             return False
         try:

@@ -7,7 +7,6 @@ them. LeRobot itself is not needed.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -19,16 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from raymimic.data.convert.folders import (
-    inside,
-    is_plain,
-    parsed_object,
-    read_object,
-    reading,
-)
-from raymimic.data.convert.heads import is_folder, json_of
+from raymimic.data.convert.folders import inside, is_plain, parsed_object, read_object
+from raymimic.data.convert.heads import Head, json_of
+from raymimic.data.convert.pictures import decoded
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.convert.video import VideoFrames
+from raymimic.data.hdf5 import reading
 from raymimic.data.memory import free_memory
 from raymimic.data.writer import Array, RecordedEpisode
 from raymimic.errors import DatasetError
@@ -52,6 +47,7 @@ _RENAMED = {
 """Our name of a feature; `ended`: for either reason."""
 _FLAGS = ("dones", "ended", "truncated")
 _OWN_ATTRIBUTES = ("total", "env_args", "source", "num_samples")
+_FORMATS = ("PNG", "JPEG", "TIFF")
 _ROWS = 1024  # that are read at a time
 _FIELD = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
 _SHOWN_TASKS = 20
@@ -129,11 +125,11 @@ class LeRobotReader(FormatReader):
         self._video: dict[str, VideoFrames] = {}
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether the folder has LeRobot's `meta/info.json`."""
-        if not is_folder(source):
+        if not head.is_folder:
             return False
-        return "codebase_version" in json_of(Path(source).expanduser() / INFO)
+        return "codebase_version" in json_of(Path(head.source).expanduser() / INFO)
 
     @property
     def version(self) -> str:
@@ -356,7 +352,8 @@ class LeRobotReader(FormatReader):
             column, here = table.column(f.key), f"{what}: '{f.key}'"
             with reading(here):
                 if f.kind == "image":
-                    arrays[f.name] = _pictures(column, f.shape)
+                    pictures = _contents(column)
+                    arrays[f.name] = decoded(pictures, len(column), f.shape, here, _FORMATS)
                 else:
                     arrays[f.name] = _numbers(column, f.shape, here).astype(f.kind, copy=False)
         tasks = _numbers(table.column("task_index"), (1,), f"{what}: 'task_index'").ravel()
@@ -531,22 +528,10 @@ def _numbers(column: Any, shape: Sequence[int], what: str) -> Array:
     return flat.reshape(rows, *shape)
 
 
-def _pictures(column: Any, shape: tuple[int, ...]) -> Array:
-    """A column of encoded images as `[T, H, W, C]`; depth stays in its type, colours are bytes."""
-    from PIL import Image
-
-    frames = []
+def _contents(column: Any) -> Iterator[bytes | None]:
+    """The content of each picture of a column."""
     for row in column:
-        content = row["bytes"].as_py() if row.is_valid else None
-        if content is None:
-            raise ValueError("an image is not in the file itself")
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "TIFF")) as image:
-            if (image.height, image.width) != shape[:2]:
-                raise ValueError(f"an image is {image.height} x {image.width}, not as stated")
-            is_depth = image.mode.startswith("I") or image.mode == "F"
-            x = np.asarray(image if is_depth else image.convert("L" if shape[2] == 1 else "RGB"))
-        frames.append(x.reshape(shape))
-    return np.stack(frames)
+        yield row["bytes"].as_py() if row.is_valid else None
 
 
 def _group(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:

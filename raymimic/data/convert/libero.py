@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raymimic.data.convert.heads import demo_of
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.registry import register_format
 from raymimic.data.convert.robomimic import DemoArrays, RobomimicReader
 from raymimic.data.hdf5 import DemoReader
@@ -24,9 +24,9 @@ class LiberoReader(RobomimicReader):
     general = False
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether `data` names a problem and its `bddl` file, and demos have observations."""
-        demo = demo_of(source)
+        demo = head.demo
         return (
             demo is not None
             and "obs" in demo.names

@@ -5,7 +5,7 @@ See mimicgen's `scripts/generate_dataset.py`.
 
 from typing import Any
 
-from raymimic.data.convert.heads import demo_of
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.registry import register_format
 from raymimic.data.convert.robomimic import DemoArrays, RobomimicReader
 from raymimic.data.hdf5 import DemoReader
@@ -20,9 +20,9 @@ class MimicgenReader(RobomimicReader):
     general = False
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether a demo says how it was generated."""
-        demo = demo_of(source)
+        demo = head.demo
         return demo is not None and bool(_GENERATED & set(demo.names))
 
     def complete(self, demo: DemoReader, arrays: DemoArrays, attrs: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from raymimic.data.convert.heads import is_file, is_folder, json_of
-from raymimic.data.convert.jpeg import decoded
+from raymimic.data.convert.heads import Head, is_file, is_folder, json_of
+from raymimic.data.convert.pictures import decoded
 from raymimic.data.convert.registry import (
     FormatReader,
     FormatWriter,
@@ -113,9 +113,9 @@ class MinariReader(FormatReader):
         self._lines: dict[str, None] = {}
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether there is Minari's `metadata.json`, with the data's format or spaces."""
-        data = _data_folder(source)
+        data = _data_folder(head.source)
         stated = {} if data is None else json_of(data / _METADATA)
         return bool({"data_format", "minari_version", "observation_space"} & set(stated))
 

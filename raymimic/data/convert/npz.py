@@ -13,7 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from raymimic import storage
-from raymimic.data.convert.folders import is_plain, reading
+from raymimic.data.convert.folders import is_plain
+from raymimic.data.hdf5 import reading
 from raymimic.data.memory import free_memory
 from raymimic.data.writer import Array
 from raymimic.errors import DatasetError

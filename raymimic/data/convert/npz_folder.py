@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from raymimic.data.convert.folders import inside, renamed
-from raymimic.data.convert.heads import is_folder
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.npz import NpzFile, array_names, natural_order
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.writer import Array, RecordedEpisode
@@ -74,12 +74,12 @@ class NpzFolderReader(FormatReader):
         self._files = [inside(self._folder, name) for name in names]
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether there are .npz files in the folder, and the first holds actions."""
-        if not is_folder(source):
+        if not head.is_folder:
             return False
         try:
-            files = [p for p in Path(source).expanduser().iterdir() if p.suffix == ".npz"]
+            files = [p for p in Path(head.source).expanduser().iterdir() if p.suffix == ".npz"]
         except OSError:  # may not be read
             return False
         first = min(files, key=lambda path: natural_order(path.name), default=None)

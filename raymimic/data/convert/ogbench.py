@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from raymimic.data.convert.folders import inside
-from raymimic.data.convert.heads import is_file
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.npz import NpzArray, NpzFile, array_names
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import is_remote, local_path
@@ -45,11 +45,11 @@ class OgbenchReader(FormatReader):
         self._held_out = self._beside()
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether the file is .npz and holds OGBench's arrays."""
-        if not (source.endswith(".npz") and is_file(source)):
+        if not (head.source.endswith(".npz") and head.is_file):
             return False
-        return set(_REQUIRED) <= array_names(Path(source).expanduser())
+        return set(_REQUIRED) <= array_names(Path(head.source).expanduser())
 
     @property
     def files(self) -> list[Path]:

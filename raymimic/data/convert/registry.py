@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 from raymimic import storage
+from raymimic.data.convert.heads import Head
 from raymimic.data.fetch import is_remote, local_path
 from raymimic.data.writer import RecordedEpisode
 from raymimic.errors import ConfigError, DatasetError, did_you_mean
@@ -37,11 +38,11 @@ class FormatReader(ABC):
         self.source = source
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether a source is of this format, judged by its names and headers alone.
 
         Args:
-            source: as for the class; it may be anything, or not be there.
+            head: of the source, `head.source`, which may be anything, or not be there.
         """
         return False
 
@@ -270,8 +271,8 @@ def recognised_format(source: str | Path) -> type[FormatReader] | None:
     Raises:
         DatasetError: several formats do, such as in a folder that mixes files.
     """
-    here = local_source(source)
-    found = [reader for _, reader in sorted(_READERS.items()) if reader.recognises(here)]
+    head = Head(local_source(source))
+    found = [reader for _, reader in sorted(_READERS.items()) if reader.recognises(head)]
     found = [reader for reader in found if not reader.general] or found
     if len(found) > 1:
         names = " and ".join(f"'{reader.format}'" for reader in found)

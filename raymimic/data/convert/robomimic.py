@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raymimic.data.convert.heads import demo_of
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.hdf5 import DemoReader, open_dataset
 from raymimic.data.metadata import demo_names, read_metadata
@@ -94,9 +94,9 @@ class RobomimicReader(FormatReader):
         self._lines: dict[str, None] = {}
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether it is an HDF5 file with demos in its group `data`."""
-        return demo_of(source) is not None
+        return head.demo is not None
 
     @property
     def env_meta(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ same `env_args`.
 
 from typing import Any
 
-from raymimic.data.convert.heads import demo_of
+from raymimic.data.convert.heads import Head
 from raymimic.data.convert.registry import register_format
 from raymimic.data.convert.robomimic import DemoArrays, RobomimicReader
 from raymimic.data.hdf5 import DemoReader
@@ -22,9 +22,9 @@ class RobosuiteRawReader(RobomimicReader):
     general = False
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether demos have states without observations, and `data` has `env`, no `env_args`."""
-        demo = demo_of(source)
+        demo = head.demo
         return (
             demo is not None
             and "states" in demo.names

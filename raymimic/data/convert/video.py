@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raymimic.data.convert.folders import reading
+from raymimic.data.hdf5 import reading
 from raymimic.data.writer import Array
 from raymimic.errors import DatasetError
 

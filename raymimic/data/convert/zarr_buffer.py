@@ -8,20 +8,23 @@ the file holds: the metadata of all arrays are read and checked before Zarr open
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from raymimic.data.convert.folders import inside, is_plain, parsed_object, reading, renamed
-from raymimic.data.convert.heads import is_file, is_folder
+from raymimic.data.convert.folders import inside, is_plain, parsed_object, renamed
+from raymimic.data.convert.heads import Head, is_file
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import local_path
+from raymimic.data.hdf5 import reading
 from raymimic.data.memory import free_memory
 from raymimic.data.writer import Array, RecordedEpisode
 from raymimic.errors import DatasetError
@@ -38,6 +41,7 @@ _RENAMED = {
     "terminals": "dones",
     "timeouts": "truncated",
 }
+_MAY_BE_EMPTY = ("reward", "rewards", "done", "dones", "terminals", "timeouts", "truncated")
 _NO_OBSERVATIONS = ("actions", "rewards", "dones", "truncated", "states")
 _IMAGE_CODECS = ("jpeg2k", "jpegxl", "jpeg", "png", "webp")
 _NUMBER_CODECS = (
@@ -48,6 +52,7 @@ _NUMBER_CODECS = (
 _CODECS = {*_NUMBER_CODECS, *(f"imagecodecs_{name}" for name in _IMAGE_CODECS)}
 _INSTALL = "pip install 'raymimic[zarr]'"
 _BLOSC_HEAD = 16  # bytes of a chunk, of which the last four are the chunk's size
+_NO_CHUNK = 2**64 - 1  # place, in a shard's index, of a chunk that is not stored
 _SIDE = 16  # of an image at least: smaller arrays are tables
 
 
@@ -76,13 +81,13 @@ class ZarrReader(FormatReader):
             )
 
     @classmethod
-    def recognises(cls, source: str) -> bool:
+    def recognises(cls, head: Head) -> bool:
         """Whether there is an array `meta/episode_ends` in a folder or in a .zip file."""
-        if is_folder(source):
-            place = Path(source).expanduser() / _ENDS
+        if head.is_folder:
+            place = Path(head.source).expanduser() / _ENDS
             return any(is_file(str(place / name)) for name in _METADATA)
         try:
-            return is_file(source) and _prefix(_members(Path(source).expanduser())) is not None
+            return head.is_file and _prefix(_members(Path(head.source).expanduser())) is not None
         except (OSError, ValueError, zipfile.BadZipFile):
             return False
 
@@ -196,7 +201,7 @@ class _Store:
         self.files = [path] if path.is_file() else [inside(path, name) for name in members]
         self.version = 2 if f"{prefix}{_ENDS}/.zarray" in members else 3
         self._needs_images = False
-        self._blosc: list[str] = []
+        self._blosc: dict[str, _Shards | None] = {}
         self.arrays = dict(self._checked(sorted(members)))
         self._check_blosc(members)
 
@@ -237,8 +242,11 @@ class _Store:
             content = parsed_object(self._read(member), what)
             if content.get("node_type") == "group":
                 continue
-            if _ends_in_blosc(content):
-                self._blosc.append(f"{self._prefix}{place}/")
+            with reading(what):
+                if _ends_in_blosc(content):
+                    self._blosc[f"{self._prefix}{place}/"] = None
+                elif (shards := _Shards.of(content)) is not None:
+                    self._blosc[f"{self._prefix}{place}/"] = shards
             yield place, self._shape(content, what)
 
     def _check_blosc(self, members: list[str]) -> None:
@@ -255,18 +263,21 @@ class _Store:
                     or not file
                 ):
                     continue
+                shards = next(x for place, x in self._blosc.items() if member.startswith(place))
                 what = f"'{self._path}': '{member}'"
                 with reading(what):
+                    opened: IO[bytes]
                     if archive is not None:
                         size = archive.getinfo(member).file_size
-                        with archive.open(member) as chunk:
-                            head = chunk.read(_BLOSC_HEAD)
+                        opened = archive.open(member)
                     else:
                         place = inside(self._path, member)
                         size = place.stat().st_size
-                        with place.open("rb") as chunk:
-                            head = chunk.read(_BLOSC_HEAD)
-                if len(head) < _BLOSC_HEAD or int.from_bytes(head[12:], "little") != size:
+                        opened = place.open("rb")
+                    with opened as chunk:
+                        spans = [(0, size)] if shards is None else shards.spans(chunk, size)
+                        whole = all(_is_whole(chunk, *span, size) for span in spans)
+                if not whole:
                     raise DatasetError(f"{what} is damaged or truncated; copy or make it again")
 
     def _shape(self, content: Mapping[str, Any], what: str) -> tuple[int, ...]:
@@ -296,6 +307,74 @@ class _Store:
                 return archive.read(member)
 
 
+@dataclass(frozen=True)
+class _Shards:
+    """The files of an array each of which holds many chunks that Blosc wrote, and their index.
+
+    Attributes:
+        chunks: in a shard.
+        extra: bytes of the index beside a place and a size for each chunk: its checksum.
+        at_end: whether the index is at the end of the file; else at its begin.
+    """
+
+    chunks: int
+    extra: int
+    at_end: bool
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> _Shards | None:
+        """The shards of an array; None if it has none, or none of Blosc's chunks.
+
+        Raises:
+            ValueError: they cannot be checked.
+        """
+        last = (content.get("codecs") or [None])[-1]
+        if not isinstance(last, dict) or last.get("name") != "sharding_indexed":
+            return None
+        given = last["configuration"]
+        inner = list(_codecs({"codecs": given["codecs"]}))
+        if "blosc" in inner and "sharding_indexed" in inner:
+            raise ValueError("Blosc's chunks lie in shards within shards")
+        if not _ends_in_blosc(given):
+            return None
+        index, first = given["index_codecs"], given["index_codecs"][0]
+        names = [codec["name"] for codec in index]
+        big = first.get("configuration", {}).get("endian", "little") != "little"
+        if names not in (["bytes"], ["bytes", "crc32c"]) or big:
+            raise ValueError(f"the index of its shards is stored by {json.dumps(index)}")
+        outer = content["chunk_grid"]["configuration"]["chunk_shape"]
+        counts = (int(n) // int(m) for n, m in zip(outer, given["chunk_shape"], strict=True))
+        at_end = given.get("index_location", "end") == "end"
+        return cls(math.prod(counts), 4 * (len(index) - 1), at_end)
+
+    def spans(self, file: IO[bytes], size: int) -> Iterator[tuple[int, int]]:
+        """Place and size of each chunk of a shard that is there.
+
+        Args:
+            file: of the shard.
+            size: its bytes.
+        """
+        length = 16 * self.chunks
+        file.seek(max(size - length - self.extra, 0) if self.at_end else 0)
+        index = np.frombuffer(file.read(length), "<u8").reshape(self.chunks, 2)
+        yield from index[index[:, 0] != _NO_CHUNK].tolist()
+
+
+def _is_whole(file: IO[bytes], place: int, length: int, size: int) -> bool:
+    """Whether a chunk of Blosc is as long as its head says.
+
+    Args:
+        file: that holds it.
+        place: of its first byte.
+        length: its bytes.
+        size: of the file.
+    """
+    if length < _BLOSC_HEAD or place + length > size:
+        return False
+    file.seek(place)
+    return int.from_bytes(file.read(_BLOSC_HEAD)[12:], "little") == length
+
+
 def _is_picture(x: Array) -> bool:
     """Whether rows may be colour images of floating-point numbers."""
     shape = x.shape[1:]
@@ -321,6 +400,12 @@ class _Column:
         self._step = int((getattr(array, "shards", None) or array.chunks)[0])
         self._row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
         self._left: Array = np.empty((0, *array.shape[1:]), array.dtype)
+        # Zarr does not store a chunk of nothing but fill values: there may be no reward, no end.
+        if absent == array.nchunks and name.removeprefix("data/") not in _MAY_BE_EMPTY:
+            raise DatasetError(
+                f"{what}: none of its {absent} chunks is there, so that all of it would be"
+                f" {array.fill_value}: copy the store again, or delete the array if that is true"
+            )
         if absent:
             logger.warning(
                 "%s: %d of %d chunks are not there, so that their rows are %s: either all of them"
