@@ -3,7 +3,6 @@
 Run `python -m raymimic.scripts.generate_config_templates` after a default has changed.
 """
 
-import argparse
 from typing import Any
 
 from raymimic.cli.entry import run_script
@@ -58,11 +57,12 @@ def templates() -> dict[str, BaseConfig]:
     return configs
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> None:
     """Writes each algorithm's config, and other templates, into raymimic's own folder of these."""
     for name, config in templates().items():
         write_text(TEMPLATES / f"{name}.json", f"{config.dump()}\n")
 
 
 if __name__ == "__main__":
-    run_script(Parser(prog="generate_config_templates", description=main.__doc__), main)
+    parser = Parser(prog="generate_config_templates", description=main.__doc__)
+    run_script(parser, lambda _: main())
