@@ -33,24 +33,42 @@ def run(args: argparse.Namespace) -> None:
         OutputError: the target is there already, or cannot be written.
     """
     from raymimic.config.base_config import import_modules
-    from raymimic.data.convert import convert_dataset, export_dataset
     from raymimic.data.convert.conversion import HDF5_ENDINGS
+
+    import_modules(args.imports)
+    if args.to is None and not args.target.endswith(HDF5_ENDINGS):
+        raise ConfigError(
+            f"'{args.target}' is to be an HDF5 file: end its name in .hdf5, or add --to"
+        )
+    convert(args.source, args.target, args.format, args.to)
+
+
+def convert(
+    source: str, target: str, source_format: str | None = None, target_format: str | None = None
+) -> None:
+    """Converts a dataset, and prints what became of what.
+
+    Args:
+        source: the dataset: a file, a folder, or an id.
+        target: the HDF5 file or, with `target_format`, the folder.
+        source_format: None: it is recognised.
+        target_format: None: robomimic's HDF5.
+
+    Raises:
+        DatasetError, ConfigError, OutputError: see `run`.
+    """
+    from raymimic.data.convert import convert_dataset, export_dataset
     from raymimic.data.curation.copying import check_new
     from raymimic.storage import check_writable
 
-    import_modules(args.imports)
     progress = Counting("converted", "episodes")
     try:
-        if args.to is not None:
-            made = export_dataset(args.source, args.target, args.to, progress, args.format)
+        if target_format is not None:
+            made = export_dataset(source, target, target_format, progress, source_format)
         else:
-            if not args.target.endswith(HDF5_ENDINGS):
-                raise ConfigError(
-                    f"'{args.target}' is to be an HDF5 file: end its name in .hdf5, or add --to"
-                )
-            check_new(args.target)
-            check_writable(args.target)
-            made = convert_dataset(args.source, args.target, args.format, progress)
+            check_new(target)
+            check_writable(target)
+            made = convert_dataset(source, target, source_format, progress)
     finally:
         progress.clear()
     for line in made.mapping:
@@ -60,4 +78,5 @@ def run(args: argparse.Namespace) -> None:
     ends = f"{made.terminated:,} end in a done, {made.truncated:,} were truncated"
     print(f"{counted(made.num_demos, 'episode')}, {counted(made.num_transitions, 'step')}; {ends}")
     form = f"a dataset of format '{made.format}'"
-    print(f"{form}: {shown(made.path)}" if args.to else f"{form} is now {shown(made.path)}")
+    is_export = target_format is not None
+    print(f"{form}: {shown(made.path)}" if is_export else f"{form} is now {shown(made.path)}")

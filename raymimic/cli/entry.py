@@ -53,8 +53,8 @@ def run_script(
         run: the script.
         argv: arguments, those of the process unless given.
     """
+    parser.set_defaults(run_command=run, traceback=False, verbose=False)
     args = parser.parse_args(argv)
-    args.run_command, args.traceback, args.verbose = run, False, False
     with _own_stderr():
         _run(args, argv)
 

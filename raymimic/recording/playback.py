@@ -395,13 +395,19 @@ def _image_key(demo: DemoReader, camera: str) -> str:
 
 
 def _pictures(demo: DemoReader, key: str) -> npt.NDArray[np.uint8]:
-    """Pictures `[T, H, W, 3]`."""
+    """Pictures `[T, H, W, 3]`; of distances `[T, H, W, 1]` those from the nearest, black, on."""
     name = f"obs/{key}"
     array = demo.numbers(name)
+    if len(array.shape) == 4 and array.shape[-1] == 1:
+        distances = demo.reader.values(array.item, f"{demo}: '{name}'")
+        low, high = float(np.nanmin(distances)), float(np.nanmax(distances))
+        shares = (distances.astype(np.float32) - low) / (high - low if high > low else 1.0)
+        greys: npt.NDArray[np.uint8] = (255 * np.nan_to_num(shares)).astype(np.uint8)
+        return np.repeat(greys, 3, axis=-1)
     if array.dtype != np.uint8 or len(array.shape) != 4 or array.shape[-1] != 3:
         raise DatasetError(
             f"{demo}: '{name}' of shape {list(array.shape)} and type {array.dtype} is no film of "
-            "pictures [T, H, W, 3] of bytes: name a camera"
+            "pictures [T, H, W, 3] of bytes, or distances [T, H, W, 1]: name a camera"
         )
     return demo.reader.values(array.item, f"{demo}: '{name}'")
 

@@ -30,8 +30,11 @@ def filter_dataset_size(
         filter_key=input_filter_key,
         name=output_filter_key,
     )
-    for key, lengths in written.lengths.items():
-        print(f"{key}: {sum(lengths)} samples, on average {np.mean(lengths)}")
+    if input_filter_key is not None:
+        print(f"using filter key: {input_filter_key}")
+    (lengths,) = written.lengths.values()
+    print(f"Total number of subset samples: {sum(lengths)}")
+    print(f"Average number of subset samples {np.mean(lengths)}")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -5,8 +5,11 @@ Run `python -m raymimic.scripts.generate_config_templates` after a default has c
 
 from typing import Any
 
+from raymimic.cli.entry import run_script
+from raymimic.cli.shared import Parser
 from raymimic.config import BaseConfig, config_factory, get_all_registered_configs
 from raymimic.config.templates import TEMPLATES
+from raymimic.sweep.spec.config_generator import write_text
 
 STATE = ["robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"]
 # Templates that are not an algorithm's defaults: the algorithm, and the differences.
@@ -55,10 +58,11 @@ def templates() -> dict[str, BaseConfig]:
 
 
 def main() -> None:
-    """Writes `<template>.json` for each template."""
+    """Writes each algorithm's config, and other templates, into raymimic's own folder of these."""
     for name, config in templates().items():
-        config.dump(TEMPLATES / f"{name}.json")
+        write_text(TEMPLATES / f"{name}.json", f"{config.dump()}\n")
 
 
 if __name__ == "__main__":
-    main()
+    parser = Parser(prog="generate_config_templates", description=main.__doc__)
+    run_script(parser, lambda _: main())

@@ -39,6 +39,7 @@ def dataset_info(path: str, filter_key: str | None = None, verbose: bool = False
         low, high = _reach(demos)
         if filter_key is not None:
             yield f"NOTE: using filter key {filter_key}"
+        yield ""
         yield f"total transitions: {sum(lengths)}"
         yield f"total trajectories: {len(lengths)}"
         yield f"traj length mean: {np.mean(lengths)}"
@@ -97,7 +98,7 @@ def _structure(demo: DemoReader) -> Iterator[str]:
             if above != group:
                 group = above
                 yield f"    key: {above}"
-            yield f"        mod {key} with shape {item.shape}"
+            yield f"        observation key {key} with shape {item.shape}"
         else:
             yield f"    key: {name} with shape {item.shape}"
 

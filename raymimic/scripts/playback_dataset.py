@@ -25,6 +25,9 @@ def playback_dataset(args: argparse.Namespace) -> None:
         raise ConfigError("--render needs a screen, and this plays in processes without one: "
                           "--video_path OUT.mp4 films the same")  # fmt: skip
     film = args.video_path is not None
+    depths = getattr(args, "render_depth_names", None) or ()
+    if depths and not args.use_obs:
+        raise ConfigError("--render_depth_names shows distances of the file: add --use-obs")
     if args.use_obs and (args.use_actions or not film):
         raise ConfigError("--use-obs shows images: give --video_path, and no --use-actions")
     report = play_back(
@@ -32,7 +35,7 @@ def playback_dataset(args: argparse.Namespace) -> None:
         Playback(
             use_actions=args.use_actions or not film,
             use_obs=args.use_obs,
-            cameras=tuple(args.render_image_names) if args.render_image_names else None,
+            cameras=(*(args.render_image_names or ()), *depths) or None,
             film=film,
             skip=args.video_skip,
             first=args.first,
@@ -59,6 +62,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--video_path", help="film to write, an mp4")
     parser.add_argument("--video_skip", type=positive, default=5, help="steps per frame (5)")
     parser.add_argument("--render_image_names", nargs="+", help="cameras, or images of the file")
+    parser.add_argument("--render_depth_names", nargs="+", help="distances of the file, as greys")
     parser.add_argument("--first", action="store_true", help="only the first frame of each demo")
     add_actors(parser, "demos")
     add_import(parser)

@@ -21,9 +21,13 @@ def split_train_val_from_hdf5(
     """
     written = split_demos(hdf5_path, val_ratio, np.random.shuffle, filter_key)
     train, valid = written.lengths.values()
-    print(f"{len(valid)} validation demonstrations out of {len(train) + len(valid)} in all")
+    if filter_key is not None:
+        print(f"using filter key: {filter_key}")
+    number = len(train) + len(valid)
+    print(f"{len(valid)} validation demonstrations out of {number} total demonstrations.")
     for name, lengths in zip(("train", "valid"), (train, valid), strict=True):
-        print(f"{name} samples: {sum(lengths)}, on average {np.mean(lengths)}")
+        print(f"Total number of {name} samples: {sum(lengths)}")
+        print(f"Average number of {name} samples {np.mean(lengths)}")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -9,8 +9,9 @@ from checks import assert_refused
 from demo_files import write_demos
 from tiny import run_process
 
+from raymimic.cli.entry import run_script
 from raymimic.errors import DatasetError
-from raymimic.scripts.get_dataset_info import dataset_info
+from raymimic.scripts.get_dataset_info import arguments, dataset_info, main
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_lines(path: Path) -> None:
         "episode demo_0 with 5 transitions",
         "    key: actions with shape (5, 2)",
         "    key: obs",
-        "        mod flat with shape (5, 3)",
+        "        observation key flat with shape (5, 3)",
     ):
         assert line in lines
     assert not any("demo_1" in line for line in lines)
@@ -44,8 +45,9 @@ def test_lines(path: Path) -> None:
 
 def test_a_filter_key_and_all_demos(path: Path) -> None:
     lines = list(dataset_info(str(path), "few", verbose=True))
-    assert lines[:3] == [
+    assert lines[:4] == [
         "NOTE: using filter key few",
+        "",
         "total transitions: 9",
         "total trajectories: 2",
     ]
@@ -53,6 +55,13 @@ def test_a_filter_key_and_all_demos(path: Path) -> None:
     assert "filter_key few with 2 demos: ['demo_0', 'demo_2']" in list(
         dataset_info(str(path), verbose=True)
     )
+
+
+def test_the_script_shows_all_demos(path: Path, capfd) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_script(arguments(), main, ["--dataset", str(path), "--verbose"])
+    assert ended.value.code == 0
+    assert "episode demo_2 with 4 transitions" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("shape", [(1 << 25, 1 << 18), (0, 2)])

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import h5py
+import imageio
+import numpy as np
 import pytest
 from rail_kind import record
 
@@ -38,6 +40,27 @@ def test_states_to_obs_writes_beside_the_dataset(tmp_path: Path, capfd) -> None:
     assert ended.value.code == 2
     assert said.startswith("raymimic: error: ")
     assert said.count("\n") == 1
+
+
+def test_distances_of_a_file_are_filmed_beside_its_images(tmp_path: Path) -> None:
+    source, film = tmp_path / "demo.hdf5", tmp_path / "a.mp4"
+    with h5py.File(source, "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"] = np.zeros((4, 1))
+        demo["obs/front_image"] = np.full((4, 64, 64, 3), 200, np.uint8)
+        steps = np.arange(4, dtype=np.float32)[:, None, None, None]
+        demo["obs/front_depth"] = np.broadcast_to(0.5 + steps, (4, 64, 64, 1))
+    words = ["--dataset", str(source), "--video_path", str(film), "--video_skip", "1"]
+    shown = ["--render_image_names", "front_image", "--render_depth_names", "front_depth"]
+    parse = playback_dataset.arguments().parse_args
+    playback_dataset.playback_dataset(parse([*words, *shown, "--use-obs", "--actors", "0"]))
+    frames = np.stack(imageio.v3.imread(film)).astype(float)
+    assert frames.shape == (4, 64, 128, 3)
+    means = frames[:, :, 80:, :].mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(means, [0, 85, 170, 255], atol=4)  # from near to far
+    np.testing.assert_allclose(frames[:, :, :48].mean(axis=(1, 2, 3)), 200, atol=4)
+    with pytest.raises(ConfigError, match="add --use-obs"):
+        playback_dataset.playback_dataset(parse([*words, *shown]))
 
 
 def test_playback_films_and_measures(renderer, tmp_path: Path, capfd) -> None:

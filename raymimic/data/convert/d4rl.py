@@ -26,7 +26,8 @@ from raymimic.errors import DatasetError
 
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _FLAGS = ("terminals", "timeouts")
-_LOCOMOTION = re.compile(r"(ant|halfcheetah|hopper|walker2d)-[a-z-]+-v\d+")
+LOCOMOTION = re.compile(r"(ant|halfcheetah|hopper|walker2d)-([a-z-]+)-v(\d+)")
+"""D4RL's names of its locomotion data: robot, level, version."""
 
 
 @register_format("d4rl")
@@ -66,7 +67,7 @@ class D4rlReader(FormatReader):
     def env_meta(self) -> dict[str, Any]:
         """The environment of D4RL's locomotion files, by D4RL's name."""
         name = Path(self.source).stem.replace("_", "-")
-        if not _LOCOMOTION.fullmatch(name):
+        if not LOCOMOTION.fullmatch(name):
             return {}
         return {"env_name": name, "type": EnvType.GYM_TYPE, "env_kwargs": {}}
 

@@ -162,14 +162,14 @@ def write_masks(path: str | Path, masks: Mapping[str, Sequence[str]]) -> Written
         ConfigError: a filter key has an impossible name.
         OutputError: the file cannot be written.
     """
-    place = _local(path)
+    place = local_file(path)
     for key in masks:
         if not key or "/" in key or key in (".", "..") or not key.isprintable():
             raise ConfigError(f"'{key}' is no name of a filter key: use letters, digits and _")
     lengths = {key: _lengths(place, key, names) for key, names in masks.items()}
     replaced = []
     with changing(place) as file:
-        group = _mask_group(file, place)
+        group = own_group(file, "mask", place)
         for key, names in masks.items():
             if group.id.links.exists(key.encode()):
                 replaced.append(key)
@@ -190,21 +190,33 @@ def put_mask(group: h5py.Group, key: str, names: Iterable[str]) -> None:
     group[key] = np.array([name.encode(errors="surrogateescape") for name in names], dtype="S")
 
 
-def _mask_group(file: h5py.File, path: Path) -> h5py.Group:
-    """The group of all filter keys; it is never reached by a link."""
-    if not file.id.links.exists(b"mask"):
-        return file.create_group("mask")
-    is_own = file.id.links.get_info(b"mask").type == h5py.h5l.TYPE_HARD
-    group = file["mask"] if is_own else None
+def own_group(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
+    """A group of a file that is open for writing, which is made where there is none.
+
+    It is never reached by a link, which may lead into another file.
+
+    Raises:
+        DatasetError: it is a link, or no group.
+    """
+    link = name.encode(errors="surrogateescape")
+    if not parent.id.links.exists(link):
+        return parent.create_group(link)
+    is_own = parent.id.links.get_info(link).type == h5py.h5l.TYPE_HARD
+    group = parent[link] if is_own else None
     if not isinstance(group, h5py.Group):
         raise DatasetError(
-            f"dataset '{path}': 'mask' is {'no group' if is_own else 'a link'}: raymimic dataset"
+            f"dataset '{path}': '{name}' is {'no group' if is_own else 'a link'}: raymimic dataset"
             " repair writes a file with a group of its own"
         )
     return group
 
 
-def _local(path: str | Path) -> Path:
+def local_file(path: str | Path) -> Path:
+    """The file of a dataset that is to be changed.
+
+    Raises:
+        DatasetError: it is not on this machine.
+    """
     if is_remote(path):
         raise DatasetError(
             f"dataset '{path}' is a URI, which cannot be changed: copy the file to this machine"
@@ -214,7 +226,7 @@ def _local(path: str | Path) -> Path:
 
 def _members(path: str | Path, filter_key: str | None) -> list[str]:
     """Names of the demos of a filter key, or of all, as robomimic sorts them."""
-    place = _local(path)
+    place = local_file(path)
     complete_change(place)
     with open_dataset(place) as reader:
         return sorted(selected_demos(reader, DemoSource(str(place), filter_key)))
@@ -250,7 +262,7 @@ def _meeting(path: str | Path, names: Sequence[str], conditions: Conditions) -> 
     """The demos that meet conditions."""
     if not conditions.name:
         return list(names)
-    file = DatasetFile.locate(_local(path))
+    file = DatasetFile.locate(local_file(path))
     with open_dataset(file) as reader:
         demos = [_demo(reader, name) for name in names]
         refs = [DemoRef(file, demo.name, known_length(demo)) for demo in demos]
