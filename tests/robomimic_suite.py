@@ -4,8 +4,8 @@
 
 PATH is a checkout of robomimic, which is only read. Its parts are copied into a temporary folder,
 in which raymimic stands in the place of the package; there `import robomimic` gives raymimic. The
-tests need robomimic's small dataset of robosuite's task Lift; without `--dataset`, ten demos of it
-are recorded. Prints a line for each case, and at the end the table of docs/from_robomimic.md. The
+tests need robomimic's small dataset of robosuite's task Lift; without `--dataset`, twelve demos of
+it are recorded. Prints a line for each case, and at the end the table of docs/from_robomimic.md. The
 exit status is 1 where a case fails that should pass.
 """
 
@@ -23,7 +23,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,8 +35,8 @@ EDITS = [
     (r"(?<![\w/])/tmp/", "{here}/tmp/"),
     (r"num_epochs = \d+", "num_epochs = 2"),
     (r"--n_rollouts \d+ --horizon \d+", "--n_rollouts 2 --horizon 20"),
-    (r"(dataset_states_to_obs.py .*) --done_mode", r"\1 --n 1 --done_mode"),
-    (r"(?m)(train.py .*)$", r"\1 --debug"),
+    (r"\bdataset_states_to_obs.py --", "dataset_states_to_obs.py --n 1 --"),
+    (r"\btrain.py --", "train.py --debug --"),
     (r"model_dict, /path/to/ckpt.pth", r'model_dict, "saved.pth"'),
     (r"ckpt_path=/path/to/ckpt.pth", r'ckpt_path="model.pth"'),
     (r"/?path/to/(ckpt|model).pth", "{here}/model.pth"),
@@ -117,6 +116,21 @@ class Part:
         if error is not None:
             print(f"    {error[-2000:]}", flush=True)
 
+    def judge(self, case: str, told: Sequence[str]) -> None:
+        """Counts a case of a test.
+
+        Args:
+            case: its name; empty: there is none yet.
+            told: its verdict, and what was printed after it. `maybe failed` stands for anything
+                on the standard error.
+        """
+        text = "\n".join(told)
+        passed = {"passed": True, "failed": False}.get(
+            told[0], not re.search("Traceback|error:", text)
+        )
+        if case:
+            self.add(case, None if passed else text)
+
 
 class Bench:
     """A temporary folder that looks like a checkout whose package is raymimic.
@@ -184,9 +198,10 @@ class Bench:
                     break
                 last.append(line)
                 yield line.rstrip("\n")
+        if process.returncode == -signal.SIGKILL:
+            raise RuntimeError(f"it printed nothing for {SILENCE_S} s, or ran out of memory")
         if process.returncode:
-            limit = f" (-9: it printed nothing for {SILENCE_S} s)"
-            raise RuntimeError(f"exit status {process.returncode}{limit}: {''.join(last)}")
+            raise RuntimeError(f"exit status {process.returncode}: {''.join(last)}")
 
     def error(self, *words: str | Path, folder: Path | None = None) -> str | None:
         """Runs a command; returns the end of its output where it failed, else None.
@@ -206,7 +221,7 @@ class Bench:
         """Brings the dataset, and trains a policy on it for three steps.
 
         Args:
-            dataset: robomimic's `test_v15.hdf5`; None: ten demos are recorded.
+            dataset: robomimic's `test_v15.hdf5`; None: twelve demos are recorded.
 
         Raises:
             RuntimeError: that fails.
@@ -217,7 +232,7 @@ class Bench:
         if dataset is not None:
             shutil.copy(dataset, demos)
         else:
-            make = (*raymimic, "dataset", "make", "robosuite-lift", "--demos", "10", "--out", demos)
+            make = (*raymimic, "dataset", "make", "robosuite-lift", "--demos", "12", "--out", demos)
             cameras = ("--cameras", "agentview,robot0_eye_in_hand", "--depth", "--next-obs")
             commands = [
                 (*make, *cameras, "--actors", "0"),
@@ -242,17 +257,15 @@ def tests(bench: Bench) -> Iterator[Part]:
         part = Part(f"`tests/{path.name}`")
         case, told = "", [""]
         try:
-            for line in chain(bench.lines(sys.executable, path.name, folder=path.parent), [None]):
-                found = verdict.match(line) if line is not None else None
-                if line is not None and found is None:
+            for line in bench.lines(sys.executable, path.name, folder=path.parent):
+                if (found := verdict.match(line)) is None:
                     told.append(line)
                     continue
-                if case:  # `maybe failed`: something was printed to the standard error
-                    fails = told[0] != "passed" and re.search("Traceback|error:", "\n".join(told))
-                    part.add(f"{path.name}: {case}", "\n".join(told) if fails else None)
-                if found is not None:
-                    case, told = found[1], [found[2], line or ""]
+                part.judge(case, told)
+                case, told = f"{path.name}: {found[1]}", [found[2]]
+            part.judge(case, told)
         except RuntimeError as error:
+            part.judge(case, told)
             part.add(path.name, str(error))
         yield part
 
