@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,11 @@ def test_eval_agent_from_checkpoint(ckpt_path: str, device: torch.device) -> Non
     """
     policy, ckpt_dict = policy_from_checkpoint(device, ckpt_path)
     env, _ = env_from_checkpoint(ckpt_dict=ckpt_dict)
-    obs = env.reset()
-    policy.start_episode()
-    for _ in range(15):
-        obs, *_ = env.step(policy(ob=obs))
+    with closing(env):
+        obs = env.reset()
+        policy.start_episode()
+        for _ in range(15):
+            obs, *_ = env.step(policy(ob=obs))
 
 
 def test_run(
