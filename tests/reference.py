@@ -3,7 +3,10 @@
 ``golden/data/variants_low_dim.json.gz`` holds config and state-dict shapes of robomimic's 80
 variants of algorithms on low-dimensional observations, ``variants_images.json.gz`` those of its 40
 on images. Both sides start from the same formula for
-parameters, and every random draw gives its centre.
+parameters, and every random draw gives its centre. ``numbers_low_dim.json.gz`` and
+``numbers_images.json.gz`` hold robomimic's numbers, on the same batch: the log of one validation
+step, three actions, the logs of three training steps and, after them, sum and sum of absolute
+values of each parameter.
 """
 
 import gzip
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -40,6 +44,21 @@ TOLERANCE = 1e-4
 # likelihoods and samples under the standard deviation of low-noise evaluation, raymimic under the
 # trained one.
 CQL = {"Loss", "Critic/Critic1_Loss", "Critic/Critic2_Loss", "Actor/Loss"}
+# Deliberate differences of the validation step, see `CQL`.
+IRIS_GMM = {"Loss", "Planner/Loss", "Planner/ValueNetwork/Loss"}
+DEVIATIONS: dict[str, set[str]] = {
+    "bc_gaussian": {"Loss", "Log_Likelihood"},
+    "bc_gmm": {"Loss", "Log_Likelihood"},
+    "bc_rnn_gmm": {"Loss", "Log_Likelihood"},
+    "bcq_as_gmm": {"Loss", "Action_Sampler/Loss"},
+    "cql_fixed_entropy": CQL,
+    "cql_fixed_gaussian": CQL | {"Entropy_Weight_Loss"},
+    "cql_fixed_q_gap": CQL | {"Entropy_Weight_Loss"},
+    "iql_clip_adv": {"actor/loss", "actor/log_prob"},
+    "iql_gaussian": {"actor/loss", "actor/log_prob"},
+    "iql_gmm": {"actor/loss", "actor/log_prob"},
+    "iris_bcq_gmm": IRIS_GMM | {"Planner/ValueNetwork/Action_Sampler/Loss"},
+}
 
 
 @contextmanager
@@ -95,6 +114,12 @@ _CENTRES: dict[tuple[Any, str], Callable[..., Tensor]] = {
 def variants(kind: str = "low_dim") -> dict[str, dict[str, Any]]:
     """``config`` and ``state_dict`` (``"part:key"`` to shape) of each variant."""
     return json.loads(gzip.decompress((DATA / f"variants_{kind}.json.gz").read_bytes()))
+
+
+@cache
+def numbers(kind: str = "low_dim") -> dict[str, dict[str, Any]]:
+    """robomimic's numbers of each variant."""
+    return json.loads(gzip.decompress((DATA / f"numbers_{kind}.json.gz").read_bytes()))
 
 
 def variant_config(name: str, **settings: Any) -> BaseConfig:
@@ -258,3 +283,40 @@ def assert_contains(
     for key, value in expected.items():
         equal = log[key] == pytest.approx(value, rel=TOLERANCE, abs=noise)
         assert equal == (key not in deviating), f"{key}: {log[key]} against {value}"
+
+
+def log(algo: Algo, raw: dict[str, Any], validate: bool = False) -> dict[str, float]:
+    """The metrics of one step, as numbers."""
+    return {k: float(x) for k, x in train_step(algo, raw, validate).items()}
+
+
+def compare(name: str, algo: Algo, raw: dict[str, Any]) -> None:
+    """Validates, acts and trains, in this order, and compares with robomimic's numbers.
+
+    Args:
+        name: of a variant on low-dimensional observations.
+        algo: at robomimic's start.
+        raw: the batch of the golden dataset.
+    """
+    case = numbers()[name]
+    with centred_rng():
+        algo.set_eval()
+        assert_contains(log(algo, raw, validate=True), case["validate"], DEVIATIONS.get(name, ()))
+
+        algo.reset()
+        averaged = algo.algo_config.get("ema", {}).get("enabled")  # the copies start at random
+        for i, expected in enumerate([] if averaged else case["actions"]):
+            obs = observation(raw, algo.global_config, slice(i, i + 1))
+            with torch.no_grad():
+                action = algo.get_action({k: x.float() for k, x in obs.items()})
+            np.testing.assert_allclose(action.numpy(), expected, rtol=TOLERANCE, atol=1e-6)
+
+        algo.set_train()
+        for expected in case["train"]:
+            assert_contains(log(algo, raw), expected)
+
+    sums = state(algo)
+    for key, (expected_sum, scale) in case["param_sums"].items():
+        x = sums[key].double()
+        assert x.abs().sum().item() == pytest.approx(scale, rel=TOLERANCE), key
+        assert x.sum().item() == pytest.approx(expected_sum, abs=TOLERANCE * scale), key

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from raymimic.config.base_config import BaseConfig, sections_named
+from raymimic.config.config import UnknownKeyError
 from raymimic.config.limits import limits_of, range_problems, shown, type_problems
 from raymimic.config.names import label_problem, name_problem
 from raymimic.credentials import holds_login, masked
@@ -113,8 +115,9 @@ def warnings_for(config: BaseConfig) -> list[str]:
             f"'experiment.save.epochs' names {late}, after the last epoch ('train.num_epochs' is "
             f"{epochs})"
         )
-    for owner in (config, *config.parts()):
-        messages += owner.warnings()
+    messages += config.warnings()
+    for part in config.parts():
+        messages += _of_keys_there(part.warnings())
     for section in config.shared_sections():
         if section.get("enabled", True):
             messages += section.warnings(config)
@@ -421,11 +424,18 @@ def _algo_problems(config: BaseConfig) -> Iterator[str]:
             "observation at a time: set it to 1"
             + (f", or '{switch}' to true" if isinstance(switch, str) else "")
         )
-    for owner in (config, *config.parts()):
-        yield from owner.problems()
+    yield from config.problems()
+    for part in config.parts():
+        yield from _of_keys_there(part.problems())
     for section in config.shared_sections():
         if section.get("enabled", True):
             yield from section.problems(config)
+
+
+def _of_keys_there(sentences: Iterable[str]) -> Iterator[str]:
+    """Leaves out rules about keys of a part that the config around it has deleted."""
+    with contextlib.suppress(UnknownKeyError):
+        yield from sentences
 
 
 def _entries(data: Any) -> list[Any]:

@@ -1,30 +1,23 @@
 """Algorithms against robomimic 0.5: all its variants on low-dimensional observations.
 
-``data/numbers_low_dim.json.gz`` holds robomimic's numbers, from the same parameters on the same
-batch: the log of one validation step, three actions, the logs of three training steps and, after
-them, sum and sum of absolute values of each parameter.
+See `reference.compare`.
 """
 
-import gzip
 import json
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from reference import (
-    CQL,
     DATA,
     TOLERANCE,
-    assert_contains,
     centred_rng,
+    compare,
     fill,
     golden_batch,
     make,
-    observation,
-    state,
-    train_step,
+    numbers,
     variant_config,
     variants,
 )
@@ -35,36 +28,11 @@ from raymimic.config import config_factory
 
 CHECKPOINTS = sorted(path.stem for path in (DATA / "checkpoints").glob("*.pth"))
 
-# Deliberate differences of the validation step, see `reference.CQL`.
-IRIS_GMM = {"Loss", "Planner/Loss", "Planner/ValueNetwork/Loss"}
-DEVIATIONS: dict[str, set[str]] = {
-    "bc_gaussian": {"Loss", "Log_Likelihood"},
-    "bc_gmm": {"Loss", "Log_Likelihood"},
-    "bc_rnn_gmm": {"Loss", "Log_Likelihood"},
-    "bcq_as_gmm": {"Loss", "Action_Sampler/Loss"},
-    "cql_fixed_entropy": CQL,
-    "cql_fixed_gaussian": CQL | {"Entropy_Weight_Loss"},
-    "cql_fixed_q_gap": CQL | {"Entropy_Weight_Loss"},
-    "iql_clip_adv": {"actor/loss", "actor/log_prob"},
-    "iql_gaussian": {"actor/loss", "actor/log_prob"},
-    "iql_gmm": {"actor/loss", "actor/log_prob"},
-    "iris_bcq_gmm": IRIS_GMM | {"Planner/ValueNetwork/Action_Sampler/Loss"},
-}
-
-
-@cache
-def numbers() -> dict[str, dict[str, Any]]:
-    return json.loads(gzip.decompress((DATA / "numbers_low_dim.json.gz").read_bytes()))
-
 
 def make_case(name: str) -> tuple[Algo, dict[str, Any]]:
     """The algorithm at robomimic's start, and the batch that robomimic trained on."""
     config = variant_config(name)
     return fill(make(config)), golden_batch(config, numbers()[name]["idx"])
-
-
-def log(algo: Algo, raw: dict[str, Any], validate: bool = False) -> dict[str, float]:
-    return {k: float(x) for k, x in train_step(algo, raw, validate).items()}
 
 
 @pytest.mark.parametrize("name", ["bc", "bc_losses", "td3_bc"])
@@ -88,33 +56,7 @@ def test_batch_is_processed_as_by_robomimic(name):
 @pytest.mark.parametrize("name", variants())
 def test_computes_what_robomimic_computes(name):
     algo, raw = make_case(name)
-    with centred_rng():
-        compare(name, algo, raw)
-
-
-def compare(name: str, algo: Algo, raw: dict[str, Any]) -> None:
-    """Validates, acts and trains, in this order."""
-    case = numbers()[name]
-    algo.set_eval()
-    assert_contains(log(algo, raw, validate=True), case["validate"], DEVIATIONS.get(name, ()))
-
-    algo.reset()
-    averaged = algo.algo_config.get("ema", {}).get("enabled")  # the copies start at random
-    for i, expected in enumerate([] if averaged else case["actions"]):
-        obs = observation(raw, algo.global_config, slice(i, i + 1))
-        with torch.no_grad():
-            action = algo.get_action({k: x.float() for k, x in obs.items()})
-        np.testing.assert_allclose(action.numpy(), expected, rtol=TOLERANCE, atol=1e-6)
-
-    algo.set_train()
-    for expected in case["train"]:
-        assert_contains(log(algo, raw), expected)
-
-    sums = state(algo)
-    for key, (expected_sum, scale) in case["param_sums"].items():
-        x = sums[key].double()
-        assert x.abs().sum().item() == pytest.approx(scale, rel=TOLERANCE), key
-        assert x.sum().item() == pytest.approx(expected_sum, abs=TOLERANCE * scale), key
+    compare(name, algo, raw)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

@@ -1,15 +1,12 @@
 """Algorithms on camera images against robomimic 0.5: all its 40 variants.
 
-``data/numbers_images.json.gz`` holds robomimic's numbers as `test_algos.py` describes them, on
+``data/numbers_images.json.gz`` holds robomimic's numbers as `reference.py` describes them, on
 images of 42 x 42 pixels (`reference.with_images`). ``data/images.npz`` holds images of 84 x 84 of
 the golden dataset, on which two variants are compared too. Sums of parameters are those of groups:
 a layer of a ResNet, else a tensor. Most variants are marked slow.
 """
 
-import gzip
-import json
 import re
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,10 +21,11 @@ from reference import (
     centred_rng,
     fill,
     golden_batch,
+    log,
     make,
+    numbers,
     observation,
     state,
-    train_step,
     variant_config,
     variants,
     with_images,
@@ -65,11 +63,6 @@ NOISE = 2e-6
 OWN_STATISTICS = {"cql": "critic"}
 
 
-@cache
-def numbers() -> dict[str, dict[str, Any]]:
-    return json.loads(gzip.decompress((DATA / "numbers_images.json.gz").read_bytes()))
-
-
 def case(name: str, size: int) -> tuple[Algo, dict[str, Any], dict[str, Any]]:
     """The algorithm at robomimic's start, the batch, and robomimic's numbers."""
     config = variant_config(name)
@@ -78,7 +71,7 @@ def case(name: str, size: int) -> tuple[Algo, dict[str, Any], dict[str, Any]]:
         randomizer.update(crop_height=size - 4, crop_width=size - 4)
     for params in config.algo.optim_params.values():
         params.update(num_train_batches=3, num_epochs=2)
-    expected = numbers()[f"{name}_84" if size == 84 else name]
+    expected = numbers("images")[f"{name}_84" if size == 84 else name]
     raw = golden_batch(config, expected["idx"])
     if size == 84:
         raw["obs"][CAMERA] = torch.from_numpy(np.load(DATA / "images.npz")["images"])
@@ -102,10 +95,6 @@ def sums(algo: Algo) -> dict[str, list[float]]:
             own[0] += x.double().sum().item()
             own[1] += x.double().abs().sum().item()
     return result
-
-
-def log(algo: Algo, raw: dict[str, Any], validate: bool = False) -> dict[str, float]:
-    return {k: float(x) for k, x in train_step(algo, raw, validate).items()}
 
 
 @pytest.mark.parametrize(
