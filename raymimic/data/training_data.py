@@ -438,7 +438,7 @@ class _WorkersPart:
                 raise NoCacheError(f"{error}; without a cache, {too_large}") from error
             line = f"{error}: the data are in memory instead"
             return Placement(frozenset(), line), None
-        line = "; ".join(filter(None, (placed.line, cache.packing)))
+        line = "; ".join(filter(None, (placed.line, cache.summary)))
         return replace(placed, line=line), cache
 
     def _parts(self, info: DataInfo) -> list[tuple[list[DemoRef], Mapping[str, Column]]]:

@@ -201,6 +201,13 @@ class OpenColumn:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_closed", weakref.finalize(self, os.close, self.descriptor))
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        if self.blocks is None:
+            return self.file.size
+        return self.file.offset + int(self.blocks[-1, 1]) + self.blocks.nbytes
+
     def read(self, out: memoryview, first: int) -> None:
         """Reads consecutive rows.
 

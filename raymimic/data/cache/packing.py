@@ -111,8 +111,11 @@ def gain(sample: np.ndarray, disk: float, window: int) -> Gain:
     return Gain(ratio, sample.nbytes / seconds, disk, cores, window)
 
 
+@cache
 def disk_rate(folder: Path) -> float:
     """Bytes per second that the disk of a folder gives to all threads, at random places.
+
+    It is measured once in a process, before anything is built.
 
     Raises:
         OSError: it takes no file.

@@ -164,6 +164,9 @@ class _Maps:
         work = (maps, self.ready, stop)
         threading.Thread(target=_touch, args=work, name="raymimic-cache", daemon=True).start()
 
+    def __contains__(self, opened: OpenColumn) -> bool:
+        return opened.descriptor in self._mapped
+
     def of(self, opened: OpenColumn) -> Array | None:
         """All rows of a file; None while they are to be read."""
         return self._mapped.get(opened.descriptor) if self.ready.is_set() else None
@@ -258,17 +261,24 @@ class DemoCache:
         return cls(columns, files, places, maps, pool, frozenset(lost), numbers)
 
     @property
-    def packing(self) -> str:
-        """Says which columns are compressed, and why; empty if none is."""
-        packed = [x for files in self.files.values() for x in files if x.blocks is not None]
-        if not packed:
+    def summary(self) -> str:
+        """Says which columns are mapped and which compressed; empty where all are mapped."""
+        files = [opened for column in self.files.values() for opened in column]
+        mapped = sum(x.size for x in files if self.maps is not None and x in self.maps)
+        read = sum(x.size for x in files) - mapped
+        if not read:
             return ""
-        names = {opened.file.column for opened in packed}
-        before = sum(opened.file.rows_bytes for opened in packed)
-        after = sum(int(opened.blocks[-1, 1]) for opened in packed if opened.blocks is not None)
+        text = "the cache is read"
+        if mapped:
+            text = f"{readable_bytes(mapped)} of the cache are mapped, {readable_bytes(read)} read"
+        packed = [x for x in files if x.blocks is not None]
+        if not packed:
+            return text
+        before, after = sum(x.file.size for x in packed), sum(x.size for x in packed)
         return (
-            f"{len(names)} of {len(self.files)} columns are compressed from"
-            f" {readable_bytes(before)} to {readable_bytes(after)}, as {packed[0].reason}"
+            f"{text}; {len({x.file.column for x in packed})} of {len(self.files)} columns are"
+            f" compressed from {readable_bytes(before)} to {readable_bytes(after)}, as"
+            f" {packed[0].reason}"
         )
 
     def rows_of(self, demos: Sequence[DemoRef]) -> np.ndarray:
