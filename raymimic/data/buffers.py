@@ -25,7 +25,10 @@ class Buffers:
         Its memory is given away again when neither it nor a view of it exists any more.
         """
         size = math.prod(shape) * dtype.itemsize
-        block = self._free.pop() if self._free else np.empty(0, np.uint8)
+        try:
+            block = self._free.pop()
+        except IndexError:  # another thread may have taken the last one just now
+            block = np.empty(size, np.uint8)
         if len(block) < size:
             block = np.empty(size, np.uint8)
         lent = block[:size]
