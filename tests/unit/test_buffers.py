@@ -36,5 +36,11 @@ def test_memory_stays_as_long_as_a_view_of_it() -> None:
     assert kept[0].shape == (1, 3)
 
 
+def test_memory_begins_where_that_of_torch_does() -> None:
+    buffers = Buffers()
+    kept = [buffers.empty((n, 7), torch.float32) for n in range(1, 40)]
+    assert {x.data_ptr() % 64 for x in kept} == {0}
+
+
 def test_no_rows_take_no_memory() -> None:
     assert Buffers().empty((0, 3), torch.uint8).shape == (0, 3)
