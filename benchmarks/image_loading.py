@@ -8,8 +8,9 @@ Two cameras of 84 x 84, batches of 64 windows of T steps. One dataset is written
   `hdf5_cache_mode` "low_dim"; without its other work and without processes that help;
 - `raymimic`: the batches of `raymimic.data.loader.Loader` with `hdf5_cache_mode` "low_dim".
 
-`gather` takes windows into buffers that are there already, on one thread, each page touched before;
-`copy` copies as many bytes from one buffer to another, which is the least that it can take.
+`gather` takes windows into buffers of the loader that are there already, on one thread, each page
+touched before; `copy` copies as many bytes from one buffer to another, which is the least that it
+can take.
 `cold` reads batches of files that the system was told to forget (`posix_fadvise`), beside one read
 of the same files in order. `packed` are the same figures of files whose rows are compressed.
 `waits` is the share of time that a loop waits for batches which does nothing else for 10 ms a
@@ -44,6 +45,7 @@ import numpy as np
 import torch
 
 from raymimic.config import BaseConfig, config_factory
+from raymimic.data.buffers import Buffers
 from raymimic.data.cache import build, packing, read
 from raymimic.data.reads import one_window
 from raymimic.data.training_data import TrainData, make_loaders
@@ -143,7 +145,8 @@ def gather_way(data: TrainData, steps: int, times: int) -> tuple[float, float]:
     """Seconds to gather the images of a batch into buffers that are there already."""
     columns = data.train.dataset.store.columns
     cameras = [columns[f"obs/camera_{i}"] for i in range(CAMERAS)]
-    buffers = [torch.empty((BATCH * steps, SIDE, SIDE, 3), dtype=torch.uint8) for _ in cameras]
+    shape = (BATCH * steps, SIDE, SIDE, 3)
+    buffers = [Buffers().empty(shape, torch.uint8) for _ in cameras]
     rng = np.random.default_rng(2)
     demos = len(cameras[0]) // LENGTH
 

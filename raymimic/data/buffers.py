@@ -25,9 +25,14 @@ class Buffers:
         Its memory is given away again when neither it nor a view of it exists any more.
         """
         size = math.prod(shape) * dtype.itemsize
-        block = self._free.pop() if self._free else np.empty(0, np.uint8)
+        try:
+            block = self._free.pop()
+        except IndexError:  # another thread may have taken the last one just now
+            block = np.empty(0, np.uint8)
         if len(block) < size:
-            block = np.empty(size, np.uint8)
+            # Torch's memory begins at a multiple of 64 bytes, on which the last bit of a matrix
+            # product may depend; NumPy's does not.
+            block = torch.empty(size, dtype=torch.uint8).numpy()
         lent = block[:size]
         # Torch keeps the array, this very object, as long as any tensor uses its memory.
         weakref.finalize(lent, self._free.append, block).atexit = False

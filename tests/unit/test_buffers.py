@@ -15,6 +15,7 @@ def test_memory_that_was_let_go_is_used_again_for_as_many_bytes_or_fewer() -> No
     rows = full(buffers, 4, 3)
     place = rows.data_ptr()
     del rows
+    others = [torch.empty(12) for _ in range(20)]  # take all else that was let go
     fewer = buffers.empty((2, 3), torch.float32)
     assert fewer.data_ptr() == place
     assert fewer.shape == (2, 3)
@@ -22,6 +23,7 @@ def test_memory_that_was_let_go_is_used_again_for_as_many_bytes_or_fewer() -> No
     bytes_of_rows = buffers.empty((48,), torch.uint8)
     assert (bytes_of_rows.data_ptr(), bytes_of_rows.dtype) == (place, torch.uint8)
     del bytes_of_rows
+    assert place not in {other.data_ptr() for other in others}
     assert full(buffers, 5, 3).shape == (5, 3)
 
 
@@ -32,6 +34,12 @@ def test_memory_stays_as_long_as_a_view_of_it() -> None:
         full(buffers, 4, 3, value=value)
     assert all((x == 1).all() for x in kept)
     assert kept[0].shape == (1, 3)
+
+
+def test_memory_begins_where_that_of_torch_does() -> None:
+    buffers = Buffers()
+    kept = [buffers.empty((n, 7), torch.float32) for n in range(1, 40)]
+    assert {x.data_ptr() % 64 for x in kept} == {0}
 
 
 def test_no_rows_take_no_memory() -> None:

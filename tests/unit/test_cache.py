@@ -638,6 +638,18 @@ def test_batches_are_gathered_ahead_and_no_thread_is_left(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("step_by_step")
+@pytest.mark.parametrize("mode", ["all", None])
+def test_an_epoch_needs_the_memory_of_three_batches(path: Path, mode: str | None) -> None:
+    data = loaders(config_for(path, mode))
+    places, others = set(), []
+    for batch, _, _ in data.train.epoch(1):
+        places.add(batch["obs"]["camera_0"].data_ptr())
+        others.append(torch.empty_like(batch["obs"]["camera_0"]))  # takes what was let go
+    assert len(others) == 12
+    assert len(places) <= 3  # one is gathered, one waits, one is used
+
+
+@pytest.mark.usefixtures("step_by_step")
 def test_an_error_of_the_thread_is_raised_by_the_step_that_needs_the_batch(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

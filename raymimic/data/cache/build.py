@@ -132,8 +132,8 @@ def open_or_build(
     columns: Mapping[str, Column],
     dtype: FloatType,
     say: Say,
-    large: Collection[str] = (),
-    window: int = 1,
+    large: Collection[str],
+    window: int,
 ) -> dict[str, OpenColumn]:
     """Opens columns of the cache; builds those first that are not there.
 
@@ -288,9 +288,9 @@ def _build(
     with ExitStack() as stack:
         writers: dict[str, _ColumnWriter] = {}
         try:
+            tried = {key: file for key, file in files.items() if key in large}
+            reasons = _reasons_to_pack(group, columns, tried, window)
             with room_for(needed, partial.keys()):
-                tried = {k: x for k, x in files.items() if k in large}
-                reasons = _reasons_to_pack(group, columns, tried, window)
                 for key, file in files.items():
                     writer = _ColumnWriter(file, reasons.get(key, ""))
                     writers[key] = stack.enter_context(writer)
@@ -470,7 +470,7 @@ class _ColumnWriter:
                 blocks, end = stated["blocks"], self._place + length * self.row_bytes
                 if self._reason:
                     end = self.file.offset + int(blocks[-1][1])
-            except (KeyError, TypeError, ValueError):  # the last one may be half-written
+            except (LookupError, TypeError, ValueError):  # the last one may be half-written
                 break
             crc32, place = self._crc32, self._place
             while place < end:

@@ -165,7 +165,10 @@ class ColumnFile:
         Raises:
             DamagedColumnError: it does not describe the file.
         """
-        index = np.zeros((content["blocks"], 2), np.int64)
+        count = content["blocks"]
+        if not isinstance(count, int) or not 0 < count <= self.shape[0] + 1:
+            raise DamagedColumnError("the number of its blocks is not what it should be")
+        index = np.zeros((count, 2), np.int64)
         place = size - index.nbytes
         if place >= self.offset and os.preadv(descriptor, [index.data.cast("B")], place):
             last = [self.shape[0], place - self.offset]
@@ -194,7 +197,7 @@ class OpenColumn:
     descriptor: int
     crc32: int
     extent: Extent | None
-    blocks: np.ndarray | None
+    blocks: np.ndarray | None = field(compare=False)
     reason: str
     _closed: Any = field(init=False, repr=False, compare=False)
 

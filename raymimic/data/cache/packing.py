@@ -11,15 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from raymimic.data.memory import workers_here
 from raymimic.terminal import readable_bytes
-
-if TYPE_CHECKING:
-    Bytes = bytes | bytearray | memoryview
 
 ROWS = 4
 """Of a block."""
@@ -51,7 +48,7 @@ def pack(rows: memoryview) -> bytes:
     return packed if len(packed) < len(rows) else bytes(rows)
 
 
-def unpack(block: "Bytes", size: int) -> memoryview:
+def unpack(block: bytes | memoryview, size: int) -> memoryview:
     """The rows of a block, of `size` bytes.
 
     Raises:
