@@ -141,7 +141,7 @@ def run(
         try:
             remove_passwords(folder.uri, folder.local)
             ledger = TrialLedger(spec, folder, records, quiet)
-            for warning in warnings:  # here once; each trial writes it to its own log
+            for warning in warnings:  # here once, and not for each trial
                 ledger.say(f"warning: {warning}")
             session = _Session(spec, config, imports, data, room, cluster, folder, ledger)
             result = session.run(records)
