@@ -1,15 +1,21 @@
 """Sources behind URIs, and the cache of conversions: once per node, whole, the same everywhere."""
 
+import contextlib
 import functools
+import hashlib
 import http.server
+import json
 import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote, urlparse
 
 import h5py
 import numpy as np
@@ -64,7 +70,12 @@ class SlowReader(FormatReader):
 def site(tmp_path: Path) -> Iterator[str]:
     """Serves the folder `site` on loopback."""
     (tmp_path / "site").mkdir()
-    handler = functools.partial(Quiet, directory=str(tmp_path / "site"))
+    with serving(functools.partial(Quiet, directory=str(tmp_path / "site"))) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(handler: Any) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -72,6 +83,82 @@ def site(tmp_path: Path) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as Hugging Face's hub does, for one repository of data, `org/name`."""
+
+    protocol_version = "HTTP/1.1"
+    root: ClassVar[Path]
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path, api = unquote(urlparse(self.path).path), "/api/datasets/org/name"
+        if path == api:
+            self.answer(json.dumps({"id": "org/name", "sha": "a" * 40, "siblings": []}).encode())
+        elif path.startswith(f"{api}/tree/main"):
+            folder = self.root / path.removeprefix(f"{api}/tree/main").strip("/")
+            entries = [
+                {
+                    "type": "file",
+                    "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+                    "size": file.stat().st_size,
+                    "path": file.relative_to(self.root).as_posix(),
+                }
+                for file in sorted(folder.rglob("*.*"))
+            ]
+            self.answer(json.dumps(entries or {}).encode(), 200 if entries else 404)
+        elif path.startswith("/datasets/org/name/resolve/main/"):
+            content = (
+                self.root / path.removeprefix("/datasets/org/name/resolve/main/")
+            ).read_bytes()
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.answer(content[first : last + 1], 206)
+        else:
+            self.answer(b"{}", 404)
+
+    def answer(self, content: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.mark.slow
+def test_a_folder_of_hugging_faces_hub_is_fetched_and_converted(
+    tmp_path: Path, cache: Path
+) -> None:
+    """Its library reads the hub's address when it is imported: in a process of its own."""
+    pytest.importorskip("huggingface_hub")
+    source = write_d4rl(tmp_path / "source.hdf5")
+    export_dataset(source, tmp_path / "hub/data/set", "lerobot")
+    with serving(type("OwnHub", (Hub,), {"root": tmp_path / "hub"})) as address:
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf")}
+
+        def convert(uri: str) -> subprocess.CompletedProcess[str]:
+            words = ["raymimic", "dataset", "convert", uri, str(tmp_path / "out.hdf5")]
+            return subprocess.run(
+                [sys.executable, "-m", *words],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        ran = convert("hf://datasets/org/name/data/set/")
+        missing = convert("hf://datasets/org/name/data/sets/")
+    assert ran.returncode == 0, ran.stderr
+    with h5py.File(source) as old, h5py.File(tmp_path / "out.hdf5") as new:
+        rows = np.concatenate([new[f"data/demo_{i}/obs/flat"] for i in range(EPISODES)])
+        np.testing.assert_array_equal(rows, old["observations"])
+    assert missing.returncode == 2
+    (line,) = missing.stderr.splitlines()
+    assert "'hf://datasets/org/name/data/sets/' does not exist: check the URI" in line
+    assert list((cache / "datasets").glob("*/set/meta/info.json"))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
