@@ -224,6 +224,8 @@ def _lock(file: IO[bytes], target: Path) -> None:
         raise OutputError(
             f"'{target}' is being downloaded by another process: wait for it"
         ) from None
+    except OSError:  # this file system has no locks
+        pass
 
 
 def _check_room(remote: _Remote, file: IO[bytes], target: Path) -> None:
