@@ -42,7 +42,7 @@ EDITS = [
     (r"ckpt_path=/path/to/ckpt.pth", r'ckpt_path="model.pth"'),
     (r"/?path/to/(ckpt|model).pth", "{here}/model.pth"),
     (r"/?path/to/(the/)?(dataset|demo).hdf5|<PATH_TO_POSTPROCESSED_DATASET>", "{here}/demos.hdf5"),
-    (r"/path/to/walker2d_medium_expert.hdf5", "{here}/demos.hdf5"),
+    (r"/path/to/walker2d_medium_expert.hdf5", "{here}/walker2d.hdf5"),
     (r"/path/to/config.json|<PATH_TO_CONFIG>", "{here}/config.json"),
     (r"low_dim_v141.hdf5", "low_dim_v15.hdf5"),
     (r"<FILTER_KEY_NAME>", "train"),
@@ -230,14 +230,15 @@ class Bench:
         """
         demos = self.here / "demos.hdf5"
         raymimic = (sys.executable, "-m", "raymimic")
-        commands = []
+        make = (*raymimic, "dataset", "make", "--actors", "0")
+        few = ("--expert", "300", "--medium", "300", "--out", "walker2d.hdf5")
+        commands = [(*make, "walker2d-medium-expert", *few)]
         if dataset is not None:
             shutil.copy(dataset, demos)
         else:
-            make = (*raymimic, "dataset", "make", "robosuite-lift", "--demos", "12", "--out", demos)
             cameras = ("--cameras", "agentview,robot0_eye_in_hand", "--depth", "--next-obs")
-            commands = [
-                (*make, *cameras, "--actors", "0"),
+            commands += [
+                (*make, "robosuite-lift", "--demos", "12", *cameras, "--out", demos),
                 (*raymimic, "dataset", "split", demos, "--ratio", "0.2"),
             ]
         shutil.copy(self.here / "raymimic/exps/templates/bc.json", self.here / "config.json")
@@ -338,7 +339,7 @@ def shell(page: str) -> Iterator[tuple[int, str]]:
     for block in re.finditer(r"^ *```(?:sh|bash)\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL):
         text = re.split(r"^\$ cat ", block[1], maxsplit=1, flags=re.MULTILINE)[0]
         for found in re.finditer(
-            r"^(?:\$ )?((?:python|bash|cp) (?:.*\\\n)*.*)", text, re.MULTILINE
+            r"^(?:\$ )?((?:python |bash |cp \.\./)(?:.*\\\n)*.*)", text, re.MULTILINE
         ):
             line = page.count("\n", 0, block.start(1) + found.start()) + 1
             yield line, re.sub(r"\s*\\\n\s*", " ", found[1])

@@ -3,6 +3,7 @@
 Its files lie in a folder of this user below the machine's folder for temporary ones.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -197,6 +198,7 @@ def test_run(
         return colored(f"failed with error:\n{error}\n\n{traceback.format_exc()}", "red")
     finally:
         maybe_remove_dir(temp_model_dir_path())
+        gc.collect()  # simulators are freed before the next test: dozens would fill the memory
 
 
 # pytest would take them for tests where a test module imports them.
