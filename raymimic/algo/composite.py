@@ -300,7 +300,7 @@ class CompositeAlgo(Algo):
     def reset(self, mask: Tensor | None = None) -> None:
         """Lets each part forget the episode, or those of a mask `[B]`."""
         for part in self.parts.values():
-            part.reset(mask)
+            part.reset() if mask is None else part.reset(mask)  # robomimic's takes no mask
 
     def __repr__(self) -> str:
         parts = "\n".join(f"{name}: {part!r}" for name, part in self.parts.items())

@@ -17,7 +17,7 @@ from raymimic.algo.diffusion_policy import DiffusionPolicyTransformer
 from raymimic.algo.optimization import EMAModel
 from raymimic.checkpoints.policy import config_from_checkpoint
 from raymimic.config import config_factory
-from raymimic.config.checks import warnings_for
+from raymimic.config.checks import problems, warnings_for
 from raymimic.errors import ConfigError, pip_install
 
 torch.set_num_threads(1)
@@ -41,6 +41,11 @@ def make_config(**settings):
     for key, value in settings.items():
         section, _, name = key.partition("__")
         config.algo[section][name] = value
+    return config
+
+
+def config_with_data(config):
+    config.train.data = "demos.hdf5"
     return config
 
 
@@ -211,6 +216,25 @@ class TestTraining:
         raw = raw_batch()
         assert torch.equal(batch["obs"]["flat"], raw["obs"]["flat"][:, :2])
         assert torch.equal(batch["actions"], raw["actions"][:, :8])
+
+    def test_actions_may_reach_the_end_of_a_sample(self):
+        """2 - 1 + 15 steps, of which 15 actions lie ahead."""
+        horizon = {"observation_horizon": 2, "action_horizon": 15, "prediction_horizon": 16}
+        config = use_ddim(make_config())
+        config.algo.horizon.update(horizon)
+        config.algo.ddim.num_inference_timesteps = 2
+        config.train.update(frame_stack=2, seq_length=15)
+        assert problems(config_with_data(config)) == []
+        algo = make(config)
+        reads = type(algo).reads(config)
+        assert (reads.span.start, reads.span.stop) == (-1, 15)
+        raw = {"obs": {"flat": torch.randn(4, 16, 3)}, "actions": torch.rand(4, 16, 2)}
+        batch = algo.process_batch_for_training(raw)
+        assert torch.equal(batch["actions"], raw["actions"])
+        algo.set_train()
+        assert algo.train_on_batch(batch, epoch=1)["loss"].isfinite()
+        algo.set_eval()
+        assert algo.sample_actions({"flat": torch.randn(3, 2, 3)}).shape == (3, 15, 2)
 
     def test_complains_about_short_sequences(self):
         raw = raw_batch()

@@ -226,6 +226,8 @@ def test_cameras_draw_what_gymnasium_draws_and_depth_is_in_metres():
     for each in (*theirs.values(), tracked):
         each.reset(seed=4)
     obs = env.reset(seed=4)
+    picture = env.render(mode="rgb_array", height=20, width=30, camera_name="track")
+    np.testing.assert_array_equal(picture, tracked.render())
     for _ in range(3):
         np.testing.assert_array_equal(obs["default_image"], theirs["rgb_array"].render())
         np.testing.assert_array_equal(obs["track_image"], tracked.render())

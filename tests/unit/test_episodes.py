@@ -5,12 +5,15 @@ from types import MappingProxyType
 import gymnasium
 import numpy as np
 import pytest
+import robomimic_idiom  # noqa: F401 # registers its algorithms
 import torch
+from tiny import small_config
 from torch import nn
 
-from raymimic.algo import PolicyAlgo, RolloutPolicy
+from raymimic.algo import PolicyAlgo, RolloutPolicy, algo_factory
 from raymimic.config import config_factory
 from raymimic.envs.seeds import evaluation_seeds
+from raymimic.errors import EnvError
 from raymimic.rollout.episodes import WIDTH, Film, Rules, run_episodes
 from raymimic.rollout.evaluation import EvalJob, EvalResult, Video
 
@@ -200,6 +203,26 @@ def test_idle_rows_ask_for_no_plans_of_their_own():
     planner = Planner()
     run_episodes(planner, timed(), [0, 4], Rules(100), num_envs=1)  # of 2 and of 6 steps
     assert planner.plans == 1 + 2
+
+
+def test_an_algorithm_whose_reset_takes_no_mask_plays_one_environment_at_a_time():
+    config = small_config("idiom_hierarchy")
+    torch.manual_seed(0)
+    algo = algo_factory("idiom_hierarchy", config, {"flat": [2]}, 3, "cpu")
+    batches = []
+    act = algo.get_action
+    algo.get_action = lambda obs, goal: batches.append(len(obs["flat"])) or act(obs, goal)
+    seeds = [4, 5, 6, 8]  # lengths 6, 2, 3, 5
+    first, second = (
+        run_episodes(RolloutPolicy(algo), timed(), order, Rules(100), num_envs=8)
+        for order in (seeds, seeds[::-1])
+    )
+    assert outcome(first) == outcome(second[::-1])
+    assert set(batches) == {1}
+    policy = RolloutPolicy(algo)
+    policy.start_episode(seeds=[0, 1])
+    with pytest.raises(EnvError, match=r"Hierarchy.reset takes no mask"):
+        policy.start_episode(np.array([True, False]), seeds=[0, 1])
 
 
 def test_episodes_that_share_a_row_take_turns():

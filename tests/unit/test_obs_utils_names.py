@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from tiny import small_config
 
+from raymimic.algo import algo_factory
 from raymimic.config import config_factory
 from raymimic.errors import ConfigError
 from raymimic.observations.modality import modality_named
@@ -135,3 +137,12 @@ def test_another_way_to_prepare_is_not_that_of_trainings(caplog: pytest.LogCaptu
 def test_rows_are_repeated():
     rows = obs_utils.repeat_and_stack_observation({"a": torch.tensor([[1], [2]])}, 2)
     assert rows["a"].flatten().tolist() == [1, 1, 2, 2]
+
+
+def test_an_algorithm_that_is_made_adds_its_keys():
+    obs_utils.initialize_obs_modality_mapping_from_dict({"rgb": ["eye"], "scan": ["flat"]})
+    config = small_config("bc", keys=["flat", "arm"])
+    algo_factory("bc", config, {"flat": [3], "arm": [2]}, 2, "meta")
+    table = {"eye": "rgb", "flat": "low_dim", "arm": "low_dim"}
+    assert dict(obs_utils.OBS_KEYS_TO_MODALITIES) == table
+    assert obs_utils.OBS_MODALITIES_TO_KEYS["low_dim"] == ["flat", "arm"]

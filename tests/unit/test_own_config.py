@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import robomimic_idiom  # noqa: F401 # registers its configs
 
 from raymimic.config import BaseConfig, config_factory, parse_set
 from raymimic.config.base_config import REGISTERED_CONFIGS, config_from_file
@@ -105,6 +106,25 @@ def test_a_table_that_says_nothing_is_a_mistake(name, table, message):
     with pytest.raises(ConfigError, match=name):
         describe(cls.ALGO_NAME)
     assert message in found[0]
+
+
+def test_a_part_may_lack_keys_that_its_own_class_has():
+    def algo_config(self: Any) -> None:
+        self.algo.sampler = BCConfig().algo
+        del self.algo.sampler.loss  # of which BC's own rules speak
+
+    cls = own_config(algo_config=algo_config)
+    assert said(cls) == []
+    both = ["algo.sampler.gmm.enabled=true", "algo.sampler.gaussian.enabled=true"]
+    assert "exclude each other" in said(cls, *both)[0]
+
+
+def test_goals_of_a_hierarchy_are_those_of_the_parts_that_plan():
+    config = config_factory("idiom_hierarchy")
+    config.observation.actor.modalities.goal.low_dim = ["subgoal"]
+    assert config.goals_from_env == {}
+    config.observation.planner.modalities.goal.rgb = ["end"]
+    assert config.goals_from_env == {"end": "rgb"}
 
 
 def test_a_key_that_is_called_like_one_of_ours_may_be_something_else():

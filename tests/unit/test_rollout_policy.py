@@ -110,6 +110,40 @@ def test_dtype_is_the_trainings():
     assert policy({"flat": np.zeros(OBS_DIM, np.float32)}).dtype == np.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_observations_may_be_tensors_of_any_floating_type(dtype):
+    policy = RolloutPolicy(make_algo())
+    given = torch.linspace(-1, 1, OBS_DIM).to(dtype)
+    action = policy({"flat": given})
+    assert action.dtype == np.float32
+    np.testing.assert_array_equal(action, policy({"flat": given.to(torch.float32).numpy()}))
+
+
+class Elsewhere(PolicyAlgo):
+    """Its device is one on which tensors have no values."""
+
+    def _create_networks(self):
+        self.nets["policy"] = torch.nn.Linear(OBS_DIM, ACTION_DIM)
+
+    def get_action(self, obs_dict, goal_dict=None):
+        seen = obs_dict["flat"]
+        assert (seen.device.type, seen.dtype) == ("meta", torch.float32)
+        return torch.zeros(self.nets["policy"](seen).shape)
+
+
+@pytest.mark.parametrize("given", [np.zeros(OBS_DIM), torch.zeros(OBS_DIM, dtype=torch.bfloat16)])
+def test_observations_are_brought_to_the_policys_device(given):
+    algo = make_algo()
+    policy = RolloutPolicy(
+        Elsewhere(
+            *(algo.algo_config, algo.obs_config, algo.global_config, algo.obs_key_shapes),
+            *(ACTION_DIM, torch.device("meta")),
+        ),
+        {"flat": {"offset": np.zeros((1, OBS_DIM)), "scale": np.ones((1, OBS_DIM))}},
+    )
+    assert policy({"flat": given}).shape == (ACTION_DIM,)
+
+
 def test_missing_observation_names_the_nearest():
     with pytest.raises(EnvError, match=r"needs observation 'flat'.*did you mean 'flat_obs'"):
         RolloutPolicy(make_algo())({"flat_obs": np.zeros(OBS_DIM)})

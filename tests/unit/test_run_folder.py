@@ -32,6 +32,7 @@ def test_two_runs_of_one_name_do_not_share_a_folder(config: BaseConfig, tmp_path
         *("config.json", "logs", "models", "videos")
     }
     assert find_run(config) == max(first.uri, second.uri)
+    assert max(Path(first.uri).parent.iterdir()) == Path(second.uri)  # as scripts find the newest
     assert config_of_run(first.uri).dump() == config.dump()
     for run in (first, second):
         run.release()

@@ -206,7 +206,7 @@ def test_maybe_no_grad():
 def rates(params: Config, steps: int) -> list[float]:
     net = linear([1.0])
     optim = TorchUtils.optimizer_from_optim_params(params, net)
-    scheduler = TorchUtils.lr_scheduler_from_optim_params(params, optim)
+    scheduler = TorchUtils.lr_scheduler_from_optim_params(params, net=net, optimizer=optim)
     seen = []
     for _ in range(steps):
         seen.append(optim.param_groups[0]["lr"])
