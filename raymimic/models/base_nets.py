@@ -12,10 +12,11 @@ from torch.autograd.function import FunctionCtx
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.tensors import map_tensor
 
-# Multiply-adds of one matrix product from which oneDNN pays. On an AMD EPYC with AVX-512 (torch
-# 2.13, one and two threads) its forward product is 1.4 to 2.4 times as fast as MKL's from 2**26 on.
-# At 2**25 both take the same time, and a gradient that Python computes costs more than torch's own.
-_ONEDNN_FROM = 2**25
+# Multiply-adds of one matrix product from which oneDNN pays, on an AMD EPYC with AVX-512: there a
+# layer's pass, forward and backward, is 1.5 times as fast with one thread, and 1.2 times with two
+# (benchmarks/linear_layers.py). It gains less on smaller products, as its gradient, which Python
+# computes, costs more than torch's own.
+_ONEDNN_FROM = 2**23
 
 
 def onednn_product(
