@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import h5py
 
+from raymimic import __version__
 from raymimic.data.writer import DatasetWriter, RecordedEpisode, writing_dataset
 from raymimic.errors import OutputError
 from raymimic.recording.players import Players
@@ -24,7 +25,7 @@ from raymimic.storage import is_uri, lock, read_json, remove_tree, write_bytes, 
 logger = logging.getLogger(__name__)
 
 _PLAN, _LOCK, _OUTCOMES, _WHOLE = "plan.json", "lock", "outcomes.jsonl", "whole"
-_PARTS = "*.part.*"
+_PARTS = "[0-9]*.part.*"
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,13 @@ class Parts:
         else:
             file = None
         line = {"facts": facts, "part": None if file is None else file.name}
+        ledger = self._folder / _OUTCOMES
         try:
-            with (self._folder / _OUTCOMES).open("a") as ledger:
-                ledger.write(json.dumps(line) + "\n")
+            with ledger.open("a") as lines:
+                lines.write(json.dumps(line) + "\n")
         except OSError as error:
             raise OutputError(
-                f"cannot write '{ledger.name}': {error.strerror or error}; make room there"
+                f"cannot write '{ledger}': {error.strerror or error}; make room there"
             ) from error
 
     def _read(self) -> list[dict[str, Any]]:
@@ -222,7 +224,8 @@ def keeping_parts(
     folder = Path(f"{out}.parts")
     with ExitStack() as stack:
         try:
-            _begin(stack, str(out), folder, json.loads(json.dumps(plan)))
+            whole = {**json.loads(json.dumps(plan)), "version of raymimic": __version__}
+            _begin(stack, str(out), folder, whole)
         except OSError as error:
             raise OutputError(
                 f"cannot write '{folder}': {error.strerror or error}; make room there or choose "
