@@ -251,7 +251,7 @@ def _bcq(dataset_type: str, low_dim: bool) -> Settings:
     is_made, is_mixed = dataset_type == "mg", dataset_type in ("mh", "paired")
     learns_prior = is_mixed and low_dim
     sampler_sizes = _SMALL if is_made or (low_dim and not is_mixed) else _LARGE
-    sampler_rate = 1e-3 if is_made else 1e-4
+    critic_rate = 1e-4 if is_mixed or (low_dim and not is_made) else 1e-3
     vae: Settings = {
         "enabled": True,
         "kl_weight": 0.5 if is_made or learns_prior else 0.05,
@@ -263,8 +263,8 @@ def _bcq(dataset_type: str, low_dim: bool) -> Settings:
     if learns_prior:
         vae |= {"prior_layer_dims": _LARGE, **_GMM_PRIOR}
     return {
-        f"algo.optim_params.critic.{_RATE}": 1e-4 if low_dim or is_mixed else 1e-3,
-        f"algo.optim_params.action_sampler.{_RATE}": sampler_rate,
+        f"algo.optim_params.critic.{_RATE}": critic_rate,
+        f"algo.optim_params.action_sampler.{_RATE}": 1e-3 if is_made else 1e-4,
         f"algo.optim_params.actor.{_RATE}": 1e-3,
         "algo.actor.enabled": is_made and low_dim,
         "algo.actor.layer_dims": _SMALL,
@@ -275,7 +275,6 @@ def _bcq(dataset_type: str, low_dim: bool) -> Settings:
         "algo.critic.num_action_samples_rollout": 100,
         "algo.target_tau": 5e-3 if is_made else 5e-4,
         "algo.discount": 0.99,
-        **({f"algo.optim_params.critic.{_RATE}": 1e-3} if is_made else {}),
     }
 
 
