@@ -77,6 +77,16 @@ def test_robomimics_checkpoint_acts_as_in_robomimic(name):
             np.testing.assert_allclose(both, [step["action"]] * 2, rtol=TOLERANCE, atol=1e-6)
 
 
+@pytest.mark.parametrize("cuda", [True, False])
+def test_a_policy_acts_on_a_gpu_if_there_is_one_and_its_config_wants_it(cuda):
+    ckpt = torch.load(DATA / "checkpoints" / "bc.pth", weights_only=True)
+    config = json.loads(ckpt["config"])
+    config["train"]["cuda"] = cuda
+    policy, _ = policy_from_checkpoint(ckpt_dict={**ckpt, "config": json.dumps(config)})
+    on_gpu = cuda and torch.cuda.is_available()
+    assert policy.policy.device.type == ("cuda" if on_gpu else "cpu")
+
+
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_robomimics_optimizers_load(name):
     checkpoint = torch.load(DATA / "checkpoints" / f"{name}.pth", weights_only=True)
