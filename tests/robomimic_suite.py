@@ -38,6 +38,11 @@ EDITS = [
     (r"\bdataset_states_to_obs.py --", "dataset_states_to_obs.py --n 1 --"),
     (r"\btrain.py --", "train.py --debug --"),
     (r"image.hdf5 \\", r"compressed.hdf5 \\"),  # raymimic replaces no file
+    (  # robomimic's defaults lie in the package
+        r"\bgenerate_paper_configs.py --output_dir",
+        "generate_paper_configs.py --config_dir {here}/robomimic/exps/paper "
+        "--dataset_dir {here}/datasets --output_dir",
+    ),
     (r"model_dict, /path/to/ckpt.pth", r'model_dict, "saved.pth"'),
     (r"ckpt_path=/path/to/ckpt.pth", r'ckpt_path="model.pth"'),
     (r"/?path/to/(ckpt|model).pth", "{here}/model.pth"),
@@ -65,7 +70,8 @@ urllib.request.urlretrieve = lambda url, filename: shutil.copy("{here}/model.pth
 
 # Commands of the pages that are not run.
 LEFT = {
-    r"download_|convert_d4rl|convert_roboturk_pilot": "downloads, or needs what it downloads",
+    r"download_(?!.*--dry_run)|convert_d4rl": "downloads",
+    r"convert_roboturk_pilot": "needs files of RoboTurk",
     r"test\.sh": "the tests above",
 }
 
