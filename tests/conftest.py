@@ -82,6 +82,17 @@ def renderer() -> None:
 
 
 @pytest.fixture
+def evaluations_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plays evaluations in this process, as a trial of a sweep does: a new one imports torch."""
+    from raymimic.rollout.local import LocalEvaluator
+
+    monkeypatch.setattr(
+        "raymimic.training.trainer.LocalEvaluator",
+        lambda num_envs, imports, apart: LocalEvaluator(num_envs, imports, apart=False),
+    )
+
+
+@pytest.fixture
 def tune(tmp_path: Path) -> "Iterator[Callable[..., Tune]]":
     """Starts `raymimic tune` in `tmp_path`: see `Tune`. It does not outlive the test."""
     from sweeps import Tune

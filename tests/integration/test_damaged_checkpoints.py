@@ -16,7 +16,7 @@ from tiny import Ran, train_args, train_here
 
 from raymimic.checkpoints.reading import load_dict_from_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("evaluations_here")]
 
 EPOCHS, LATER = 6, 8
 SETTINGS = [

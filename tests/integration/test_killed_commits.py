@@ -13,7 +13,7 @@ from run_records import epochs_of, metrics_of
 from tensorboardX.proto.event_pb2 import Event
 from tiny import Ran, run_process, train_args
 
-pytestmark = pytest.mark.mlflow
+pytestmark = [pytest.mark.mlflow, pytest.mark.usefixtures("evaluations_here")]
 
 EPOCHS = 4
 # `raymimic`, which dies when it is about to write the checkpoint of epoch 3.

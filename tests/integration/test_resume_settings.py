@@ -14,6 +14,8 @@ from tiny import Ran, train_args, train_here, write_hopper
 from raymimic.config import get_all_registered_configs
 from raymimic.training.resume import FREE, changed, matches
 
+pytestmark = pytest.mark.usefixtures("evaluations_here")
+
 SETTINGS = [
     *("experiment.rollout.enabled=true", "experiment.rollout.rate=2", "experiment.rollout.n=2"),
     *("experiment.rollout.horizon=10", "experiment.render_video=false"),
