@@ -33,6 +33,7 @@ SWEEP = {
         "train.num_epochs": EPOCHS,
         "train.cuda": False,
         "train.output_dir": "out",
+        "ray.rollout_actors": 1,  # each is a process to start
     },
     "space": {"algo.alpha": {"grid": [0.5, 2.5]}},
     "seeds": [1, 2],

@@ -137,7 +137,7 @@ def launch(folder: Path, dataset: Path, *args: str, mlflow: bool = True) -> Laun
 
 @pytest.fixture(scope="module")
 def uninterrupted(hopper: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    training = launch(tmp_path_factory.mktemp("whole") / "w", hopper)
+    training = launch(tmp_path_factory.mktemp("whole") / "w", hopper, mlflow=False)
     try:
         yield training.result()
     finally:

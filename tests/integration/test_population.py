@@ -40,6 +40,7 @@ POPULATION = SWEEP | {
     "search_seed": 0,
     "scheduler": {"pbt": {"interval_steps": RATE * STEPS}},
     "budget": {"trials": 4},
+    "final_episodes": 0,
 }
 
 

@@ -77,6 +77,7 @@ def test_a_trial_of_two_workers_survives_the_loss_of_one(
     sweep = SWEEP | {
         "set": SWEEP["set"] | changes,
         "seeds": [1],
+        "final_episodes": 0,
         "space": {"algo.alpha": {"grid": [0.5]}},
         "resources": {"workers": 2, "cpus_per_worker": 0.25},
     }
@@ -104,7 +105,7 @@ def test_a_trial_is_retried_after_its_death_but_not_after_its_error(
     generator.add_param("train.seed", "seed", 1, [1, 2])
     generator.generate()
 
-    mixed = tune("mixed", None, "--configs", "mixed", "--set", "final_episodes=3")
+    mixed = tune("mixed", None, "--configs", "mixed", "--set", "final_episodes=0")
     killed = trials_under_way(mixed)[0]
     os.kill(pids(marker, "ray::", killed["run_dir"])[0], signal.SIGKILL)
     outcome = mixed.outcome()
