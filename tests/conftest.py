@@ -83,7 +83,7 @@ def renderer() -> None:
 
 @pytest.fixture
 def evaluations_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plays evaluations in this process, as a trial of a sweep does: a new one imports torch."""
+    """Plays evaluations in this process, as trials of sweeps do; another would import torch."""
     from raymimic.rollout.local import LocalEvaluator
 
     monkeypatch.setattr(
