@@ -1,19 +1,42 @@
-"""Small real sweeps: the driver killed and resumed, one real MLflow server, every scheduler."""
+"""Small real sweeps: each scheduler stops weak settings, and Optuna tries every seed."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import RATE, SWEEP, Tune
+import ray
+from sweeps import RATE, SWEEP, results_in
+from tiny import Ran, start_ray
 
 pytestmark = pytest.mark.ray
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def run(
+    cli: Callable[..., Ran], hopper: Path, tmp_path: Path
+) -> Callable[[dict[str, Any]], tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Runs a sweep of two trials at a time in this process; its outcome, and its results."""
+
+    def tune(sweep: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        (tmp_path / "s.yaml").write_text(json.dumps(sweep | {"dataset": str(hopper)}))
+        ran = cli("tune", "s.yaml", "--json", "--max-concurrent", "2")
+        assert ran.status == 0, ran.err
+        return ran.result, list(results_in(Path(ran.result["sweep_dir"])).values())
+
+    return tune
+
+
 @pytest.mark.parametrize("options", [{"asha": {}}, {"median": {"min_samples": 2}}])
-def test_a_scheduler_stops_weak_settings(
-    tune: Callable[..., Tune], options: dict[str, Any]
-) -> None:
+def test_a_scheduler_stops_weak_settings(run: Callable[..., Any], options: dict[str, Any]) -> None:
     rate = "algo.optim_params.policy.learning_rate.initial"
     sweep = {
         "algo": "bc",
@@ -34,9 +57,8 @@ def test_a_scheduler_stops_weak_settings(
         "metric": "Valid/Loss",
         "final_episodes": 0,
     }
-    run = tune(next(iter(options)), sweep, "--max-concurrent", "2")
-    outcome = run.outcome()
-    ends = {r["setting"][rate]: (r["status"], len(r["curve"])) for r in run.results().values()}
+    outcome, results = run(sweep)
+    ends = {r["setting"][rate]: (r["status"], len(r["curve"])) for r in results}
     assert ("finished", 4) in (ends[1e-2], ends[3e-3])
     assert ends[1e-9][0] == ends[1e-10][0] == "stopped"
     assert max(ends[1e-9][1], ends[1e-10][1]) < 4
@@ -45,7 +67,7 @@ def test_a_scheduler_stops_weak_settings(
 
 
 def test_optuna_tries_every_seed_of_each_setting_while_episodes_last(
-    tune: Callable[..., Tune],
+    run: Callable[..., Any],
 ) -> None:
     huber, norm = "algo.critic.use_huber", "algo.critic.max_gradient_norm"
     sweep = SWEEP | {
@@ -55,12 +77,11 @@ def test_optuna_tries_every_seed_of_each_setting_while_episodes_last(
             norm: {"uniform": [0.5, 2.0], "when": {huber: True}},
         },
         "search": "optuna",
+        "final_episodes": 0,
         "budget": {"trials": 40, "episodes": 14},
         "set": SWEEP["set"] | {"mlflow.enabled": False, "train.num_epochs": 2 * RATE},
     }
-    run = tune("optuna", sweep, "--max-concurrent", "2")
-    outcome = run.outcome()
-    results = run.results().values()
+    outcome, results = run(sweep)
     assert all((norm in result["setting"]) == result["setting"][huber] for result in results)
     stopped = [result for result in results if result["status"] == "stopped"]
     assert stopped
