@@ -8,14 +8,9 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    OutOfMemoryError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import RayError, RayTaskError
 
+from raymimic.cluster.lost import LOST_ACTOR
 from raymimic.cluster.watch import ClusterWatch, RoomWatch
 from raymimic.config import import_modules
 from raymimic.errors import EnvError, RaymimicError
@@ -26,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 _AHEAD = 4  # episodes for each actor that wait for an earlier one
 _WAIT_S = 1.0
-_DEAD = (ActorDiedError, ActorUnavailableError, OutOfMemoryError)
 _TIMES = f"its process died {RETRIES + 1} times in a row"
 
 
@@ -127,7 +121,7 @@ class ActorPlayers:
     def _outcome(self, ref: Any) -> Any:
         try:
             return ray.get(ref)
-        except _DEAD:
+        except LOST_ACTOR:
             self._cluster.check(now=True)  # its end would explain the error
             return Crash(_TIMES)
         except RayTaskError as error:

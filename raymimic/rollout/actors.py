@@ -9,14 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    GetTimeoutError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from raymimic.cluster.lost import LOST_ACTOR
 from raymimic.cluster.watch import ClusterWatch, RoomWatch
 from raymimic.config import import_modules
 from raymimic.envs.fit import TriedEnv
@@ -148,7 +143,7 @@ class RolloutPool:
             if time.monotonic() > self._placed_at + tryout.timeout_s:
                 raise tryout.hung() from None
             return None
-        except (ActorDiedError, ActorUnavailableError) as error:
+        except LOST_ACTOR as error:
             raise tryout.ended(f"ended its process {RETRIES + 1} times in a row") from error
         except RayError as error:
             raise _explained(error, tryout.envs) from error
@@ -220,7 +215,7 @@ class RolloutPool:
             part.result = ray.get(part.ref, timeout=0.0)
         except GetTimeoutError:
             return
-        except (ActorDiedError, ActorUnavailableError):
+        except LOST_ACTOR:
             if not part.apart:
                 part.apart, part.ref = True, part.actor.play_apart.remote(part.job)
                 return

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymimic import storage
 from raymimic.cluster.capacity import describe, live_room
+from raymimic.cluster.lost import LOST_ACTOR
 from raymimic.cluster.placement import Reservation, reserve
 from raymimic.cluster.ray_internals import torch_trainer
 from raymimic.cluster.session import cluster_address, ray_session
@@ -321,7 +322,7 @@ class TrainerThread(threading.Thread):
             return []
         try:
             events: list[Event] = ray.get(self._asked)
-        except RayActorError:
+        except LOST_ACTOR:
             # The workers notice it at their next message, and fail.
             self._mailbox_lost = True
             self.close()
@@ -361,7 +362,7 @@ def _failure_of(error: BaseException) -> _Failure:
         return _Failure("a node was taken back", reason, story, counts=False)
     if "low on memory" in story:
         return _Failure("a worker was lost", "its node ran low on memory", story, explained=True)
-    if actors or isinstance(error, RayActorError | ControllerError):
+    if actors or isinstance(error, (*LOST_ACTOR, ControllerError)):
         return _Failure("a worker was lost", reason, story)
     return _Failure("a worker failed", reason, story, explained=True)
 

@@ -211,7 +211,7 @@ def test_dataset_make_and_info(cli, tmp_path):
     path, expert, medium = ran.out.splitlines()
     assert path == "dataset: walker2d_medium_expert.hdf5"
     assert expert.startswith("expert: ")
-    assert "transitions in 1 episodes, mean return " in medium
+    assert "transitions in 1 episode, mean return " in medium
 
     ran = cli("dataset", "info", "walker2d_medium_expert.hdf5")
     assert ran.status == 0, ran.err

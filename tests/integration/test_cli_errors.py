@@ -513,7 +513,7 @@ def test_video_of_another_kind(refused, checkpoint):
 def test_dataset_written_below_a_file(cli, tmp_path):
     (tmp_path / "file").write_text("")
     args = ["dataset", "make", "hopper-medium-expert", "--out", "file/out.hdf5"]
-    assert_refused(cli(*args), "file/out.hdf5", "File exists")
+    assert_refused(cli(*args), "file/out.hdf5", "Not a directory")
 
 
 def test_unknown_dataset(refused):
