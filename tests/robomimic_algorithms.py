@@ -18,6 +18,7 @@ import tempfile
 import traceback
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from reference import compare, fill, golden_batch, log, make, numbers, observation, variants
@@ -97,8 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # about their code
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        sys.path.append(folder)
+    with tempfile.TemporaryDirectory() as folder, patch("sys.path", [*sys.path, folder]):
         import_modules([write_module(args.path, name, Path(folder)) for name in NAMES])
         for variant in args.variants:
             try:

@@ -217,7 +217,7 @@ def test_dataset_make_and_info(cli, tmp_path):
     assert ran.status == 0, ran.err
     assert "2 demos" in ran.out
     assert "obs/flat [17]" in ran.out
-    assert "filter key 'expert': 1 demos" in ran.out
+    assert "filter key 'expert': 1 demo" in ran.out
 
 
 # -- imports --

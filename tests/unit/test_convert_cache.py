@@ -139,8 +139,8 @@ def test_a_folder_of_hugging_faces_hub_is_fetched_and_converted(
     with serving(type("OwnHub", (Hub,), {"root": tmp_path / "hub"})) as address:
         environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf")}
 
-        def convert(uri: str) -> subprocess.CompletedProcess[str]:
-            words = ["raymimic", "dataset", "convert", uri, str(tmp_path / "out.hdf5")]
+        def convert(uri: str, name: str) -> subprocess.CompletedProcess[str]:
+            words = ["raymimic", "dataset", "convert", uri, str(tmp_path / name)]
             return subprocess.run(
                 [sys.executable, "-m", *words],
                 env=environment,
@@ -149,8 +149,8 @@ def test_a_folder_of_hugging_faces_hub_is_fetched_and_converted(
                 check=False,
             )
 
-        ran = convert("hf://datasets/org/name/data/set/")
-        missing = convert("hf://datasets/org/name/data/sets/")
+        ran = convert("hf://datasets/org/name/data/set/", "out.hdf5")
+        missing = convert("hf://datasets/org/name/data/sets/", "none.hdf5")
     assert ran.returncode == 0, ran.stderr
     with h5py.File(source) as old, h5py.File(tmp_path / "out.hdf5") as new:
         rows = np.concatenate([new[f"data/demo_{i}/obs/flat"] for i in range(EPISODES)])
