@@ -54,6 +54,7 @@ def test_a_command_is_one_module_and_one_line(
     [
         (["trian"], "invalid choice: 'trian' .* (did you mean 'train'?); see raymimic --help"),
         (["dataset", "inof"], "'inof' .* (did you mean 'info'?); see raymimic dataset --help"),
+        (["train", "--bogus"], "unrecognized arguments: --bogus; see raymimic train --help"),
         (["xyzzy"], "invalid choice: 'xyzzy' (choose from .*); see raymimic --help"),
     ],
 )
