@@ -100,20 +100,20 @@ class ConfigGenerator:
         key = key.replace("/", ".")
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise ConfigError(f"add_param: the values of '{key}' must be a list, not {values!r}")
-        values = plain([*values])
-        if not values:
+        listed: list[Any] = plain([*values])
+        if not listed:
             raise ConfigError(f"add_param: '{key}' has no values")
-        if value_names is not None and len(value_names) != len(values):
+        if value_names is not None and len(value_names) != len(listed):
             raise ConfigError(
-                f"add_param: '{key}' has {len(values)} values but {len(value_names)} value_names"
+                f"add_param: '{key}' has {len(listed)} values but {len(value_names)} value_names"
             )
         for other, parameter in self.parameters.items():
-            if other != key and parameter.group == group and len(parameter.values) != len(values):
+            if other != key and parameter.group == group and len(parameter.values) != len(listed):
                 raise ConfigError(
-                    f"add_param: '{key}' has {len(values)} values and '{other}', which is of group "
+                    f"add_param: '{key}' has {len(listed)} values and '{other}', which is of group "
                     f"{group} too, has {len(parameter.values)}: they are taken together"
                 )
-        new = {key: _Parameter(name, group, values, list(value_names or ()), hidename)}
+        new = {key: _Parameter(name, group, listed, list(value_names or ()), hidename)}
         self.parameters = {**(new if prepend else {}), **self.parameters, **new}
 
     def sweep(
