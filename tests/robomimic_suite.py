@@ -30,7 +30,7 @@ PAGE = ROOT / "tests/programs/robomimic_page.py"
 SILENCE_S = 1200
 """A process that prints nothing for so long is ended [s]."""
 
-# What a reader fills in, and long trainings made short, in the copies of examples and pages.
+# Texts that a reader replaces, and long trainings made short, in the copies of examples and pages.
 EDITS = [
     (r"(?<![\w/])/tmp/", "{here}/tmp/"),
     (r"num_epochs = \d+", "num_epochs = 2"),
@@ -129,7 +129,7 @@ class Part:
 
         Args:
             case: its name; empty: there is none yet.
-            told: its verdict, and what was printed after it. `maybe failed` stands for anything
+            told: its verdict, and the lines printed after it. `maybe failed` stands for anything
                 on the standard error.
         """
         text = "\n".join(told)
@@ -355,7 +355,7 @@ def commands(bench: Bench) -> Iterator[Part]:
 def shell(page: str) -> Iterator[tuple[int, str]]:
     """The lines and texts of a page's commands that run Python or copy a file.
 
-    Lines after `$ cat FILE` are what it prints.
+    Lines after `$ cat FILE` are its output.
     """
     for block in re.finditer(r"^ *```(?:sh|bash)\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL):
         text = re.split(r"^\$ cat ", block[1], maxsplit=1, flags=re.MULTILINE)[0]
@@ -367,7 +367,7 @@ def shell(page: str) -> Iterator[tuple[int, str]]:
 
 
 def table(commit: str, parts: Sequence[Part]) -> Iterator[str]:
-    """The lines of the table, and what stands below it."""
+    """The lines of the table, and of the lists below it."""
     yield f"Of robomimic at commit `{commit}`:"
     yield ""
     yield "| | passed | wrong in themselves | not run |"
