@@ -132,22 +132,30 @@ def main(words: Sequence[str]) -> None:
     sys.argv = rest
     sys.path.insert(0, str(Path.cwd() if is_module else Path(rest[0]).resolve().parent))
     if is_module:
-        if not _is_there(rest[0]):
-            ours = " of raymimic" if rest[0].partition(".")[0] == _THEIRS else ""
-            _end(f"error: there is no module '{rest[0]}'{ours}")
+        if (missing := _missing(rest[0])) is not None:
+            ours = " of raymimic" if missing.partition(".")[0] == _THEIRS else ""
+            _end(f"error: there is no module '{missing}'{ours}")
         run(rest[0], run_name="__main__", alter_sys=True)
     else:
         run(rest[0], run_name="__main__")
 
 
-def _is_there(module: str) -> bool:
-    """Whether a module is found; errors of the packages that it is a part of are theirs."""
+def _missing(module: str) -> str | None:
+    """The module that is missing in order to run one; errors of packages are their own.
+
+    Args:
+        module: its name, or that of a package, whose `__main__` runs.
+    """
     try:
-        return importlib.util.find_spec(module) is not None
+        spec = importlib.util.find_spec(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise
-        return False
+        spec = None
+    if spec is None:
+        return module
+    is_package = spec.submodule_search_locations is not None
+    return _missing(f"{module}.__main__") if is_package else None
 
 
 def _end(message: str) -> None:

@@ -1,8 +1,8 @@
 """The errors that a user can cause or cure, each explained in one sentence.
 
 Every such error is a `RaymimicError`: its message names the file, the key and the remedy. The
-command line prints the message alone and exits with status 2. Any other exception that escapes is a
-defect of raymimic and keeps its traceback.
+command line prints the message alone and exits with status 2. It treats any exception of the user's
+own code likewise. Any other exception that escapes is a defect of raymimic and keeps its traceback.
 """
 
 import difflib

@@ -7,6 +7,7 @@ stranger's, name modules too; such a module must be imported already.
 
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,28 @@ def check_imported(names: Iterable[str], where: str, given: Sequence[str] = ()) 
         )
 
 
+def place_in_own_code(error: BaseException) -> str | None:
+    """The place in the user's own code from which an error came: the last one on its way.
+
+    Args:
+        error: an exception that was raised.
+
+    Returns:
+        such as `/home/me/my_algo.py, line 12`; None: all code on its way is installed.
+    """
+    installed = [*_installed(), Path(__file__).resolve().parent]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
+            return f"{path}, line {frame.lineno}"
+    return None
+
+
+def _installed() -> list[Path]:
+    """The folders of the Python installation."""
+    return [Path(p).resolve() for p in {sys.prefix, sys.base_prefix}]
+
+
 @dataclass(frozen=True)
 class ImportPath:
     """The folders in which a driver finds a user's modules, for its other processes.
@@ -94,7 +117,7 @@ class ImportPath:
     @classmethod
     def of_this_process(cls) -> "ImportPath":
         """The folders beside those of the Python installation."""
-        installed = [Path(p).resolve() for p in {sys.prefix, sys.base_prefix}]
+        installed = _installed()
         library = Path(sysconfig.get_path("stdlib")).resolve()
         here = Path.cwd().resolve()
         first: list[str] = []

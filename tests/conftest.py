@@ -1,6 +1,7 @@
 """Fixtures of several test modules."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,18 @@ def _no_clusters_and_servers_of_the_user(
         # Ray's workers would get next to nothing of a core beside a test that computes.
         patch.setenv("RAY_worker_niceness", "0")
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_table_of_modalities() -> Iterator[None]:
+    """A test knows no keys that an earlier one told to robomimic's functions of observations."""
+    yield
+    if (obs_utils := sys.modules.get("raymimic.utils.obs_utils")) is not None:
+        obs_utils.OBS_KEYS_TO_MODALITIES.clear()
+        obs_utils.OBS_MODALITIES_TO_KEYS.clear()
+        obs_utils.DEFAULT_ENCODER_KWARGS.clear()
+        obs_utils.DepthModality.set_obs_processor(None)
+        obs_utils.DepthModality.set_obs_unprocessor(None)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,12 @@
 """Runs robomimic's own tests, examples, notebooks and documentation on raymimic.
 
-    python tests/robomimic_suite.py PATH [PART …] [--dataset test_v15.hdf5]
+    python tests/robomimic_suite.py PATH [PART …] [--only PATTERN] [--dataset test_v15.hdf5]
 
 PATH is a checkout of robomimic, which is only read. Its parts are copied into a temporary folder,
 in which raymimic stands in the place of the package; there `import robomimic` gives raymimic. The
 tests need robomimic's small dataset of robosuite's task Lift; without `--dataset`, twelve demos are
-recorded. Prints a line for each case, and at the end the table of docs/from_robomimic.md. The exit
-status is 1 where a case fails that should pass.
+recorded. `--only` runs the cases whose names match it. Prints a line for each case, and at the end
+the table of docs/from_robomimic.md. The exit status is 1 where a case fails that should pass.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PAGE = ROOT / "tests/programs/robomimic_page.py"
 SILENCE_S = 1200
 """A process that prints nothing for so long is ended [s]."""
 
-# What a reader fills in, and long trainings made short, in the copies of examples and pages.
+# Texts that a reader replaces, and long trainings made short, in the copies of examples and pages.
 EDITS = [
     (r"(?<![\w/])/tmp/", "{here}/tmp/"),
     (r"num_epochs = \d+", "num_epochs = 2"),
@@ -129,7 +129,7 @@ class Part:
 
         Args:
             case: its name; empty: there is none yet.
-            told: its verdict, and what was printed after it. `maybe failed` stands for anything
+            told: its verdict, and the lines printed after it. `maybe failed` stands for anything
                 on the standard error.
         """
         text = "\n".join(told)
@@ -146,10 +146,13 @@ class Bench:
     Args:
         checkout: robomimic's.
         here: the folder.
+        only: pattern of the names of the cases to run. The cases of one process count as one,
+            named by their file.
     """
 
-    def __init__(self, checkout: Path, here: Path) -> None:
+    def __init__(self, checkout: Path, here: Path, only: str = "") -> None:
         self.here = here
+        self.only = re.compile(only)
         self._env = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -173,6 +176,16 @@ class Bench:
             for pattern, to in EDITS:
                 text = re.sub(pattern, to.replace("{here}", str(here)), text)
             path.write_text(text)
+
+    def files(self, pattern: str) -> Iterator[Path]:
+        """The files to run, in the order of their names.
+
+        Args:
+            pattern: of their paths in the folder.
+        """
+        for path in sorted(self.here.glob(pattern)):
+            if self.only.search(str(path.relative_to(self.here))):
+                yield path
 
     def lines(self, *words: str | Path, folder: Path | None = None) -> Iterator[str]:
         """Runs a command, and gives each line that it prints.
@@ -262,7 +275,7 @@ class Bench:
 def tests(bench: Bench) -> Iterator[Part]:
     """Runs the files of `tests/`, which print a line for each of their cases."""
     verdict = re.compile(r"(\S.*): (?:\x1b\[\d+m)?((?:maybe )?failed|passed)")
-    for path in sorted(bench.here.glob("tests/test_*.py")):
+    for path in bench.files("tests/test_*.py"):
         part = Part(f"`tests/{path.name}`")
         case, told = "", [""]
         try:
@@ -282,7 +295,7 @@ def tests(bench: Bench) -> Iterator[Part]:
 def examples(bench: Bench) -> Iterator[Part]:
     """Runs the scripts of `examples/`."""
     part = Part("examples")
-    for path in sorted(bench.here.glob("examples/*.py")):
+    for path in bench.files("examples/*.py"):
         words = ["--debug"] if "--debug" in path.read_text() else []
         part.add(path.name, bench.error(sys.executable, path, *words))
     yield part
@@ -291,7 +304,7 @@ def examples(bench: Bench) -> Iterator[Part]:
 def notebooks(bench: Bench) -> Iterator[Part]:
     """Runs the notebooks, behind a cell that replaces their downloads."""
     part = Part("notebooks")
-    for path in sorted(bench.here.glob("examples/notebooks/*.ipynb")):
+    for path in bench.files("examples/notebooks/*.ipynb"):
         book = json.loads(path.read_text())
         source = DOWNLOADS.replace("{here}", str(bench.here))
         cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
@@ -304,7 +317,7 @@ def notebooks(bench: Bench) -> Iterator[Part]:
 def python(bench: Bench) -> Iterator[Part]:
     """Runs the Python blocks of the pages."""
     part = Part("Python blocks of `docs/`")
-    for path in sorted(bench.here.glob("docs/**/*.md")):
+    for path in bench.files("docs/**/*.md"):
         page = str(path.relative_to(bench.here))
         if "```python" not in path.read_text():
             continue
@@ -326,6 +339,8 @@ def commands(bench: Bench) -> Iterator[Part]:
     for path in sorted(bench.here.glob("docs/**/*.md")):
         for line, command in shell(path.read_text()):
             case = f"{path.relative_to(bench.here)}:{line}"
+            if not bench.only.search(case):
+                continue
             reason = next((LEFT[key] for key in LEFT if re.search(key, command)), None)
             if reason is not None:
                 part.left[case] = reason
@@ -340,7 +355,7 @@ def commands(bench: Bench) -> Iterator[Part]:
 def shell(page: str) -> Iterator[tuple[int, str]]:
     """The lines and texts of a page's commands that run Python or copy a file.
 
-    Lines after `$ cat FILE` are what it prints.
+    Lines after `$ cat FILE` are its output.
     """
     for block in re.finditer(r"^ *```(?:sh|bash)\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL):
         text = re.split(r"^\$ cat ", block[1], maxsplit=1, flags=re.MULTILINE)[0]
@@ -352,7 +367,7 @@ def shell(page: str) -> Iterator[tuple[int, str]]:
 
 
 def table(commit: str, parts: Sequence[Part]) -> Iterator[str]:
-    """The lines of the table, and what stands below it."""
+    """The lines of the table, and of the lists below it."""
     yield f"Of robomimic at commit `{commit}`:"
     yield ""
     yield "| | passed | wrong in themselves | not run |"
@@ -385,6 +400,7 @@ def main() -> int:
     parser.add_argument("checkout", type=Path, help="robomimic's, which is only read")
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--dataset", type=Path, help="test_v15.hdf5 (default: one is recorded)")
+    parser.add_argument("--only", default="", help="pattern of the cases to run (default: all)")
     args = parser.parse_args()
     if unknown := sorted({*args.parts} - PARTS.keys()):
         parser.error(f"there is no part '{unknown[0]}'")
@@ -392,7 +408,7 @@ def main() -> int:
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     done: list[Part] = []
     with tempfile.TemporaryDirectory(prefix="suite-") as folder:
-        bench = Bench(args.checkout.resolve(), Path(folder).resolve())
+        bench = Bench(args.checkout.resolve(), Path(folder).resolve(), args.only)
         bench.prepare(args.dataset)
         for name in args.parts or PARTS:
             done.extend(PARTS[name](bench))

@@ -1,7 +1,7 @@
 """Checkpoints of older versions of robomimic in the form that version 0.5 gives them.
 
 Settings that older checkpoints lack have the behaviour of those versions as defaults. This module
-brings the rest into today's form, and writes down what robomimic's configs leave open.
+brings the rest into today's form, and writes down the settings that robomimic's configs leave open.
 (`raymimic.algo.Algo.deserialize` reads models without optimizers, from before 0.5.)
 """
 

@@ -99,6 +99,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"raymimic {raymimic.__version__}")
     top = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = {"": top}
+    chosen = parser
     for words, (module, help_text) in COMMANDS.items():
         group, _, name = words.rpartition(" ")
         if group not in groups:
@@ -109,4 +110,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             command = cast(Command, import_module(module))
             command.arguments(subparser)
             subparser.set_defaults(run_command=command.run)
-    return parser.parse_args(argv)
+            chosen = subparser
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # here, as `parse_args` would name the help of all commands
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args

@@ -10,8 +10,8 @@ from raymimic.terminal import Counting, counted, shown
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset convert`."""
     parser.description = (
-        "Writes a dataset of another format as robomimic's HDF5 and says what became of what; with "
-        "--to, writes it, or robomimic's HDF5, in another format."
+        "Writes a dataset of another format as robomimic's HDF5 and names the source of each part; "
+        "with --to, writes it, or robomimic's HDF5, in another format."
     )
     add_import(parser)
     parser.add_argument("source", help="the dataset: a file, a folder, or an id")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 def convert(
     source: str, target: str, source_format: str | None = None, target_format: str | None = None
 ) -> None:
-    """Converts a dataset, and prints what became of what.
+    """Converts a dataset, and prints the source of each part.
 
     Args:
         source: the dataset: a file, a folder, or an id.

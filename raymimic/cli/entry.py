@@ -19,9 +19,15 @@ from typing import Any, NoReturn
 from raymimic.cli.commands import parse
 from raymimic.cli.shared import leave
 from raymimic.credentials import FULL_URI, ServerUri, holds_login, masked
-from raymimic.errors import ConfigError, ModuleNotImportedError, RaymimicError, full_disk
+from raymimic.errors import (
+    ConfigError,
+    ModuleNotImportedError,
+    RaymimicError,
+    full_disk,
+    reason,
+)
 from raymimic.terminal import Once, write_to_nowhere
-from raymimic.user_modules import join_current_folder
+from raymimic.user_modules import join_current_folder, place_in_own_code
 
 _PAUSE_S = 0.05
 
@@ -53,7 +59,8 @@ def run_script(
         run: the script.
         argv: arguments, those of the process unless given.
     """
-    parser.set_defaults(run_command=run, traceback=False, verbose=False)
+    # A script has no `--traceback`: errors of its own code keep theirs.
+    parser.set_defaults(run_command=run, traceback=None, verbose=False)
     args = parser.parse_args(argv)
     with _own_stderr():
         _run(args, argv)
@@ -83,7 +90,13 @@ def _run(args: argparse.Namespace, argv: Sequence[str] | None) -> NoReturn:
             _explain(f"error: the name is too long: '{error.filename}'", args.traceback)
         explained = full_disk(error) if isinstance(error, OSError) else error
         if not isinstance(explained, RaymimicError):
-            raise
+            place = place_in_own_code(error) if isinstance(error, Exception) else None
+            if place is None or args.traceback is None:
+                raise
+            _explain(
+                f"error: {reason(error)} ({place}): mend it there; --traceback shows the way there",
+                args.traceback,
+            )
         _explain(f"error: {explained}{_remedy(explained, argv)}", args.traceback)
 
 
@@ -214,13 +227,13 @@ class _MaskingFormatter(logging.Formatter):
         return masked(super().format(record))
 
 
-def _explain(message: str, with_traceback: bool) -> NoReturn:
+def _explain(message: str, with_traceback: bool | None) -> NoReturn:
     if with_traceback:
         print(masked(traceback.format_exc()), file=sys.stderr)
     leave(2, message)
 
 
-def _end_now(status: int, message: str, with_traceback: bool) -> NoReturn:
+def _end_now(status: int, message: str, with_traceback: bool | None) -> NoReturn:
     """Ends the process at once; a signal within Ray's core would make that abort it later."""
     try:
         _explain(message, with_traceback)

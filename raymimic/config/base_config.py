@@ -31,7 +31,7 @@ from raymimic.config.sections import (
 from raymimic.errors import ConfigError, RaymimicError, perhaps
 from raymimic.observations.shapes import modalities_of
 from raymimic.storage import parse_json
-from raymimic.user_modules import modules_of, same_definition
+from raymimic.user_modules import modules_of, place_in_own_code, same_definition
 
 logger = logging.getLogger(__name__)
 
@@ -634,7 +634,7 @@ def _place(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return ""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f" ({frame.filename}, line {frame.lineno})"
+    return f" ({place_in_own_code(error) or f'{frame.filename}, line {frame.lineno}'})"
 
 
 def parse_set(assignment: str) -> tuple[str, Any]:

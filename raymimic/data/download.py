@@ -63,8 +63,8 @@ def download(url: str, target: Path) -> None:
             part = target.with_name(f".{target.name}.{remote.version}.part")
             with part.open("ab") as file:
                 _lock(file, target)
-                if not remote.tag:
-                    _empty(file)  # its bytes may be of another version
+                if not remote.tag or remote.size is None:
+                    _empty(file)  # its bytes may be of another version, or all or some of it
                 _check_room(remote, file, target)
                 with tqdm(total=remote.size, unit="B", unit_scale=True, desc=target.name) as bar:
                     _receive(remote, answer, file, bar)
@@ -168,7 +168,7 @@ def _receive(remote: _Remote, answer: HTTPResponse, file: IO[bytes], bar: Any) -
     """Appends the bytes that the file lacks: of this answer where it has none, then of others.
 
     Raises:
-        DatasetError: no more come, or the file has changed.
+        DatasetError: no more come, they are others than asked for, or the file has changed.
         HTTPError: the server refuses.
     """
     if not file.tell():
@@ -194,6 +194,12 @@ def _receive(remote: _Remote, answer: HTTPResponse, file: IO[bytes], bar: Any) -
                             f"'{remote.url}' has changed meanwhile: give the command again"
                         )
                     _empty(file)
+                elif not rest.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
+                    _empty(file)
+                    raise DatasetError(
+                        f"'{remote.url}' sends other bytes than it is asked for: give the command "
+                        "again, which begins anew"
+                    )
                 _copy(rest, file, bar)
         except urllib.error.HTTPError:
             raise
@@ -245,7 +251,10 @@ def _check(remote: _Remote, part: Path, target: Path) -> None:
         DatasetError: it had.
     """
     fault = ""
-    if remote.sha256 is not None:
+    size = part.stat().st_size
+    if remote.size is not None and size != remote.size:
+        fault = f"{size:,} bytes instead of {remote.size:,}"
+    elif remote.sha256 is not None:
         with part.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != remote.sha256:
                 fault = "its SHA-256 is another than the server tells"

@@ -39,7 +39,7 @@ def fetch(files: Iterable[tuple[str, str | None, Path]], dry_run: bool) -> None:
 
     Args:
         files: of each the description, the URL (None: there is none) and the local file.
-        dry_run: print only what would be downloaded.
+        dry_run: print the downloads, and start none.
 
     Raises:
         ConfigError: there are no files.

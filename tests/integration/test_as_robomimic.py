@@ -129,6 +129,7 @@ def test_the_real_package_keeps_its_place_unless_asked(tmp_path: Path):
         (["none.py"], "there is no script 'none.py'"),
         (["--config", "x"], "usage"),
         (["-m", "robomimic.scripts.none"], "no module 'robomimic.scripts.none' of raymimic"),
+        (["-m", "email"], "there is no module 'email.__main__'"),
         (["-m", "none.at_all"], "there is no module 'none.at_all'"),
     ],
 )

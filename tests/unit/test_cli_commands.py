@@ -12,6 +12,8 @@ from tiny import Ran, run_process
 from raymimic.cli.commands import COMMANDS, GROUPS
 
 GREET = """
+import json
+
 from raymimic.cli.shared import positive
 from raymimic.errors import ConfigError
 
@@ -24,6 +26,7 @@ def arguments(parser):
 def run(args):
     if args.name == "nobody":
         raise ConfigError("nobody is there to greet: give a name")
+    json.loads(args.name if args.name == "{" else "0")
     print(" ".join([f"hello {args.name}"] * args.times))
 """
 
@@ -42,6 +45,12 @@ def test_a_command_is_one_module_and_one_line(
     ran = cli(*command, "nobody")
     assert ran.status == 2
     assert ran.err == "raymimic: error: nobody is there to greet: give a name\n"
+    ran = cli(*command, "{")
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    place = r"\(/.*/greet_command\.py, line 16\)"
+    assert re.search(f"error: JSONDecodeError: Expecting .* {place}: mend it there; --tr", ran.err)
+    ran = cli(*command, "{", "--traceback")
+    assert "json/decoder.py" in ran.err
     ran = cli(*command, "Ada", "--times", "0")
     assert ran.status == 2
     assert ran.err.startswith("raymimic: error: argument --times: '0' is not a whole number from 1")
@@ -54,6 +63,7 @@ def test_a_command_is_one_module_and_one_line(
     [
         (["trian"], "invalid choice: 'trian' .* (did you mean 'train'?); see raymimic --help"),
         (["dataset", "inof"], "'inof' .* (did you mean 'info'?); see raymimic dataset --help"),
+        (["train", "--bogus"], "unrecognized arguments: --bogus; see raymimic train --help"),
         (["xyzzy"], "invalid choice: 'xyzzy' (choose from .*); see raymimic --help"),
     ],
 )

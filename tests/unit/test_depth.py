@@ -238,29 +238,22 @@ def test_pictures_of_randomizers_show_what_networks_see(metres: Path, others: Pa
 
 
 def test_a_loop_in_robomimics_form(metres: Path, others: Path) -> None:
-    try:
-        for path, far in ((others, 1.0), (metres, FAR)):
-            config = config_for(path, train__hdf5_normalize_obs=True)
-            obs_utils.initialize_obs_utils_with_config(config)
-            config.lock()
-            meta = file_utils.get_env_metadata_from_dataset(path)
-            assert meta["type"] == (1 if far == FAR else 2)
-            shapes = file_utils.get_shape_metadata_from_dataset(
-                {"path": str(path)}, ["actions"], config.all_obs_keys
-            )
-            made = algo_factory("bc", config, shapes["all_shapes"], shapes["ac_dim"], CPU)
-            data, _ = train_utils.load_data_for_training(config, config.all_obs_keys)
-            stats = data.get_obs_normalization_stats()
-            np.testing.assert_allclose(stats["camera_0"]["offset"], (0.5 + far) / 2, rtol=1e-6)
-            batch = next(iter(torch.utils.data.DataLoader(data, batch_size=8)))
-            batch = made.process_batch_for_training(batch)
-            seen = made.postprocess_batch_for_training(batch, None)["obs"]["camera_0"]
-            assert float(seen.max()) == pytest.approx(far)
-            theirs = obs_utils.process_obs(np.full((4, 6, 1), FAR, np.float32), "depth")
-            assert float(theirs.max()) == pytest.approx(far)
-    finally:
-        obs_utils.DepthModality.set_obs_processor(None)
-        obs_utils.DepthModality.set_obs_unprocessor(None)
-        for table in (obs_utils.OBS_KEYS_TO_MODALITIES, obs_utils.OBS_MODALITIES_TO_KEYS):
-            table.clear()
-        obs_utils.DEFAULT_ENCODER_KWARGS.clear()
+    for path, far in ((others, 1.0), (metres, FAR)):
+        config = config_for(path, train__hdf5_normalize_obs=True)
+        obs_utils.initialize_obs_utils_with_config(config)
+        config.lock()
+        meta = file_utils.get_env_metadata_from_dataset(path)
+        assert meta["type"] == (1 if far == FAR else 2)
+        shapes = file_utils.get_shape_metadata_from_dataset(
+            {"path": str(path)}, ["actions"], config.all_obs_keys
+        )
+        made = algo_factory("bc", config, shapes["all_shapes"], shapes["ac_dim"], CPU)
+        data, _ = train_utils.load_data_for_training(config, config.all_obs_keys)
+        stats = data.get_obs_normalization_stats()
+        np.testing.assert_allclose(stats["camera_0"]["offset"], (0.5 + far) / 2, rtol=1e-6)
+        batch = next(iter(torch.utils.data.DataLoader(data, batch_size=8)))
+        batch = made.process_batch_for_training(batch)
+        seen = made.postprocess_batch_for_training(batch, None)["obs"]["camera_0"]
+        assert float(seen.max()) == pytest.approx(far)
+        theirs = obs_utils.process_obs(np.full((4, 6, 1), FAR, np.float32), "depth")
+        assert float(theirs.max()) == pytest.approx(far)

@@ -28,6 +28,8 @@ class Server(http.server.ThreadingHTTPServer):
         portion: the connection is cut after so many bytes; None: it is not.
         left: bytes of all answers together, after which nothing more is sent.
         has_ranges: whether `Range` is heeded.
+        shift: bytes between the begin of a range that is sent and of the one asked for.
+        has_sizes: whether answers tell their size.
         digest: `X-Linked-ETag` of a redirection from `/linked/…`.
         asked: `Range` of each request.
     """
@@ -37,6 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.content, self.tag, self.digest = content, '"first"', ""
         self.portion: int | None = None
         self.left, self.has_ranges = 1 << 40, True
+        self.shift, self.has_sizes = 0, True
         self.asked: list[str | None] = []
 
     def url(self, path: str) -> str:
@@ -64,7 +67,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if wanted and ours.has_ranges and is_same:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(ours.content) - start))
+        start += ours.shift if start else 0
+        if wanted:
+            end = len(ours.content)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+        if ours.has_sizes:
+            self.send_header("Content-Length", str(len(ours.content) - start))
         if ours.tag:
             self.send_header("ETag", ours.tag)
         self.end_headers()
@@ -145,6 +153,37 @@ def test_a_server_without_ranges_begins_anew(server: Server, target: Path):
         download(server.url("data.hdf5"), target)
     server.portion, server.left = None, 1 << 40
     download(server.url("data.hdf5"), target)
+    assert target.read_bytes() == server.content
+
+
+def test_a_server_of_other_ranges_than_asked_for_begins_anew(server: Server, target: Path):
+    server.shift, server.portion = -1000, 1_500_000
+    with pytest.raises(DatasetError, match="other bytes than it is asked for"):
+        download(server.url("data.bin"), target)
+    assert not target.exists()
+    server.portion = None
+    download(server.url("data.bin"), target)
+    assert target.read_bytes() == server.content
+
+
+def test_a_file_of_unknown_size_begins_anew(server: Server, target: Path):
+    class CutOff(Handler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("ETag", self.server.tag)
+            self.end_headers()
+            self.wfile.write(b"200000\r\n" + bytes(1 << 21) + b"\r\n")  # and no last chunk
+            self.close_connection = True
+
+    target = target.with_suffix(".pth")
+    server.RequestHandlerClass = CutOff
+    with pytest.raises(DatasetError, match="cannot be downloaded"):
+        download(server.url("model.pth"), target)
+    server.RequestHandlerClass, server.has_sizes = Handler, False
+    download(server.url("model.pth"), target)
     assert target.read_bytes() == server.content
 
 

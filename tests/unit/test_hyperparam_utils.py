@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raymimic.config import config_factory, config_from_file
@@ -196,6 +197,37 @@ def test_a_dataset_beside_varied_ones_is_refused(base):
     generator(base).generate()
     with pytest.raises(ConfigError, match=r"'dataset' is given, but 'train.data' is varied"):
         configs_in(base.parent, [("dataset", "other.hdf5")])
+
+
+def test_arrays_are_lists_of_values(base):
+    made = ConfigGenerator(base)
+    made.add_param(RATE, "lr", 0, np.logspace(-4, -2, 3))
+    made.add_param("train.batch_size", "bs", 0, [np.int64(16), np.int64(32), 64])
+    made.add_param("algo.actor_layer_dims", "mlp", 1, [np.array([8, 8])])
+    configs = [json.loads(Path(path).read_text()) for path in made.generate()]
+    assert [config["train"]["batch_size"] for config in configs] == [16, 32, 64]
+    assert [config["algo"]["actor_layer_dims"] for config in configs] == [[8, 8]] * 3
+    assert Path(made.generate()[0]).name == "base_lr_0.0001_bs_16_mlp_8_8.json"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("abc", "must be a list, not 'abc'"),
+        (3, "must be a list, not 3"),
+        ([1 + 2j], "holds a complex, which JSON cannot express"),
+        (["/a/demos.hdf5"], "'base_d_/a/demos.hdf5' of a setting holds '/'.*value_names"),
+    ],
+)
+def test_values_that_no_config_or_file_can_have(base, tmp_path, values, said):
+    def generate():
+        made = ConfigGenerator(base, generated_config_dir=tmp_path / "out")
+        made.add_param("train.data", "d", 0, values)
+        made.generate()
+
+    with pytest.raises(ConfigError, match=said):
+        generate()
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_is_refused_in_words(base):

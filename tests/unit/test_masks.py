@@ -16,7 +16,7 @@ from tiny import PROGRAMS, Ran, run_process
 from raymimic.data.curation.masks import write_masks
 from raymimic.data.in_place import changing, journal_of
 from raymimic.data.metadata import read_metadata
-from raymimic.errors import DatasetError, OutputError
+from raymimic.errors import ConfigError, DatasetError, OutputError
 from raymimic.scripts.filter_dataset_size import filter_dataset_size
 from raymimic.scripts.split_train_val import split_train_val_from_hdf5
 from raymimic.utils.file_utils import create_hdf5_filter_key
@@ -80,6 +80,11 @@ def test_subsets_are_those_of_robomimic(path: Path, cli: Cli) -> None:
     filter_dataset_size(str(path), 4, input_filter_key="few")
     assert [masks(path)["5_demos"], masks(path)["half"]] == expected
     assert set(masks(path)["few_4_demos"]) < set(masks(path)["few"])
+    before = masks(path)
+    for number in (0, -1):
+        with pytest.raises(ConfigError, match=f"{number} demos make no filter key"):
+            filter_dataset_size(str(path), number)
+    assert masks(path) == before
 
 
 def test_the_scripts_take_the_arguments_of_robomimic(path: Path) -> None:

@@ -18,12 +18,6 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), np.uint8)
 @pytest.fixture(autouse=True)
 def _own_table():
     obs_utils.initialize_obs_modality_mapping_from_dict(MAPPING)
-    yield
-    for table in (obs_utils.OBS_KEYS_TO_MODALITIES, obs_utils.OBS_MODALITIES_TO_KEYS):
-        table.clear()
-    obs_utils.DEFAULT_ENCODER_KWARGS.clear()
-    obs_utils.DepthModality.set_obs_processor(None)
-    obs_utils.DepthModality.set_obs_unprocessor(None)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])

@@ -78,6 +78,14 @@ def test_blocks_name_their_language(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_lines_of_text_fit(page: str) -> None:
+    """But rows of tables, which cannot be wrapped."""
+    text = re.sub(r"^ *```.*?^ *```$", "", (ROOT / page).read_text(), flags=re.M | re.S)
+    long = [line for line in text.splitlines() if len(line) > 120 and not line.startswith("|")]
+    assert not long
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_exist(page: str) -> None:
     for block in blocks(page, *SHELL):
         for words in commands(block):

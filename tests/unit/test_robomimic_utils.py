@@ -41,6 +41,7 @@ from raymimic.utils import (
     lang_utils,
     log_utils,
     loss_utils,
+    obs_utils,
     python_utils,
     test_utils,
     train_utils,
@@ -249,6 +250,7 @@ def test_a_checkpoint_of_a_script_is_one(tmp_path: Path, hopper: Path):
     config = config_factory("bc")
     config.observation.modalities.obs.low_dim = ["flat"]
     config.algo.actor_layer_dims = [4]
+    obs_utils.initialize_obs_utils_with_config(config)
     shapes = file_utils.get_shape_metadata_from_dataset(
         {"path": str(hopper)}, ["actions"], ["flat"]
     )

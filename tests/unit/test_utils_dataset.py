@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from raymimic.config import config_factory
 from raymimic.errors import ConfigError, DatasetError
-from raymimic.utils import obs_utils, train_utils
+from raymimic.utils import train_utils
 from raymimic.utils.dataset import MetaDataset, SequenceDataset
 
 DATA = Path(__file__).parents[1] / "golden" / "data" / "dataset"
@@ -163,7 +163,6 @@ def test_images_stay_bytes_and_a_missing_next_obs_follows(tmp_path: Path):
         demo.attrs["num_samples"] = 4
         demo["obs/camera"] = images
         demo["actions"] = np.zeros((4, 2))
-    obs_utils.OBS_KEYS_TO_MODALITIES.clear()
     data = dataset(hdf5_path=file, obs_keys=["camera"], dataset_keys=[])
     assert data[1]["obs"]["camera"].dtype == np.uint8
     np.testing.assert_array_equal(data[1]["obs"]["camera"][0], images[1])

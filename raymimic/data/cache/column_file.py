@@ -144,7 +144,7 @@ class ColumnFile:
             expected = self._content(content)
             for name in expected.keys() - {"dataset"}:
                 if content.get(name) != json.loads(json.dumps(expected[name])):
-                    raise DamagedColumnError(f"its {name} is not what it should be")
+                    raise DamagedColumnError(f"its {name} is wrong")
             blocks, size = None, os.fstat(descriptor).st_size
             if content.get("blocks") is not None:
                 blocks = self._index(descriptor, size, content)
@@ -167,7 +167,7 @@ class ColumnFile:
         """
         count = content["blocks"]
         if not isinstance(count, int) or not 0 < count <= self.shape[0] + 1:
-            raise DamagedColumnError("the number of its blocks is not what it should be")
+            raise DamagedColumnError("the number of its blocks is wrong")
         index = np.zeros((count, 2), np.int64)
         place = size - index.nbytes
         if place >= self.offset and os.preadv(descriptor, [index.data.cast("B")], place):

@@ -47,7 +47,7 @@ class ConvertedDataset:
         digest: of the file's content, see `raymimic.data.metadata.content_digest`; empty for a
             folder.
         format: of the source, or of the folder.
-        mapping: what became of what, see `FormatReader.mapping`.
+        mapping: the source of each part, see `FormatReader.mapping`.
         action_range: least and greatest action of all.
         terminated: episodes that end in a done.
         truncated: episodes that were cut off, where the source says so.

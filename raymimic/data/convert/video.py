@@ -110,7 +110,8 @@ class VideoFrames:
 class VideoWriter:
     """Writes colour frames into an MP4 file (H.264), in which any frame is found quickly.
 
-    What is read again differs a little from what was written: colours have half the resolution.
+    Images that are read again differ a little from the written ones: colours have half the
+    resolution.
 
     Args:
         path: of the file.

@@ -121,7 +121,7 @@ def filter_demos(
 
     Raises:
         DatasetError: too few demos meet the conditions, or these cannot be told.
-        ConfigError: several filter keys would have one name.
+        ConfigError: several filter keys would have one name, or one has no demos.
 
     Source: robomimic/scripts/filter_dataset_size.py; there a number larger than that of the demos
     takes them all.
@@ -129,6 +129,8 @@ def filter_demos(
     conditions = conditions or Conditions()
     if not numbers and not conditions.name:
         raise ConfigError("nothing to choose demos by: give a number (--demos 50) or a condition")
+    if min(numbers, default=1) < 1:
+        raise ConfigError(f"{min(numbers)} demos make no filter key: ask for 1 or more")
     if name is not None and len(numbers) > 1:
         raise ConfigError(f"{len(numbers)} filter keys cannot all be called '{name}': leave it out")
     names = _meeting(path, _members(path, filter_key), conditions)

@@ -3,7 +3,7 @@
 import copy
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,6 +13,7 @@ from raymimic import storage
 from raymimic.config.base_config import config_factory, config_from_file, json_from_file
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError, OutputError
+from raymimic.sweep.spec.space import plain
 from raymimic.sweep.spec.sweep_file import sweep_from_dict
 from raymimic.sweep.spec.sweep_spec import SweepSpec
 
@@ -75,7 +76,7 @@ class ConfigGenerator:
         key: str,
         name: str,
         group: int,
-        values: Sequence[Any],
+        values: Iterable[Any],
         value_names: Sequence[str | None] | None = None,
         hidename: bool = False,
         prepend: bool = False,
@@ -87,29 +88,32 @@ class ConfigGenerator:
             name: the parameter's name in the names of experiments; an empty one leaves it out.
             group: parameters of one group take their values together, those of different groups
                 in all combinations.
-            values: the parameter's values.
+            values: the parameter's values; arrays are taken as lists.
             value_names: a name for each value, for the names of experiments; None: the value.
             hidename: leave the parameter out of these names.
             prepend: put the parameter before the earlier ones.
 
         Raises:
-            ConfigError: `value_names`, or the group's other parameters, have another number of
-                values.
+            ConfigError: `values` is no list or empty; or `value_names`, or the group's other
+                parameters, have another number of values.
         """
         key = key.replace("/", ".")
-        if not values:
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ConfigError(f"add_param: the values of '{key}' must be a list, not {values!r}")
+        listed: list[Any] = plain([*values])
+        if not listed:
             raise ConfigError(f"add_param: '{key}' has no values")
-        if value_names is not None and len(value_names) != len(values):
+        if value_names is not None and len(value_names) != len(listed):
             raise ConfigError(
-                f"add_param: '{key}' has {len(values)} values but {len(value_names)} value_names"
+                f"add_param: '{key}' has {len(listed)} values but {len(value_names)} value_names"
             )
         for other, parameter in self.parameters.items():
-            if other != key and parameter.group == group and len(parameter.values) != len(values):
+            if other != key and parameter.group == group and len(parameter.values) != len(listed):
                 raise ConfigError(
-                    f"add_param: '{key}' has {len(values)} values and '{other}', which is of group "
+                    f"add_param: '{key}' has {len(listed)} values and '{other}', which is of group "
                     f"{group} too, has {len(parameter.values)}: they are taken together"
                 )
-        new = {key: _Parameter(name, group, list(values), list(value_names or ()), hidename)}
+        new = {key: _Parameter(name, group, listed, list(value_names or ()), hidename)}
         self.parameters = {**(new if prepend else {}), **self.parameters, **new}
 
     def sweep(
@@ -169,8 +173,8 @@ class ConfigGenerator:
             the paths of the configs.
 
         Raises:
-            ConfigError: no parameter was added, a key does not exist, or two settings have the
-                same name.
+            ConfigError: no parameter was added, a key does not exist, JSON cannot express a value,
+                two settings have the same name, or one has a name that no file can have.
             OutputError: the files cannot be written.
         """
         parameters = self._added()
@@ -202,7 +206,12 @@ class ConfigGenerator:
                 if is_checked:
                     _put(content, "mlflow.experiment_name", self.wandb_proj_name)
             if is_checked:
-                config_factory(str(content["algo_name"]), content)
+                config_factory(str(content["algo_name"]), content).dump()
+            if "/" in name:
+                raise ConfigError(
+                    f"the name '{name}' of a setting holds '/', so that no file can have it: give "
+                    "add_param 'value_names', or hide the parameter by 'hidename'"
+                )
             if name in contents:
                 raise ConfigError(
                     f"two settings have the name '{name}', and so the same file: show a parameter "

@@ -322,7 +322,7 @@ def _parse_dimension(path: str, entry: Any) -> Dimension:
     }
     if not isinstance(common["hidden"], bool):
         raise ConfigError(f"{name}: 'hidden' must be true or false")
-    arguments = _plain(entry[kinds[0]])
+    arguments = plain(entry[kinds[0]])
     if not isinstance(arguments, list | tuple) or not arguments:
         raise ConfigError(f"{name}: '{kinds[0]}' needs a list{_usage(kinds[0])}")
     if kinds[0] in ("choice", "grid"):
@@ -399,12 +399,12 @@ def _same(first: Any, other: Any) -> bool:
     return bool(first == other) and isinstance(first, bool) == isinstance(other, bool)
 
 
-def _plain(values: Any) -> Any:
-    """Turns NumPy's values into Python's, which JSON can write."""
-    if isinstance(values, np.ndarray):
+def plain(values: Any) -> Any:
+    """Turns NumPy's values, and tuples, into Python's, which JSON can write."""
+    if isinstance(values, np.ndarray | np.generic):
         return values.tolist()
     if isinstance(values, list | tuple):
-        return [value.item() if isinstance(value, np.generic) else value for value in values]
+        return [plain(value) for value in values]
     return values
 
 
