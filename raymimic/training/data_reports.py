@@ -1,7 +1,6 @@
 """The pages about a training's data, which are made beside it where its data lie in a cache."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,7 +44,7 @@ class DataReports:
         """Begins to make the pages that were not found."""
         if self._awaited and self._child is None:
             try:
-                self._child = ChildProcess()
+                self._child = ChildProcess(_LEAST_PRIORITY)
             except OSError as error:
                 _warn(error)
                 return
@@ -76,7 +75,6 @@ def _warn(reason: object) -> None:
 
 def _make(pages: dict[str, Path], allow_links: Sequence[str]) -> Iterator[None]:
     """Makes the pages of some files; those that another process makes are left to it."""
-    os.nice(_LEAST_PRIORITY)
     from raymimic.data.curation.summary import summarize
     from raymimic.recording.report import make_report
 
