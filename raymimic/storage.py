@@ -157,11 +157,11 @@ def writing_file(path: Path, ending: str = ".part") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
+def writing_folder(target: str | Path) -> Iterator[Path]:
     """Writes a local folder, which appears under its name once the block is complete.
 
     Args:
-        path: of the folder; an empty one is replaced.
+        target: path of the folder; an empty one is replaced.
 
     Yields:
         The folder to write to, beside it. If the block raises, nothing is left.
@@ -169,7 +169,9 @@ def writing_folder(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or holds something already.
     """
-    path = path.absolute()
+    if is_uri(str(target)):
+        raise OutputError(f"cannot write '{target}': it must be a local folder; copy it then")
+    path = Path(target).absolute()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):

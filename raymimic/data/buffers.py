@@ -2,11 +2,15 @@
 
 import math
 import weakref
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Those of two batches: observations, the following ones, and goals may be of one column.
+_MOST_FREE = 6
 
 
 class Buffers:
@@ -17,7 +21,11 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
+        # The system gets the memory of further ones back.
+        self._free: deque[np.ndarray] = deque(maxlen=_MOST_FREE)
+
+    def __reduce__(self) -> tuple[type["Buffers"], tuple[()]]:
+        return Buffers, ()  # a copy, such as that of another process, begins with no memory
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A contiguous tensor on the CPU, whose values are those of an earlier one.

@@ -432,7 +432,7 @@ def cut_off_fault(key: str, column: Column, extent: tuple[float, float]) -> str 
         return None
     return (
         f"'{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g} to {greatest:g} with"
-        " all else cut off: scale it in the file"
+        " all else cut off: scale it in the file; train.cut_depth=false leaves depth as it is"
     )
 
 

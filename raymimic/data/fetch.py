@@ -12,12 +12,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raymimic import storage
-from raymimic.errors import DatasetError
+from raymimic.errors import ConfigError, DatasetError
 
 
 def cache_dir() -> Path:
-    """Where fetched datasets are kept: `$RAYMIMIC_CACHE` or `~/.cache/raymimic`."""
-    return Path(os.environ.get("RAYMIMIC_CACHE", "~/.cache/raymimic")).expanduser()
+    """Where fetched datasets are kept: `$RAYMIMIC_CACHE` or `~/.cache/raymimic`.
+
+    Raises:
+        ConfigError: it is in the home of a user who has none.
+    """
+    folder = os.environ.get("RAYMIMIC_CACHE", "~/.cache/raymimic")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the folder of caches '{folder}' is in an unknown home: name another folder by the"
+            " variable RAYMIMIC_CACHE"
+        ) from error
 
 
 def is_remote(path_or_uri: str | Path) -> bool:

@@ -6,6 +6,7 @@ when it is given again, and plays the others only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -116,8 +117,7 @@ class Parts:
             demo = part["data/demo_0"]
         except (KeyError, OSError) as error:
             raise OutputError(
-                f"'{file}' is damaged: delete it, and the same command plays its demo, and those "
-                "after it, again"
+                f"'{file}' is damaged: the same command plays its demo, and those after it, again"
             ) from error
         with part:
             writer.copy(demo, f"demo_{writer.num_demos}" if name is None else name, filter_keys)
@@ -174,9 +174,10 @@ class Parts:
             write_bytes(str(file), data)
         else:
             file = None
-        line = {"facts": facts, "part": None if file is None else file.name}
+        part = None if file is None else file.name
         ledger = self._folder / _OUTCOMES
         try:
+            line = {"facts": facts, "part": part, "digest": self._digest(facts, part)}
             with ledger.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
         except OSError as error:
@@ -185,18 +186,27 @@ class Parts:
             ) from error
 
     def _read(self) -> list[dict[str, Any]]:
-        """The lines of all outcomes up to the first whose data are gone."""
+        """The lines of all outcomes up to the first that is damaged or whose data are."""
         ledger, lines = self._folder / _OUTCOMES, []
-        with suppress(FileNotFoundError, ValueError):  # the last one may be half-written
-            for text in ledger.read_text().splitlines():
+        with suppress(OSError, ValueError, LookupError, TypeError):  # the last may be half-written
+            for text in ledger.read_text(errors="replace").splitlines():
                 line = json.loads(text)
-                if line["part"] is not None and not (self._folder / line["part"]).is_file():
+                if self._digest(line["facts"], line["part"]) != line["digest"]:
                     break
                 lines.append(line)
         while lines and lines[-1]["facts"]["crash"] is not None:
             lines.pop()
         write_bytes(str(ledger), "".join(json.dumps(x) + "\n" for x in lines).encode())
         return lines
+
+    def _digest(self, facts: Mapping[str, Any], part: str | None) -> str:
+        """SHA-256 of an outcome: of its facts, and of the file of its data."""
+        digest = hashlib.sha256()
+        if part is not None:
+            with (self._folder / part).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+        digest.update(json.dumps(facts).encode())
+        return digest.hexdigest()
 
     def _file(self, index: int, ending: str) -> Path:
         return self._folder / f"{index:06}.part.{ending}"
@@ -245,7 +255,9 @@ def keeping_parts(
 def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) -> None:
     """Takes the folder for this process and this plan."""
     folder.mkdir(parents=True, exist_ok=True)
-    if {path.name for path in folder.iterdir()} - {_LOCK} and not (folder / _PLAN).is_file():
+    # A kill may leave the lock, and a plan that has no name yet.
+    others = [x for x in folder.iterdir() if x.name != _LOCK and not x.match(f".{_PLAN}.*.tmp")]
+    if others and not (folder / _PLAN).is_file():
         raise OutputError(
             f"'{folder}' is there already, and not of this command, which would delete it: move "
             "it, or choose another name"

@@ -20,7 +20,7 @@ from raymimic.data.hdf5 import DatasetFile
 from raymimic.data.images import is_picture
 from raymimic.errors import DatasetError, OutputError, printable
 from raymimic.recording.contact_sheet import contact_sheets
-from raymimic.recording.report_files import kept_report
+from raymimic.recording.report_files import is_made, kept_report
 from raymimic.storage import read_bytes, write_bytes
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def make_report(
         DatasetError: the file cannot be read.
     """
     kept = kept_report(path, summary.meta.digest)
-    if kept.is_file():
+    if is_made(kept):
         return read_bytes(str(kept))
     file = DatasetFile.locate(path, allow_links)
     found = profile(file, summary, progress)

@@ -18,3 +18,11 @@ def kept_report(path: str | Path, digest: str) -> Path:
     name = Path(path).name
     own = hashlib.sha256(f"{_VERSION} {digest} {name}".encode(errors="replace")).hexdigest()[:20]
     return cache_dir() / "reports" / f"{own}.html"
+
+
+def is_made(report: Path) -> bool:
+    """Whether a report is there; none is in a folder that cannot be searched."""
+    try:
+        return report.is_file()
+    except OSError:
+        return False

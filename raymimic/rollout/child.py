@@ -23,12 +23,15 @@ class ChildProcess:
 
     It is not a fork: a process that has rendered cannot be forked.
 
+    Args:
+        niceness: of the process, from its start on; 19 is the lowest priority.
+
     Attributes:
         records: records of the current call so far.
         crashed: whether the process ended during the current call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, niceness: int = 0) -> None:
         self.records: list[Any] = []
         self.crashed = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 # it lives as long as this
@@ -44,6 +47,8 @@ class ChildProcess:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C ends this process, which then ends that one
             )
+        if niceness:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, niceness)
 
     def call(self, function: Callable[..., Iterator[Any]], *args: Any) -> None:
         """Begins to call a function.

@@ -1,14 +1,13 @@
 """The pages about a training's data, which are made beside it where its data lie in a cache."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from raymimic import storage
 from raymimic.data.training_data import DataInfo
 from raymimic.errors import RaymimicError
-from raymimic.recording.report_files import kept_report
+from raymimic.recording.report_files import is_made, kept_report
 from raymimic.rollout.child import ChildProcess
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class DataReports:
     def found(self) -> list[Path]:
         """The pages that have appeared since the last call."""
         self._end_if_done()
-        there = {path: page for path, page in self._awaited.items() if page.is_file()}
+        there = {path: page for path, page in self._awaited.items() if is_made(page)}
         for path in there:
             del self._awaited[path]
         return list(there.values())
@@ -44,7 +43,11 @@ class DataReports:
     def make_missing(self) -> None:
         """Begins to make the pages that were not found."""
         if self._awaited and self._child is None:
-            self._child = ChildProcess()
+            try:
+                self._child = ChildProcess(_LEAST_PRIORITY)
+            except OSError as error:
+                _warn(error)
+                return
             self._child.call(_make, dict(self._awaited), self._allow_links)
 
     def close(self) -> None:
@@ -60,15 +63,18 @@ class DataReports:
             if not self._child.finished():
                 return
             if self._child.crashed:
-                logger.warning("the report of the data is not made: %s", self._child.story())
+                _warn(self._child.story())
         except RaymimicError as error:
-            logger.warning("the report of the data is not made: %s", error)
+            _warn(error)
         self.close()
+
+
+def _warn(reason: object) -> None:
+    logger.warning("the report of the data is not made: %s", reason)
 
 
 def _make(pages: dict[str, Path], allow_links: Sequence[str]) -> Iterator[None]:
     """Makes the pages of some files; those that another process makes are left to it."""
-    os.nice(_LEAST_PRIORITY)
     from raymimic.data.curation.summary import summarize
     from raymimic.recording.report import make_report
 

@@ -1,5 +1,7 @@
 """Memory of batches: used again, but never while someone holds it."""
 
+import pickle
+
 import torch
 from torch import Tensor
 
@@ -44,3 +46,19 @@ def test_memory_begins_where_that_of_torch_does() -> None:
 
 def test_no_rows_take_no_memory() -> None:
     assert Buffers().empty((0, 3), torch.uint8).shape == (0, 3)
+
+
+def test_much_memory_that_was_let_go_at_once_is_given_back() -> None:
+    buffers = Buffers()
+    kept = [full(buffers, 1000) for _ in range(100)]
+    places = {x.data_ptr() for x in kept}
+    del kept
+    again = [full(buffers, 1000) for _ in range(6)]
+    assert {x.data_ptr() for x in again} < places
+    assert len(buffers._free) == 0
+
+
+def test_a_copy_begins_without_memory() -> None:
+    buffers = Buffers()
+    full(buffers, 1 << 20)
+    assert len(pickle.dumps(buffers)) < 1000

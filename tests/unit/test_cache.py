@@ -1,5 +1,6 @@
 """Columns in files of the cache: the batches of data in memory, whole files, one builder."""
 
+import errno
 import gc
 import itertools
 import json
@@ -524,6 +525,26 @@ def test_without_room_anywhere_one_sentence_names_both(
     assert "more than the 10,000 bytes (0.0 GB) that are free on this machine" in message
 
 
+@pytest.mark.usefixtures("slow_disk")
+def test_a_disk_that_is_tried_has_room_and_a_full_one_is_not_tried(
+    smooth: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_of(smooth)
+    gc.collect()
+    for file in folder.glob("*.column"):
+        os.truncate(file, 1 << 20)  # damaged, and in the way
+    monkeypatch.setenv(room.LIMIT, "0.005")
+
+    def full(place: Path) -> float:
+        assert sum(x.stat().st_size for x in place.glob("*.column")) < 5 << 20
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(build, "disk_rate", full)
+    cache = cache_of(smooth)
+    assert torch.equal(rows_of(cache, smooth), frames_of(smooth))
+    assert all(x.blocks is None for files in cache.files.values() for x in files)
+
+
 def test_a_link_in_the_place_of_a_file_is_never_followed(path: Path, folder: Path) -> None:
     cache_of(path)
     for file in folder.glob("*.column"):
@@ -766,9 +787,13 @@ def test_damage_of_compressed_columns_is_noticed(
     smooth: Path, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
     (opened,) = cache_of(smooth).files["obs/camera_0"]
-    with opened.file.path().open("r+b") as file:
-        file.seek(-16 if place == "index" else opened.file.offset, 0 if place == "block" else 2)
-        file.write(bytes(8))
+    end = int(opened.blocks[1, 1])
+    with opened.file.path().open("r+b") as file:  # a few bits, which Zstandard itself takes
+        at = -16 if place == "index" else opened.file.offset + end // 2
+        file.seek(at, 0 if place == "block" else 2)
+        (byte,) = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 16]))
     cache = cache_of(smooth)
     if place == "block":
         with pytest.raises(DatasetError, match=r"'obs/camera_0' cannot be read \(the block of row"):

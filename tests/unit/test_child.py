@@ -37,6 +37,15 @@ def test_a_child_answers_call_after_call(child: ChildProcess) -> None:
     assert not child.crashed
 
 
+def test_a_child_has_its_priority_from_its_start_on() -> None:
+    child = ChildProcess(niceness=19)
+    assert os.getpriority(os.PRIO_PROCESS, child._process.pid) == 19
+    child.call(map, os.getpriority, [os.PRIO_PROCESS], [0])
+    assert child.finished(timeout=None)
+    assert child.records == [19]
+    child.close()
+
+
 def test_an_error_is_raised_here_and_ends_no_child(child: ChildProcess) -> None:
     child.call(import_modules, ["no_such_module_x"])
     with pytest.raises(ConfigError, match="no_such_module_x"):

@@ -401,6 +401,12 @@ def test_a_file_of_no_format_is_told_so_with_the_formats(
     ran = cli("dataset", "convert", "whole.hdf5", "cut.hdf5")
     assert ran.status == 2
     assert "'cut.hdf5' exists already" in ran.err
+    Path("link.hdf5").symlink_to("elsewhere.hdf5")
+    assert "'link.hdf5' exists already" in cli("dataset", "convert", "whole.hdf5", "link.hdf5").err
+    ran = cli("dataset", "convert", "whole.hdf5", "s3://bucket/x-v0", "--to", "minari")
+    assert ran.status == 2
+    assert "'s3://bucket/x-v0': it must be a local folder" in ran.err
+    assert not Path("s3:").exists()
 
 
 @pytest.mark.parametrize("name", ["d4rl", "robosuite_raw", "libero", "isaac_lab", "minari"])

@@ -407,6 +407,31 @@ def test_a_report_of_the_data_is_linked_if_there_is_one(
     assert f"report of the data: {report}" in made.out.getvalue()
 
 
+@pytest.mark.parametrize("fault", ["folder", "process"])
+def test_a_report_that_cannot_be_made_ends_no_training(
+    stage: Callable[..., Stage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+) -> None:
+    if fault == "folder":  # of which nothing can be told, as of one that may not be searched
+        monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / ("x" * 300)))
+        made = stage()
+        made.start()
+    else:
+        made = stage()
+        place = tmp_path / "gone"
+        place.mkdir()
+        monkeypatch.chdir(place)
+        place.rmdir()
+        monkeypatch.syspath_prepend("")
+        made.start(info={**INFO, "cached": True})
+        assert "the report of the data is not made: [Errno 2]" in caplog.text
+    made.driver.handle(Committed(1, "1.pth", [record(1)], evaluate=False))
+    made.driver.close()
+
+
 @pytest.mark.slow
 def test_a_report_of_cached_data_is_made_beside_the_training_which_may_end_before(
     stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

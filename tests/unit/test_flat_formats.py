@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -514,3 +515,19 @@ def test_a_zip_of_another_kind_or_cut_short_is_one_sentence(tmp_path: Path) -> N
         archive.writestr("a", "b")
     with pytest.raises(DatasetError, match="no array 'meta/episode_ends'"):
         convert_dataset(path, tmp_path / "made.hdf5", "zarr")
+
+
+def test_pipes_and_archives_of_another_version_are_of_no_format(tmp_path: Path) -> None:
+    folder = tmp_path / "episodes"
+    folder.mkdir()
+    os.mkfifo(folder / "0.npz")  # whoever opens it waits for ever
+    assert recognised_format(folder) is None
+    archive = tmp_path / "a.npz"
+    np.savez(archive, actions=np.zeros((3, 1)))
+    content = bytearray(archive.read_bytes())
+    content[content.find(b"PK\1\2") + 6] = 90  # the version that is needed: 9.0
+    for name in ("a.npz", "a.zarr.zip", "episodes/0.npz"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).write_bytes(content)
+        assert recognised_format(tmp_path / name) is None
+    assert recognised_format(folder) is None

@@ -289,8 +289,8 @@ def _build(
         writers: dict[str, _ColumnWriter] = {}
         try:
             tried = {key: file for key, file in files.items() if key in large}
-            reasons = _reasons_to_pack(group, columns, tried, window)
             with room_for(needed, partial.keys()):
+                reasons = _reasons_to_pack(group, columns, tried, window)
                 for key, file in files.items():
                     writer = _ColumnWriter(file, reasons.get(key, ""))
                     writers[key] = stack.enter_context(writer)
@@ -331,7 +331,10 @@ def _reasons_to_pack(
     tried = [key for key, file in files.items() if file.row_bytes >= LEAST_ROW_BYTES]
     if not tried:
         return reasons
-    disk = disk_rate(columns_folder())
+    try:
+        disk = disk_rate(columns_folder())
+    except OSError:  # a build that goes on may have taken all the room there is
+        return reasons
     for demo, opened in opened_demos(group.demos[:1]):
         for key in tried:
             rows = min(demo.length, max(_TRIED_BYTES // files[key].row_bytes, ROWS))
@@ -412,7 +415,7 @@ class _ColumnWriter:
         self.row_bytes = max(file.row_bytes, 1)
         self.demos = 0
         self._reason = reason
-        self._blocks = [[0, 0]]  # see `OpenColumn`
+        self._blocks = [[0, 0, 0]]  # see `OpenColumn`
         self._of_demo: list[list[int]] = []
         self._crc32, self._extent = 0, None
         self._place = self._synced = file.offset
@@ -508,16 +511,26 @@ class _ColumnWriter:
             self._synced = self._place
 
     def _append_block(self, rows: np.ndarray) -> None:
-        first, _ = (self._of_demo or self._blocks)[-1]
-        self._write(memoryview(pack(rows.reshape(-1).view(np.uint8).data)))
-        self._of_demo.append([first + len(rows), self._place - self.file.offset])
+        first = (self._of_demo or self._blocks)[-1][0]
+        block = pack(rows.reshape(-1).view(np.uint8).data)
+        self._write(memoryview(block))
+        end = self._place - self.file.offset
+        self._of_demo.append([first + len(rows), end, zlib.crc32(block)])
 
     def _write(self, data: memoryview) -> None:
         self._crc32 = zlib.crc32(data, self._crc32)
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._stream.fileno(), data[done:], self._place + done)
-        self._place += done
+        self._place = self._put(data, self._place)
+
+    def _put(self, data: memoryview, place: int) -> int:
+        """Writes all of some bytes, of which the system may take a part at a time.
+
+        Returns:
+            The place after them.
+        """
+        while data:
+            done = os.pwrite(self._stream.fileno(), data, place)
+            data, place = data[done:], place + done
+        return place
 
     def end_demo(self) -> None:
         """Records that all rows of a demo are written."""
@@ -534,10 +547,10 @@ class _ColumnWriter:
         blocks = None
         if self._reason:
             blocks = np.array(self._blocks, np.int64)
-            os.pwrite(self._stream.fileno(), blocks.tobytes(), self._place)
-            self._stream.truncate(self._place + blocks.nbytes)
+            end = self._put(blocks.data.cast("B"), self._place)
+            self._stream.truncate(end)
         header = self.file.header(self._crc32, self._extent, blocks, self._reason)
-        os.pwrite(self._stream.fileno(), header, 0)
+        self._put(memoryview(header), 0)
         os.fsync(self._stream.fileno())
         self._path.replace(self.file.path())
         self.file.path(LEDGER).unlink(missing_ok=True)

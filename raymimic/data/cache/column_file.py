@@ -168,13 +168,13 @@ class ColumnFile:
         count = content["blocks"]
         if not isinstance(count, int) or not 0 < count <= self.shape[0] + 1:
             raise DamagedColumnError("the number of its blocks is wrong")
-        index = np.zeros((count, 2), np.int64)
+        index = np.zeros((count, 3), np.int64)
         place = size - index.nbytes
         if place >= self.offset and os.preadv(descriptor, [index.data.cast("B")], place):
-            last = [self.shape[0], place - self.offset]
-            rising = bool((np.diff(index, axis=0) > 0).all())
+            ends, last = index[:, :2], [self.shape[0], place - self.offset]
+            rising = bool((np.diff(ends, axis=0) > 0).all())
             whole = zlib.crc32(index.tobytes()) == content["index_crc32"]
-            if whole and rising and index[0].tolist() == [0, 0] and index[-1].tolist() == last:
+            if whole and rising and ends[0].tolist() == [0, 0] and ends[-1].tolist() == last:
                 return index
         raise DamagedColumnError("the index of its blocks is damaged")
 
@@ -188,8 +188,9 @@ class OpenColumn:
         descriptor: of the operating system; closed with this object.
         crc32: of all rows, as they lie in the file.
         extent: of all values; None where it was not computed.
-        blocks: int64 `[n + 1, 2]`: the first row of each block and its place, counted from that
-            of the first block, and the ends of both; None: rows are not compressed.
+        blocks: int64 `[n + 1, 3]`: the row and the place at which each block ends, counted from
+            those of the first block, and its CRC-32; zeros come before. None: rows are not
+            compressed.
         reason: for which they are compressed.
     """
 
@@ -232,10 +233,10 @@ class OpenColumn:
         start = blocks[0][1]
         packed = memoryview(bytearray(blocks[-1][1] - start))
         self._read(packed, start)
-        for (row, place), (next_row, next_place) in itertools.pairwise(blocks):
+        for (row, place, _), (next_row, next_place, crc32) in itertools.pairwise(blocks):
             block = packed[place - start : next_place - start]
             try:
-                rows = unpack(block, (next_row - row) * row_bytes)
+                rows = unpack(block, (next_row - row) * row_bytes, crc32)
             except OSError as error:
                 raise self._unreadable(f"the block of row {row} is damaged") from error
             low, high = max(row, first), min(next_row, stop)

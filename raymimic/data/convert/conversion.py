@@ -159,7 +159,7 @@ def export_dataset(
         OutputError: the folder cannot be written, or holds something already.
     """
     kind = format_writer(format_name)
-    with reader_of(source, source_format) as reader, storage.writing_folder(Path(target)) as folder:
+    with reader_of(source, source_format) as reader, storage.writing_folder(target) as folder:
         before = stamps(reader.files)
         count = _Count(progress, reader.num_episodes)
         writer = kind(folder, Path(target).absolute(), reader.env_meta, reader.attrs)

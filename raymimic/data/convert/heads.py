@@ -1,6 +1,7 @@
 """Looks at the heads of files, to recognise their formats; whatever is wrong with a file is no."""
 
 import contextlib
+import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +96,17 @@ def json_of(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def zip_members(path: Path) -> list[str]:
+    """Names of the files of a zip archive; none if it is something else."""
+    try:
+        if not path.is_file():
+            return []
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return []
 
 
 def is_file(source: str) -> bool:

@@ -14,6 +14,7 @@ from numpy.lib import format as npy
 
 from raymimic import storage
 from raymimic.data.convert.folders import is_plain
+from raymimic.data.convert.heads import zip_members
 from raymimic.data.hdf5 import reading
 from raymimic.data.memory import free_memory
 from raymimic.data.writer import Array
@@ -191,13 +192,7 @@ class NpzRows:
 
 def array_names(path: Path) -> set[str]:
     """Names of the arrays of a .npz file; none where it is something else."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {
-                name.removesuffix(_ENDING) for name in archive.namelist() if name.endswith(_ENDING)
-            }
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return set()
+    return {name.removesuffix(_ENDING) for name in zip_members(path) if name.endswith(_ENDING)}
 
 
 def natural_order(name: str) -> tuple[tuple[int, str], ...]:

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from raymimic.data.convert.folders import inside, is_plain, parsed_object, renamed
-from raymimic.data.convert.heads import Head, is_file
+from raymimic.data.convert.heads import Head, is_file, zip_members
 from raymimic.data.convert.registry import FormatReader, register_format
 from raymimic.data.fetch import local_path
 from raymimic.data.hdf5 import reading
@@ -86,10 +86,7 @@ class ZarrReader(FormatReader):
         if head.is_folder:
             place = Path(head.source).expanduser() / _ENDS
             return any(is_file(str(place / name)) for name in _METADATA)
-        try:
-            return head.is_file and _prefix(_members(Path(head.source).expanduser())) is not None
-        except (OSError, ValueError, zipfile.BadZipFile):
-            return False
+        return head.is_file and _prefix(zip_members(Path(head.source).expanduser())) is not None
 
     @property
     def files(self) -> list[Path]:

@@ -13,9 +13,9 @@ def check_new(path: str | Path) -> None:
     """Makes sure that a dataset which is to be written does not replace a file.
 
     Raises:
-        OutputError: there is one.
+        OutputError: there is one, or a link of that name.
     """
-    if Path(path).exists():
+    if Path(path).exists() or Path(path).is_symlink():
         raise OutputError(f"'{path}' exists already: choose another name, or remove it")
 
 
