@@ -57,15 +57,12 @@ class DataReports:
             child.close()
 
     def _end_if_done(self) -> None:
-        if self._child is None:
+        if self._child is None or not self._child.finished():
             return
-        try:
-            if not self._child.finished():
-                return
-            if self._child.crashed:
-                _warn(self._child.story())
-        except RaymimicError as error:
-            _warn(error)
+        if self._child.crashed:
+            _warn(self._child.story())
+        for reason in self._child.records:
+            _warn(reason)
         self.close()
 
 
@@ -73,8 +70,12 @@ def _warn(reason: object) -> None:
     logger.warning("the report of the data is not made: %s", reason)
 
 
-def _make(pages: dict[str, Path], allow_links: Sequence[str]) -> Iterator[None]:
-    """Makes the pages of some files; those that another process makes are left to it."""
+def _make(pages: dict[str, Path], allow_links: Sequence[str]) -> Iterator[str]:
+    """Makes the pages of some files; those that another process makes are left to it.
+
+    Yields:
+        The reason for each that cannot be made.
+    """
     from raymimic.data.curation.summary import summarize
     from raymimic.recording.report import make_report
 
@@ -85,5 +86,7 @@ def _make(pages: dict[str, Path], allow_links: Sequence[str]) -> Iterator[None]:
                 storage.lock(lock)
             except BlockingIOError:
                 continue
-            make_report(path, summarize(path, allow_links), allow_links)
-        yield
+            try:
+                make_report(path, summarize(path, allow_links), allow_links)
+            except RaymimicError as error:
+                yield str(error)
