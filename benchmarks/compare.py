@@ -64,7 +64,7 @@ def main() -> int:
     with ExitStack() as stack:
         folders = {name: checkout(getattr(args, name), stack) for name in ("before", "after")}
         for name, folder in folders.items():
-            package = Path(python(folder, "-c", "import raymimic; print(raymimic.__file__)"))
+            package = Path(python(folder, "-P", "-c", "import raymimic; print(raymimic.__file__)"))
             if not package.is_relative_to(folder):
                 parser.error(f"{name} would run the package at {package}, not that of {folder}")
         known = [
