@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
         OutputError: the target is there already, or cannot be written.
     """
     from raymimic.config.base_config import import_modules
-    from raymimic.data.convert.conversion import HDF5_ENDINGS
+    from raymimic.data.hdf5 import HDF5_ENDINGS
 
     import_modules(args.imports)
     if args.to is None and not args.target.endswith(HDF5_ENDINGS):

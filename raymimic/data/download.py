@@ -21,13 +21,12 @@ from typing import IO, Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from raymimic import storage
-from raymimic.data.hdf5 import open_hdf5
+from raymimic.data.hdf5 import HDF5_ENDINGS, open_hdf5
 from raymimic.errors import DatasetError, OutputError, full_disk
 from raymimic.terminal import readable_bytes
 
 _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
-_HDF5_ENDINGS = (".hdf5", ".h5")
 # Pauses before a server is asked again that sent no further byte [s].
 _PAUSES_S = (0.5, 2.0)
 _CUT_OFF = (http.client.HTTPException, ConnectionError, TimeoutError)
@@ -258,7 +257,7 @@ def _check(remote: _Remote, part: Path, target: Path) -> None:
         with part.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != remote.sha256:
                 fault = "its SHA-256 is another than the server tells"
-    elif target.suffix in _HDF5_ENDINGS and not is_whole_hdf5(part):
+    elif target.suffix in HDF5_ENDINGS and not is_whole_hdf5(part):
         fault = "it is no HDF5 file"
     if fault:
         part.unlink()

@@ -35,6 +35,9 @@ from raymimic.observations.shapes import LANG_EMB_KEY
 
 Item = Any  # h5py has no types: a group, a dataset or a named data type
 
+HDF5_ENDINGS = (".hdf5", ".h5")
+"""Of the names of HDF5 files."""
+
 _METADATA_CACHE_BYTES = 1 << 18
 _MAX_TEXT_BYTES = 1 << 28
 _MAX_ROW_BYTES = 1 << 28  # that are read in order to have one row

@@ -19,15 +19,13 @@ from raymimic.data.convert.registry import (
 )
 from raymimic.data.convert.robomimic import RobomimicReader
 from raymimic.data.fetch import local_path
-from raymimic.data.hdf5 import open_hdf5
+from raymimic.data.hdf5 import HDF5_ENDINGS, open_hdf5
 from raymimic.data.metadata import content_digest, digest_of_files
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.errors import DatasetError
 
 Progress = Callable[[int, int | None], None]
 """Is told how many episodes were converted, of how many (None: not known)."""
-
-HDF5_ENDINGS = (".hdf5", ".h5")
 
 SOURCE = "source"
 """Attribute of a converted file: JSON of the source's `format`, `version`, `name`, `digest`."""
