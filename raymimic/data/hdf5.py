@@ -187,6 +187,17 @@ class DatasetReader:
         group = self.find(self.data, name, str(self), "data")
         return DemoReader(self, name, group) if isinstance(group, h5py.Group) else None
 
+    def known_demo(self, name: str) -> "DemoReader":
+        """A demo, see `demo`.
+
+        Raises:
+            DatasetError: there is none of that name.
+        """
+        demo = self.demo(name)
+        if demo is None:
+            raise DatasetError(f"{self} holds no demo '{name}' (a group of that name in 'data')")
+        return demo
+
     def find(self, group: h5py.Group | None, name: str, where: str, above: str = "") -> Item | None:
         """Finds an object by its name in a group, through links.
 

@@ -69,7 +69,7 @@ def shape_metadata(
         DatasetError: the file cannot be read or lacks a key.
     """
     with open_dataset(path, allow_links) as reader:
-        demo = _demo(reader, next(iter(demo_names(reader)), ""))
+        demo = reader.known_demo(next(iter(demo_names(reader)), ""))
         shapes = {key: _row_shape(demo.numbers(f"obs/{key}")) for key in all_obs_keys}
         ac_dim = sum(_action_width(demo, key, demo.numbers(key)) for key in action_keys)
     return shape_metadata_of(shapes, ac_dim, modalities or {})
@@ -99,11 +99,11 @@ def scan(sources: Sequence[DemoSource], request: ColumnRequest) -> Layout:
         file = DatasetFile.locate(source.path, source.allow_links)
         with open_dataset(file) as reader:
             names = selected_demos(reader, source)
-            first = _demo(reader, names[0])
+            first = reader.known_demo(names[0])
             given = {key: x for key, x in source.given.items() if not first.has(f"obs/{key}")}
             for name in names:
                 here = f"demo '{name}' of {reader}"
-                demo = _demo(reader, name)
+                demo = reader.known_demo(name)
                 found, length = _inspect(demo, request, spoiled, unwritten, given)
                 for key, column in found.items():
                     known, there = columns.setdefault(key, (column, here))
@@ -175,13 +175,6 @@ def _optional(request: ColumnRequest) -> set[str]:
     if request.load_next_obs:
         asked.add(NEXT_OBS)
     return asked & {"rewards", "dones", NEXT_OBS}
-
-
-def _demo(reader: DatasetReader, name: str) -> DemoReader:
-    demo = reader.demo(name)
-    if demo is None:
-        raise DatasetError(f"{reader} holds no demo '{name}' (a group of that name in 'data')")
-    return demo
 
 
 def selected_demos(reader: DatasetReader, source: DemoSource) -> list[str]:

@@ -358,9 +358,7 @@ class ImagePlayer:
         """The pictures of a demo, those of several cameras side by side."""
         source, playback = self._source, self._playback
         with open_dataset(source.path, source.allow_links) as reader:
-            demo = reader.demo(name)
-            if demo is None:
-                raise DatasetError(f"{reader} has no demo '{name}'")
+            demo = reader.known_demo(name)
             keys = [_image_key(demo, camera) for camera in playback.cameras or _images(demo)]
             if not keys:
                 raise DatasetError(f"{demo} holds no images: play its states back instead")

@@ -148,9 +148,7 @@ class Source:
             DatasetError: it has no states or actions, or they do not fit each other.
         """
         with open_dataset(self.path, self.allow_links) as reader:
-            demo = reader.demo(name)
-            if demo is None:
-                raise DatasetError(f"{reader} has no demo '{name}'")
+            demo = reader.known_demo(name)
             if isinstance(demo.find("states"), h5py.Group):
                 raise DatasetError(
                     f"{demo}: 'states' is a group, and states are played back from one array [T, S]"

@@ -10,7 +10,7 @@ import numpy as np
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import Parser
 from raymimic.data.columns import DemoSource, read_array
-from raymimic.data.hdf5 import DatasetReader, DemoReader, open_dataset
+from raymimic.data.hdf5 import DemoReader, open_dataset
 from raymimic.data.layout import known_length, selected_demos
 from raymimic.data.metadata import env_meta_of, filter_keys
 from raymimic.errors import DatasetError, printable
@@ -34,7 +34,7 @@ def dataset_info(path: str, filter_key: str | None = None, verbose: bool = False
     """
     with open_dataset(path) as reader:
         names = selected_demos(reader, DemoSource(path, filter_key))
-        demos = [_demo(reader, name) for name in names]
+        demos = [reader.known_demo(name) for name in names]
         lengths = [known_length(demo) for demo in demos]
         low, high = _reach(demos)
         if filter_key is not None:
@@ -70,13 +70,6 @@ def dataset_info(path: str, filter_key: str | None = None, verbose: bool = False
             " raymimic dataset repair --rescale-actions, or"
             " train.action_config.actions.normalization=min_max"
         )
-
-
-def _demo(reader: DatasetReader, name: str) -> DemoReader:
-    demo = reader.demo(name)
-    if demo is None:
-        raise DatasetError(f"{reader} has no demo '{name}'")
-    return demo
 
 
 def _reach(demos: list[DemoReader]) -> tuple[float, float]:

@@ -58,8 +58,7 @@ def write_action_dict(path: str | Path, absolute: bool = True) -> list[str]:
 
 def _parts(reader: DatasetReader, name: str, absolute: bool) -> Mapping[str, Array]:
     """The arrays of a demo, by key."""
-    demo = reader.demo(name)
-    assert demo is not None  # as it was selected
+    demo = reader.known_demo(name)
     parts: dict[str, Array] = {}
     for key, prefix in _SOURCES.items():
         if key == "actions_abs" and not (absolute and demo.has(key)):

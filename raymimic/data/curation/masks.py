@@ -266,7 +266,7 @@ def _meeting(path: str | Path, names: Sequence[str], conditions: Conditions) -> 
         return list(names)
     file = DatasetFile.locate(local_file(path))
     with open_dataset(file) as reader:
-        demos = [_demo(reader, name) for name in names]
+        demos = [reader.known_demo(name) for name in names]
         refs = [DemoRef(file, demo.name, known_length(demo)) for demo in demos]
         solved = _successes(reader, demos) if conditions.success else [True] * len(refs)
     returns: Sequence[float | None] = [None] * len(refs)
@@ -283,13 +283,6 @@ def _meeting(path: str | Path, names: Sequence[str], conditions: Conditions) -> 
         and within(total, conditions.min_return, conditions.max_return)
         and within(ref.length, conditions.min_length, conditions.max_length)
     ]
-
-
-def _demo(reader: DatasetReader, name: str) -> DemoReader:
-    demo = reader.demo(name)
-    if demo is None:
-        raise DatasetError(f"{reader} has no demo '{name}'")
-    return demo
 
 
 def _successes(reader: DatasetReader, demos: Sequence[DemoReader]) -> list[bool]:

@@ -44,8 +44,7 @@ def write_metadata(dataset: str) -> int:
     with open_dataset(place) as reader:
         is_raw = reader.attribute(reader.data, "env", str(reader)) is not None
         for name in selected_demos(reader, DemoSource(dataset)):
-            demo = reader.demo(name)
-            assert demo is not None  # as it was selected
+            demo = reader.known_demo(name)
             if reader.attribute(demo.group, "model_file", str(demo)) is None:
                 raise DatasetError(f"{demo} has no attribute 'model_file', the scene of its states")
             lengths[name] = known_length(demo)
