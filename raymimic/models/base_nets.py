@@ -1,7 +1,9 @@
 """Blocks that networks are built from."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
@@ -12,11 +14,27 @@ from torch.autograd.function import FunctionCtx
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.tensors import map_tensor
 
-# Multiply-adds of one matrix product from which oneDNN pays, on an AMD EPYC with AVX-512: there a
-# layer's pass, forward and backward, is 1.5 times as fast with one thread, and 1.2 times with two
-# (benchmarks/linear_layers.py). It gains less on smaller products, as its gradient, which Python
-# computes, costs more than torch's own.
-_ONEDNN_FROM = 2**23
+
+def onednn_pays_from(cpuinfo: Path = Path("/proc/cpuinfo")) -> float:
+    """Returns the multiply-adds of one matrix product from which oneDNN is faster than torch's MKL.
+
+    On an AMD EPYC, whose AVX-512 MKL leaves unused, a large layer's pass, forward and backward, is
+    1.5 times as fast with one thread, and 1.2 times with two (`benchmarks/linear_layers.py`). It
+    gains less on smaller products, as its gradient, which Python computes, costs more than torch's
+    own. On an Intel Xeon MKL is faster by a quarter.
+
+    Args:
+        cpuinfo: where Linux describes the processor.
+    """
+    try:
+        with cpuinfo.open() as file:
+            first = file.read(256)
+    except OSError:  # not Linux
+        return math.inf
+    return 2**23 if "AuthenticAMD" in first else math.inf
+
+
+_ONEDNN_FROM = onednn_pays_from()
 
 
 def onednn_product(
@@ -76,10 +94,9 @@ class _OneDNNLinear(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, with large products by oneDNN on CPU.
+    """`nn.Linear`, with large products by oneDNN on AMD's processors (`onednn_pays_from`).
 
-    Torch multiplies float32 matrices by MKL, which leaves AVX-512 unused on AMD's processors.
-    Results differ by rounding.
+    Torch multiplies float32 matrices by MKL. Results differ by rounding.
     """
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:

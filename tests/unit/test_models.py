@@ -1,5 +1,7 @@
 """Networks: shapes, order of inputs, encoders, and the fast linear layer."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,17 @@ from torch import nn
 
 import raymimic.models.obs_nets as ObsNets
 from raymimic.errors import ConfigError
-from raymimic.models.base_nets import MLP, Linear, onednn_product
+from raymimic.models import base_nets
+from raymimic.models.base_nets import MLP, Linear, onednn_pays_from, onednn_product
 from raymimic.models.policy_nets import ActorNetwork
 from raymimic.models.value_nets import ActionValueNetwork, ValueNetwork
 from raymimic.observations.shapes import ObsShapes
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """Has oneDNN multiply large matrices, on any processor."""
+    monkeypatch.setattr(base_nets, "_ONEDNN_FROM", 2**23)
 
 
 def test_torchs_private_operator_for_onednn_is_as_it_was():
@@ -28,7 +37,16 @@ def test_torchs_private_operator_for_onednn_is_as_it_was():
     torch.testing.assert_close(onednn_product(x, weight), expected - bias)
 
 
+def test_onednn_multiplies_large_matrices_on_amds_processors_alone(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    for vendor, pays_from in (("AuthenticAMD", 2**23), ("GenuineIntel", math.inf)):
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: 25\n")
+        assert onednn_pays_from(cpuinfo) == pays_from
+    assert onednn_pays_from(tmp_path / "not on this system") == math.inf
+
+
 @pytest.mark.parametrize("rows", [1, 2048])
+@pytest.mark.usefixtures("onednn")
 def test_linear_equals_torchs_in_value_and_gradients(rows):
     """Both sides of the size from which oneDNN multiplies."""
     torch.manual_seed(0)
@@ -46,6 +64,7 @@ def test_linear_equals_torchs_in_value_and_gradients(rows):
 
 
 @pytest.mark.parametrize("rows", [2, 2048])
+@pytest.mark.usefixtures("onednn")
 def test_mlp_is_the_chain_of_its_layers_with_the_same_gradients(rows):
     torch.manual_seed(0)
     net = MLP(256, 3, (64, 128), activation=nn.ReLU, output_activation=nn.ReLU)
@@ -62,6 +81,7 @@ def test_mlp_is_the_chain_of_its_layers_with_the_same_gradients(rows):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("onednn")
 def test_linear_is_the_same_each_time():
     torch.manual_seed(0)
     layer, x = Linear(256, 256), torch.randn(512, 256)
@@ -169,13 +189,15 @@ def test_a_network_needs_a_layer():
         ActorNetwork(ObsShapes({"flat": [2]}), ac_dim=2, mlp_layer_dims=[])
 
 
-def test_gradients_of_gradients_are_those_of_torch():
+@pytest.mark.parametrize("rows", [64, 128])
+@pytest.mark.usefixtures("onednn")
+def test_gradients_of_gradients_are_those_of_torch(rows):
     """As in a gradient penalty, whichever product the size of the layer leads to."""
     torch.manual_seed(0)
     layer = Linear(256, 256).requires_grad_(True)
     plain = nn.Linear(256, 256)
     plain.load_state_dict(layer.state_dict())
-    x = torch.randn(64, 256)
+    x = torch.randn(rows, 256)
     results = []
     for net, relu in ((lambda y: layer(y, relu=True), True), (lambda y: plain(y).relu(), False)):
         y = x.clone().requires_grad_(True)
