@@ -85,20 +85,35 @@ def _follow(source: nn.Module, target: nn.Module) -> None:
     torch._foreach_lerp_(*lists, TAU)
 
 
-def steps_per_second(plain: PlainTD3BC, seconds: float) -> float:
-    """Steps for about so long.
+class TakingTurns:
+    """Runs the plain loop between the steps of another loop, as many.
+
+    The speed of a machine with neighbours drifts by a fifth within seconds. Two loops that take
+    turns at this pace see the same machine: their ratio varies by a hundredth or two.
 
     Args:
         plain: goes on from where it stands.
-        seconds: at least.
-
-    Returns:
-        Gradient steps per second.
+        every: steps of the other loop, and then of this one.
     """
-    before, start = plain.steps, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for _ in range(20):
-            plain.step()
-        if plain.device.type == "cuda":
+
+    def __init__(self, plain: PlainTD3BC, every: int = 50) -> None:
+        self.plain = plain
+        self.every = every
+        self.steps = 0
+        self.seconds = 0.0
+
+    def __call__(self, step: int) -> None:
+        """Takes a turn if it is time; called after each step of the other loop."""
+        if step % self.every:
+            return
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(self.every):
+            self.plain.step()
+        self._wait()
+        self.seconds += time.perf_counter() - start
+        self.steps += self.every
+
+    def _wait(self) -> None:
+        if self.plain.device.type == "cuda":
             torch.cuda.synchronize()
-    return (plain.steps - before) / (time.perf_counter() - start)

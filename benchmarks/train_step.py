@@ -4,10 +4,10 @@
 The steps of an epoch of `--workers 0`, with the settings of raymimic/exps/templates, on random data
 of Walker2d's sizes (200,000 transitions, observations 17, actions 6). The last line is JSON with
 the key `steps_per_s`, the median over the repeats; of `--algo all`, one for each template. For
-td3_bc each repeat is followed by one of `plain_td3_bc.py`, the same update in plain torch with
-nothing around it, and `ratio` is the median of raymimic's rate over the plain one's. The goal, on
-two quiet cores, is a ratio of at least 1.0 over ten pairs of 20 s, 10 s of each loop (one more
-warms up):
+td3_bc the loop takes turns with `plain_td3_bc.py`, the same update in plain torch with nothing
+around it, and `ratio` is the median over the repeats of raymimic's rate over the plain one's. The
+goal, on two quiet cores, is a ratio of at least 1.0 over ten pairs of 20 s, 10 s of each loop (one
+more warms up):
 
     train_step.py --algo td3_bc --threads 2 --seconds 110 --repeats 10
 
@@ -25,8 +25,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from plain_td3_bc import PlainTD3BC
-from plain_td3_bc import steps_per_second as plain_steps_per_second
+from plain_td3_bc import PlainTD3BC, TakingTurns
 
 import raymimic
 from raymimic.algo import algo_class, algo_factory
@@ -75,7 +74,7 @@ def steps_per_second(
     """Trains for so many epochs of so many steps, after one that warms up.
 
     Returns:
-        The rate of each epoch, and that of the plain loop right after it (for td3_bc, else none).
+        The rate of each epoch, and that of the plain loop meanwhile (for td3_bc, else none).
     """
     config = benchmark_config(template, dataset, steps)
     data = make_loaders(config, algo_class(config.algo_name, config).reads(config), device=device)
@@ -89,12 +88,14 @@ def steps_per_second(
     plain = PlainTD3BC(DEMOS * LENGTH, device) if template == "td3_bc" else None
     runner, rates, plain_rates = EpochRunner(algo, GradientSync(world_size=1)), [], []
     for epoch in range(1, repeats + 2):
+        turns = None if plain is None else TakingTurns(plain, min(steps, 50))
         start = time.perf_counter()
-        runner.run(data.train, epoch)  # ends with a transfer, so it is complete
+        runner.run(data.train, epoch, on_step=turns)  # ends with a transfer, so it is complete
         seconds = time.perf_counter() - start
+        if turns is not None:
+            seconds -= turns.seconds
+            plain_rates.append(turns.steps / turns.seconds)
         rates.append(steps / seconds)
-        if plain is not None:
-            plain_rates.append(plain_steps_per_second(plain, seconds))
     return rates[1:], plain_rates[1:]
 
 

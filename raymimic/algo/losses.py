@@ -50,6 +50,8 @@ def ensemble_mix(values: Tensor, weight: float) -> Tensor:
     Returns:
         `[*shape]`.
     """
+    if weight == 1.0:  # to the bit the same
+        return values.amin(dim=0)
     low, high = values.aminmax(dim=0)
     return torch.lerp(high, low, weight)
 

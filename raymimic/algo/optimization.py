@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -357,8 +357,8 @@ def _squared_gradient_norms(params: Sequence[Sequence[nn.Parameter]]) -> list[Te
     if len(params) > 1 and len({(grad.device, grad.dtype) for grad in flat}) > 1:
         return [_squared_gradient_norms([own])[0] for own in params]
     norms = torch.stack(torch._foreach_norm(flat)) if flat else params[0][0].new_zeros(0)
-    parts = torch.split(norms, [len(own) for own in grads])
-    return [part.dot(part) for part in parts]
+    ends = list(accumulate(map(len, grads)))[:-1]
+    return [part.dot(part) for part in norms.tensor_split(ends)]
 
 
 def get_state_dict(obj: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -196,11 +197,12 @@ def _split(chunk: Batch, rows: list[int]) -> Iterator[Batch]:
     if len(rows) == 1:
         yield chunk
         return
+    ends = list(accumulate(rows))[:-1]
     flat = {
-        key: torch.split(value, rows) for key, value in chunk.items() if isinstance(value, Tensor)
+        key: value.tensor_split(ends) for key, value in chunk.items() if isinstance(value, Tensor)
     }
     groups = {
-        key: {name: torch.split(tensor, rows) for name, tensor in value.items()}
+        key: {name: tensor.tensor_split(ends) for name, tensor in value.items()}
         for key, value in chunk.items()
         if isinstance(value, dict)
     }

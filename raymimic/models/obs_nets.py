@@ -386,12 +386,12 @@ class ObservationEncoder(Module):
 
         A key of B / n rows is encoded once, and each of its rows holds for n neighbours.
         """
-        features, nets = [], self.obs_nets
+        features, nets, randomizers = [], self.obs_nets, self.obs_randomizers
         for key in self.obs_shapes:
             if key == self._language:
                 continue
             x = obs_dict[key]
-            chain = self._chain(key) if key in self.obs_randomizers else ()
+            chain = self._chain(key) if key in randomizers else ()
             for randomizer in chain:
                 x = cast("Randomizer", randomizer).forward_in(x)
             if key in nets:
@@ -418,10 +418,11 @@ def _joined(features: Sequence[Tensor]) -> Tensor:
     """Concatenates features `[B, D]`; a row of those that have fewer holds for neighbours."""
     if len(features) == 1:
         return features[0]
-    rows = max(map(len, features))
+    rows = [x.shape[0] for x in features]
+    most = max(rows)
     whole = [
-        x if len(x) == rows else x.repeat_interleave(rows // max(1, len(x)), dim=0)
-        for x in features
+        x if n == most else x.repeat_interleave(most // max(1, n), dim=0)
+        for x, n in zip(features, rows, strict=True)
     ]
     return torch.cat(whole, dim=-1)
 
