@@ -126,7 +126,10 @@ def algo_factory(
     """
     factory_func = algo_name_to_factory_func(algo_name)
     if config.algo_name != algo_name:
-        raise ConfigError(f"the config is one of '{config.algo_name}', not of '{algo_name}'")
+        raise ConfigError(
+            f"the config is for '{config.algo_name}', not for '{algo_name}': "
+            "pass a config of that algorithm"
+        )
     for listener in _CONFIG_LISTENERS:
         listener(config)
     cls, kwargs = factory_func(config.algo)
@@ -173,8 +176,8 @@ class Algo:
             list of them, one for each element, where the network is a `ModuleList`.
         lr_schedulers: learning-rate schedules (or None), nested like `optimizers`.
         obs_shapes: shapes and modalities of the observation keys that the policy sees.
-        goal_shapes: likewise of the goal; empty without goals.
-        subgoal_shapes: likewise of a planner's subgoals.
+        goal_shapes: shapes and modalities of the goal's keys; empty without goals.
+        subgoal_shapes: shapes and modalities of the keys of a planner's subgoals.
         needs: for an algorithm without `reads`: the groups that the dataset must hold
             besides observations and actions, of `"next_obs"`, `"rewards"`, `"dones"` and the
             names of further datasets; `"next_actions"` and `"pad_mask"`: batches carry them;
@@ -488,8 +491,8 @@ class Algo:
         windows, one of several bases the needs of all, and one whose `deserialize` loads no
         optimizers, as robomimic's before 0.5, the rest.
 
-        Of its own, so that a subclass which takes its steps by itself may call `train_on_batch` of
-        the class above it (as code for robomimic does), and thereby takes no step twice.
+        A method of its own: a subclass that takes its steps itself may call `train_on_batch` of its
+        base class, as code for robomimic does, without taking a step twice.
 
         Raises:
             ConfigError: the class overrides a method by its name of 0.1.0.
@@ -595,7 +598,7 @@ class Algo:
     def _longest_gradient(self, learner: Learner) -> float | None:
         """Returns the learner's own limit of its gradient's norm, else `train.max_grad_norm`.
 
-        robomimic reads the latter for BC only.
+        robomimic reads `train.max_grad_norm` for BC only.
         """
         if learner.max_grad_norm is None and learner.name in self.optim_params:
             limit: float | None = self.global_config.train.max_grad_norm
@@ -810,7 +813,7 @@ class Algo:
         """Forgets the episode; for algorithms that remember something of it.
 
         Args:
-            mask: `[B]` bool, those of a batch of episodes that start anew; None: all.
+            mask: `[B]` bool, the rows of a batch that start a new episode; None: all.
         """
 
     @staticmethod
@@ -872,7 +875,7 @@ class PolicyAlgo(Algo):
 
         Args:
             obs_dict: `{key: [B, *shape]}`, prepared as for training.
-            goal_dict: likewise, if there is a goal.
+            goal_dict: `{key: [B, *shape]}` of the goal; None: no goal.
 
         Returns:
             Actions `[B, A]`.

@@ -63,7 +63,7 @@ class Candidates(NamedTuple):
     Attributes:
         obs: the states `{key: [B, *shape]}`, or repeated, `[B * n, *shape]` (`states_for`).
         actions: `[B * n, A]`.
-        goal: the goals, likewise, if there are any.
+        goal: the goals, in the same form; None: no goals.
     """
 
     obs: ObsDict
@@ -185,7 +185,7 @@ class BCQ(CriticAlgo):
 
         Args:
             obs_dict: `{key: [B, *shape]}`.
-            goal_dict: likewise, if there is a goal.
+            goal_dict: `{key: [B, *shape]}` of the goal; None: no goal.
             n: number of candidates.
             actor: `actor` or `actor_target`.
         """

@@ -92,7 +92,7 @@ class CompositeAlgo(Algo):
         Args:
             algo_name: its algorithm, as registered.
             algo_config: the section that an algorithm on its own has as `config.algo`.
-            obs_config: likewise `config.observation`.
+            obs_config: the section that an algorithm on its own has as `config.observation`.
             obs_key_shapes: where they are not this algorithm's own.
             algo_class: its class; None: that of its algorithm.
         """

@@ -252,10 +252,10 @@ class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
         value_net: batch-constrained Q-learning (`bcq`), whose V(subgoal) ranks them.
 
     Args:
-        planner_algo_class: the planner's class; None: that of its algorithm.
-        value_algo_class: likewise the value network's.
+        planner_algo_class: class of the planner; None: that of its algorithm.
+        value_algo_class: class of the value network; None: that of its algorithm.
         args: see `Algo`.
-        kwargs: likewise.
+        kwargs: see `Algo`.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "value_net": "ValueNetwork"}

@@ -69,10 +69,10 @@ class HBC(HierarchicalAlgo):
         actor: pursues them.
 
     Args:
-        planner_algo_class: the planner's class; None: that of its algorithm.
-        policy_algo_class: likewise the actor's.
+        planner_algo_class: class of the planner; None: that of its algorithm.
+        policy_algo_class: class of the actor; None: that of its algorithm.
         args: see `Algo`.
-        kwargs: likewise.
+        kwargs: see `Algo`.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "actor": "Actor"}
@@ -272,7 +272,7 @@ class HBC(HierarchicalAlgo):
         return {k: x.clone() for k, x in self._plan.subgoal.items()}
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Forgets the episode; those of a mask `[B]` plan anew at their next action."""
+        """Forgets the episode; those of a mask `[B]` plan again at their next action."""
         super().reset(mask)
         if mask is None:
             self._plan = None

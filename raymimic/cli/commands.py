@@ -56,7 +56,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "raymimic.cli.dataset_filter",
         "write a filter key that names demos: a number of them, successful, long, …",
     ),
-    "dataset repair": ("raymimic.cli.dataset_repair", "write a copy of a dataset without its faults"),
+    "dataset repair": (
+        "raymimic.cli.dataset_repair",
+        "write a copy of a dataset without its faults",
+    ),
     "dataset merge": ("raymimic.cli.dataset_merge", "join datasets into one file"),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",

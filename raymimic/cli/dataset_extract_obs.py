@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("images")
     add_cameras(images)
     for name in ("height", "width"):
-        images.add_argument(f"--{name}", type=positive, help="of images, in the place of --size")
+        images.add_argument(f"--{name}", type=positive, help="of the images, instead of --size")
     add_extraction(parser)
     add_allow_links(parser)
     add_import(parser)

@@ -240,5 +240,5 @@ def _noise(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
     return value

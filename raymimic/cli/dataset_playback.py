@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     if args.video_path is None and not args.verify:
-        raise ConfigError("nothing is to be done: add --video_path OUT.mp4 or --verify")
+        raise ConfigError("nothing to do: add --video_path OUT.mp4 or --verify")
     if args.video_path is not None and not args.video_path.endswith(".mp4"):
         raise OutputError(f"--video_path '{args.video_path}': films are mp4 files; end it in .mp4")
     if args.use_obs and (args.use_actions or args.verify):
@@ -130,9 +130,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--first plays one step, and --verify plays all: leave one out")
     for name in ("tolerance", "json"):
         if getattr(args, name) is not None and not args.verify:
-            raise ConfigError(f"--{name} is for the drift: add --verify")
+            raise ConfigError(f"--{name} needs the drift: add --verify")
     if args.tolerance is not None and not args.tolerance >= 0.0:
-        raise ConfigError(f"--tolerance {args.tolerance}: it must be a number from 0")
+        raise ConfigError(f"--tolerance {args.tolerance}: it must be a number of at least 0")
 
 
 def lines(report: "PlaybackReport", verified: bool) -> Iterator[str]:

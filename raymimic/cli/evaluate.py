@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from raymimic.user_modules import module_of
 
     if args.json and args.video and absolute(args.json) == absolute(args.video):
-        raise ConfigError(f"--json and --video name the same file, '{args.json}': give two")
+        raise ConfigError(f"--json and --video name the same file, '{args.json}': name two files")
     for out in (args.json, args.video):
         if out is not None:
             check_writable(out)

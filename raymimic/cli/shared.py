@@ -29,10 +29,10 @@ def leave(status: int, message: str = "") -> NoReturn:
 
 @contextlib.contextmanager
 def writing_results() -> Iterator[None]:
-    """Has errors of files that cannot be written name the settings of a training's folder.
+    """Adds the settings of a training's folder to errors of files that cannot be written.
 
     Raises:
-        OutputError: likewise.
+        OutputError: a file cannot be written.
     """
     try:
         yield

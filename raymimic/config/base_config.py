@@ -542,8 +542,8 @@ def config_factory(algo_name: str, dic: Mapping[str, Any] | None = None) -> Base
     if algo_name not in REGISTERED_CONFIGS:
         raise ConfigError(
             f"unknown algorithm '{algo_name}'{perhaps(algo_name, REGISTERED_CONFIGS)}: known are "
-            f"{', '.join(sorted(REGISTERED_CONFIGS))}; a module of yours that defines it is named "
-            "with --import"
+            f"{', '.join(sorted(REGISTERED_CONFIGS))}; if a module of yours defines it, name the "
+            "module with --import"
         )
     if dic is not None and dic.get("algo_name", algo_name) != algo_name:
         raise ConfigError(
@@ -618,9 +618,9 @@ def import_modules(names: Iterable[str]) -> None:
             if absent and f"{name}.".startswith(f"{absent}."):
                 raise ConfigError(
                     f"{module} is not on the Python path: put its folder on PYTHONPATH, install "
-                    "it, or name it with --import where it lies in the current folder"
+                    "it, or, if it is in the current folder, name it with --import"
                 ) from error
-            remedy = "mend it there"
+            remedy = "fix it there"
             if absent == "robomimic":
                 remedy = "put `import raymimic.as_robomimic` above it, which gives raymimic"
             raise ConfigError(

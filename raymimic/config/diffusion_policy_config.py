@@ -58,7 +58,7 @@ class DiffusionPolicyConfig(BaseConfig):
         self.algo.optim_params.policy.learning_rate.do_not_lock_keys()
 
         self.algo.horizon.observation_horizon = 2  # steps that the policy sees
-        self.algo.horizon.action_horizon = 8  # actions that are taken before it predicts anew
+        self.algo.horizon.action_horizon = 8  # actions that are taken before it predicts again
         self.algo.horizon.prediction_horizon = 16  # actions that it predicts
 
         self.algo.unet.enabled = True  # predict noise by convolutions over time

@@ -190,14 +190,14 @@ def _receive(remote: _Remote, answer: HTTPResponse, file: IO[bytes], bar: Any) -
                 if rest.status != http.client.PARTIAL_CONTENT:  # this server sends wholes alone
                     if now.version != remote.version:
                         raise DatasetError(
-                            f"'{remote.url}' has changed meanwhile: give the command again"
+                            f"'{remote.url}' changed during the download: give the command again"
                         )
                     _empty(file)
                 elif not rest.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
                     _empty(file)
                     raise DatasetError(
-                        f"'{remote.url}' sends other bytes than it is asked for: give the command "
-                        "again, which begins anew"
+                        f"'{remote.url}' sends other bytes than requested: give the command again, "
+                        "which starts from the beginning"
                     )
                 _copy(rest, file, bar)
         except urllib.error.HTTPError:

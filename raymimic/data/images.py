@@ -1,4 +1,4 @@
-"""Images in files: whether an observation's rows are what the config lists them as.
+"""Images in files: checks that an observation's rows fit the modality that the config names.
 
 Files hold images as robomimic does, channels last: colour as bytes of 0 to 255, distances as
 floating-point numbers. Other forms would be read without a complaint, and train a policy on noise.

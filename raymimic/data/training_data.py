@@ -331,7 +331,7 @@ def make_loaders(
         rank: this worker, in `[0, world_size)`.
         world_size: number of workers.
         language: embeddings of the instructions of `train.data`.
-        say: is told how far the cache is while it is built.
+        say: called with a line about the progress while the cache is built.
 
     Raises:
         DatasetError: see `raymimic.data.layout`.
@@ -411,7 +411,7 @@ class _WorkersPart:
 
         Args:
             info: the data.
-            say: is told how far the cache is while it is built.
+            say: called with a line about the progress while the cache is built.
 
         Raises:
             DatasetError: they do not fit into memory, or cannot be read into the cache.

@@ -169,10 +169,10 @@ class VisualCoreLanguageConditioned(VisualCore):
         input_shape: see `VisualCore`.
         backbone_class: a network that also takes the embedding.
         pool_class: see `VisualCore`.
-        backbone_kwargs: likewise.
-        pool_kwargs: likewise.
-        flatten: likewise.
-        feature_dimension: likewise.
+        backbone_kwargs: see `VisualCore`.
+        pool_kwargs: see `VisualCore`.
+        flatten: see `VisualCore`.
+        feature_dimension: see `VisualCore`.
 
     Raises:
         ConfigError: the network does not take an embedding.

@@ -230,7 +230,7 @@ def keeping_parts(
         OutputError: the folder belongs to another plan or another process, or cannot be written.
     """
     if is_uri(str(out)):
-        raise OutputError(f"cannot write '{out}': it must be a local file; copy it then")
+        raise OutputError(f"cannot write '{out}': write a local file, and copy it there afterwards")
     folder = Path(f"{out}.parts")
     with ExitStack() as stack:
         try:
@@ -259,8 +259,8 @@ def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) ->
     others = [x for x in folder.iterdir() if x.name != _LOCK and not x.match(f".{_PLAN}.*.tmp")]
     if others and not (folder / _PLAN).is_file():
         raise OutputError(
-            f"'{folder}' is there already, and not of this command, which would delete it: move "
-            "it, or choose another name"
+            f"'{folder}' exists already and holds other files, which this command would delete: "
+            "move it, or choose another name"
         )
     held = stack.enter_context((folder / _LOCK).open("w"))
     try:

@@ -213,7 +213,9 @@ def play_back(
     """
     import_modules(imports)
     if video is not None and is_uri(str(video)):
-        raise OutputError(f"cannot write '{video}': it must be a local file; copy it then")
+        raise OutputError(
+            f"cannot write '{video}': write a local file, and copy it there afterwards"
+        )
     given = Source.locate(source, allow_links)
     names = given.demos(n, filter_key)
     if not playback.use_obs:

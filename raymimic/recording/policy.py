@@ -58,8 +58,8 @@ class PolicyRecipe(Recipe):
         if render is not None and images:
             if set(render) - {"cameras"}:
                 raise ConfigError(
-                    f"the policy of '{source}' reads images, which have a size and a quality: "
-                    "give --cameras alone, to record further ones likewise"
+                    f"the policy of '{source}' reads images of a given size and quality, and all "
+                    "cameras are drawn alike: leave out all options for images but --cameras"
                 )
             own = settings_of(policy.env_meta).serialize()
             render = {**own, "cameras": list(dict.fromkeys(own["cameras"] + render["cameras"]))}

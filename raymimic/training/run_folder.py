@@ -337,7 +337,7 @@ def newest(config: BaseConfig, name: str, file: str) -> str | None:
 def check_plain(folder: Path) -> None:
     """Refuses a folder in which a record is a pipe, or a link that leads out of the folder.
 
-    The folder may be a stranger's: opening a pipe never ends, and writing through a link would
+    The folder is untrusted: opening a pipe never ends, and writing through a link would
     alter any file of this user. `models` may be a link to another disk, as checkpoints are checked
     when they are read and never written in place.
 

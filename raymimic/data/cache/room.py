@@ -118,8 +118,8 @@ def limit(folder: Path) -> int:
         number = math.nan
     if not 0 <= number < math.inf:
         raise ConfigError(
-            f"the variable {LIMIT} is '{text}': it must be a number, at least 0: the most GB"
-            " that the cache of datasets may take on this machine"
+            f"the variable {LIMIT} is '{text}': it must be a number of at least 0, the largest size"
+            " in GB of the cache of datasets on this machine"
         )
     return int(number * 1e9)
 

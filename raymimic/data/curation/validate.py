@@ -120,7 +120,7 @@ def validate(
         demand: the use that a training makes of it. None: a training is refused if an algorithm
             that reads all of the file's arrays would refuse it; an array that no modality takes,
             and groups that no demo has, are warnings.
-        progress: is told how many demos of how many were looked at.
+        progress: called with the number of demos done and of all demos.
 
     Raises:
         DatasetError: the file cannot be opened, or holds no demos.
