@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE.json",
-        help="judge the file by what this config reads of it (default: by all that it holds)",
+        help="check only the parts of the file that this config reads (default: all parts)",
     )
     add_allow_links(parser)
     parser.add_argument("--json", action="store_true", help="print all faults as one line of JSON")
