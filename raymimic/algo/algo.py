@@ -4,7 +4,7 @@ A new algorithm is a function that maps `config.algo` to a class, registered und
 `ALGO_NAME` of its config, and that class: a subclass of `PolicyAlgo` (it acts),
 `ValueAlgo` (it estimates returns) or `PlannerAlgo`, with at least
 `_create_networks`, `updates` (or `train_on_batch`) and `get_action`. All else has a default
-here. Those that are made of others are in `raymimic.algo.composite`.
+here. Composite algorithms are in `raymimic.algo.composite`.
 """
 
 import inspect
@@ -487,9 +487,9 @@ class Algo:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Completes a class that was written for robomimic, or for raymimic 0.1.0.
 
-        One that defines `updates` is given a `train_on_batch` of its own, one without `reads` its
-        windows, one of several bases the needs of all, and one whose `deserialize` loads no
-        optimizers, as robomimic's before 0.5, the rest.
+        A class that defines `updates` gets a `train_on_batch` of its own; one without `reads` gets
+        robomimic's windows; one with several bases gets the needs of all. If its `deserialize`
+        loads no optimizers, as robomimic's before 0.5, that is added.
 
         A method of its own: a subclass that takes its steps itself may call `train_on_batch` of its
         base class, as code for robomimic does, without taking a step twice.
@@ -517,7 +517,7 @@ class Algo:
 
     @classmethod
     def _read_as_before(cls) -> None:
-        """Gives a class that says `needs`, or takes its batches by itself, robomimic's one window.
+        """Gives robomimic's one window to a class that says `needs`, or overrides its batches.
 
         For code that was written before algorithms declared their windows.
         """
@@ -771,9 +771,9 @@ class Algo:
     def training_state(self) -> dict[str, Any]:
         """Returns the state that an exact resume needs besides `serialize`.
 
-        That is every attribute of the algorithm that is a number, a string or a tensor:
-        counters, a discount that was set, a moving average. Of an `EMAModel`, which robomimic
-        saves without it, it is the step.
+        It holds every attribute of the algorithm that is a number, a string or a tensor:
+        counters, a discount that was set, a moving average. It also holds the step of an
+        `EMAModel`, which robomimic does not save.
         """
         plain = bool | int | float | str | Tensor
         own = vars(self).items()
@@ -802,10 +802,10 @@ class Algo:
 
     @property
     def acts_in_batches(self) -> bool:
-        """Whether it keeps the episodes of a batch apart.
+        """Whether it can act in several episodes of a batch.
 
-        One whose `reset` takes no mask, as in robomimic, does not: it is given one environment at
-        a time.
+        An algorithm whose `reset` takes no mask, as in robomimic, cannot: it plays one environment
+        at a time.
         """
         return _takes(self.reset, None)
 
@@ -830,10 +830,10 @@ class Algo:
             )
 
     def _noise_only(self, mask: Tensor) -> AbstractContextManager[None]:
-        """Marks draws of which only some episodes of a batch have need.
+        """Marks draws that only some episodes of a batch need.
 
-        A policy that draws a new plan or queue for some rows, computes all rows and keeps those:
-        the others' streams of random numbers stay where they are.
+        A policy that draws a new plan or queue for some rows computes all rows and keeps these;
+        the random streams of the other rows do not advance.
 
         Args:
             mask: `[B]` bool, the rows that the draws are for.
@@ -893,7 +893,7 @@ class ValueAlgo(Algo):
     def discount(self) -> float:
         """Discount of the value after the (n-step) reward, discount^n.
 
-        Read from the config whenever it is used; a value that is assigned takes its place.
+        Read from the config whenever it is used, unless a value was assigned.
         """
         if self._discount is not None:
             return self._discount

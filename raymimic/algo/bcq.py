@@ -240,8 +240,8 @@ def _pick(x: Tensor, index: Tensor, n: int) -> Tensor:
 class BCQ_GMM(BCQ):
     """BCQ whose generative model is a mixture of Gaussians.
 
-    In validation its likelihood is that of the learned standard deviation, where robomimic takes
-    the one that it acts by with `low_noise_eval`, 0.0001.
+    In validation its likelihood uses the learned standard deviation. There robomimic uses the
+    standard deviation of acting with `low_noise_eval`, 0.0001.
     """
 
     def _make_action_sampler(self, **args: Any) -> nn.Module:

@@ -51,18 +51,17 @@ class HBC(HierarchicalAlgo):
     act, a subgoal is planned every `subgoal_update_interval` steps, for each episode of a
     batch by its own clock. After `robomimic/algo/hbc.py`.
 
-    With `latent_subgoal` a subgoal is a latent of the planner's VAE: the encoder's in training,
-    or with `prior_correction` that sample of the prior that is nearest to it, and one of the
-    prior's to act.
+    With `latent_subgoal` a subgoal is a latent of the planner's VAE: in training the encoder's, or
+    with `prior_correction` the nearest sample of the prior; when acting, a sample of the prior.
 
     Deviations: the modes `"planner_only"` and `"actor_only"`, which robomimic documents, work;
     so do random subgoals, prior correction and acting towards latents, with which robomimic's HBC
     stops with an error. The planner of an actor that sees stacked frames sees the current one,
     not the oldest. Subgoals are normalised like observations, for planner and actor alike.
 
-    `observation.actor.modalities.goal` lists the keys of a subgoal that the actor sees. So it is
-    in effect in robomimic, which means to list all of it there but writes to another place: by
-    default an actor sees nothing of its subgoals.
+    `observation.actor.modalities.goal` lists the keys of a subgoal that the actor sees. robomimic
+    reads this list too, but writes its default to another place: so by default an actor sees
+    nothing of its subgoals, here as well.
 
     Attributes:
         planner: proposes subgoals.

@@ -1,4 +1,4 @@
-"""Columns: which demos and which of their quantities a training reads, and reading them."""
+"""Columns: the demos and arrays that a training reads, and reading them."""
 
 import itertools
 import logging

@@ -20,7 +20,7 @@ _SMALLEST_SIDE = 16  # of distances under `low_dim`: fewer are a table, not a pi
 
 
 def objection(shape: Sequence[int], dtype: npt.DTypeLike, modality: str) -> str | None:
-    """Says why an observation cannot be of the modality that the config lists it as.
+    """The reason why an observation does not fit the modality that the config lists it under.
 
     Args:
         shape: of a row.

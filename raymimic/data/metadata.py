@@ -258,7 +258,7 @@ def _shapes(demo: DemoReader, problems: list[str]) -> dict[str, tuple[int, ...]]
 
 
 def read_env_meta(path: str | Path, allow_links: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """Reads in which environment a dataset was recorded.
+    """Reads the environment in which a dataset was recorded.
 
     Args:
         path: local path or URI.

@@ -172,8 +172,8 @@ def _of_robosuite(config: BaseConfig, file: str) -> bool:
 def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = None) -> DataInfo:
     """Checks the data of a training without reading it.
 
-    All complaints but those about values (NaN) are made here, so that a driver can make them
-    before it starts any worker.
+    All errors but those about values (NaN) are raised here, so that a driver reports them before
+    it starts any worker.
 
     Args:
         config: sections `train`, `experiment` and `observation` are read.

@@ -1,4 +1,4 @@
-"""Writes datasets in robomimic's HDF5 format, whole or not at all."""
+"""Writes datasets in robomimic's HDF5 format; a file appears once it is complete."""
 
 import io
 import json

@@ -163,7 +163,7 @@ class VisualCore(EncoderCore):
 
 @register_encoder_core
 class VisualCoreLanguageConditioned(VisualCore):
-    """Encodes an image as the instruction, an embedding of language, makes it matter.
+    """Encodes an image, conditioned on an instruction (an embedding of language).
 
     Args:
         input_shape: see `VisualCore`.

@@ -1,7 +1,7 @@
-"""The outcomes of the episodes of a file that is being written, until all are there.
+"""Keeps the outcomes of the episodes of a file until all of them are finished.
 
-They lie in a folder beside the file, `<file>.parts`. A command that was killed finds them there
-when it is given again, and plays the others only.
+They are in a folder beside the file, `<file>.parts`. If the command is killed, the same command
+finds them there, and plays only the other episodes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Plays demos back: films of states, actions or images, and the drift of replayed actions.
 
-robomimic's `playback_dataset` under another roof. A frame is taken after each state or action that
-is played, as there.
+As in robomimic's `playback_dataset`, a frame is taken after each state or action that is played.
 """
 
 from __future__ import annotations

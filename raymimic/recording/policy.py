@@ -1,6 +1,6 @@
 """Records the episodes of a checkpoint's policy.
 
-The file is that of an expert's demonstrations (`demos.py`), with all episodes, solved or not. The
+The file is like an expert's (`demos.py`), but with all episodes, solved or not. The
 filter key `success` names those that solve the task; the attribute `policy` names the checkpoint.
 """
 

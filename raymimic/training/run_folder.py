@@ -5,7 +5,7 @@ A run lies in `<storage_path or output_dir>/<name>/<time>`, with robomimic's fol
 | file | content | written by |
 | --- | --- | --- |
 | `config.json` | the config | driver |
-| `checkpoints.json` | the manifest: which checkpoints there are, and why | rank 0 |
+| `checkpoints.json` | the manifest: the checkpoints, and why each is kept | rank 0 |
 | `epochs.jsonl` | one line for each epoch | rank 0 |
 | `evaluations.jsonl` | one line for each evaluation | driver |
 | `last.pth` | a link to the newest checkpoint (a copy at the end on other disks) | rank 0 |

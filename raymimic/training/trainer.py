@@ -113,7 +113,7 @@ def train_in_folder(
     Args:
         config: the whole config.
         run_dir: folder or URI of the run.
-        tracker: told everything. Exceptions become warnings; SystemExit ends the training.
+        tracker: gets all records. Its exceptions become warnings; SystemExit ends the training.
         patience_s: how long to wait for another process to leave the folder [s].
 
     Raises:

@@ -1,4 +1,4 @@
-"""Converts datasets: of any format into robomimic's HDF5, and back into some of them."""
+"""Converts datasets of any known format to robomimic's HDF5, and back to some of them."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence

@@ -47,7 +47,7 @@ def repair(
 ) -> RepairedDataset:
     """Writes a copy of a dataset that trains.
 
-    Demos with an error (`validate`) are left out, and arrays that the fewer demos have. The
+    Demos with an error (`validate`) are left out, and arrays that at most half of them have. The
     attributes `num_samples` and `total` are written, filter keys name the demos that are left, and
     links become the arrays that they lead to. Demos keep their names. Nothing else is changed.
 
