@@ -96,9 +96,8 @@ def install(replace: bool = False) -> None:
     # A folder of that name without a package in it, such as a checkout's own, has no origin.
     if place is not None and place.origin is not None and not replace:
         raise ConfigError(
-            f"robomimic itself is installed ({place.origin}), and raymimic does not "
-            "take its place unasked: uninstall it, or ask by --replace or by "
-            f"{_VARIABLE}=replace in the environment"
+            f"robomimic itself is installed ({place.origin}), and raymimic replaces it only on "
+            f"request: uninstall it, or give --replace or {_VARIABLE}=replace in the environment"
         )
     sys.meta_path.insert(0, _Finder())
 

@@ -1,8 +1,8 @@
-"""The errors that a user can cause or cure, each explained in one sentence.
+"""The errors that a user can cause or fix, each explained in one sentence.
 
 Every such error is a `RaymimicError`: its message names the file, the key and the remedy. The
-command line prints the message alone and exits with status 2. It treats any exception of the user's
-own code likewise. Any other exception that escapes is a defect of raymimic and keeps its traceback.
+command line prints the message alone and exits with status 2, also for an exception of the user's
+own code. Any other exception is a defect of raymimic and keeps its traceback.
 """
 
 import difflib
@@ -119,8 +119,7 @@ def full_disk(error: OSError) -> OutputError | None:
 def pip_install(extra: str) -> str:
     """The command that installs an extra of raymimic, for the end of an error message.
 
-    A checkout is installed anew from its folder, with its constraints: raymimic need not be on an
-    index.
+    In a checkout it installs from the folder, with its constraints, as raymimic may be on no index.
 
     Args:
         extra: such as `metaworld`.

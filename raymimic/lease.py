@@ -2,7 +2,7 @@
 
 A lock of the operating system ends with its process but works on one machine only. A lease is a
 small object in the store that its holder rewrites every few seconds. Another process may take it
-if nobody has rewritten it for 60 s, or if its holder provably died on this machine. A holder that
+if it was not rewritten for 60 s, or if its holder provably died on this machine. A holder that
 reads another name in it has lost it and must write nothing more.
 
 The store must show a written object to all readers at once (S3, Google Cloud Storage and Azure do).

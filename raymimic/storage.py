@@ -170,7 +170,9 @@ def writing_folder(target: str | Path) -> Iterator[Path]:
         OutputError: the folder cannot be written, or holds something already.
     """
     if is_uri(str(target)):
-        raise OutputError(f"cannot write '{target}': it must be a local folder; copy it then")
+        raise OutputError(
+            f"cannot write '{target}': write a local folder, and copy it there afterwards"
+        )
     path = Path(target).absolute()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

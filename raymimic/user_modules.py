@@ -1,8 +1,8 @@
 """Modules of the user's own: which ones may be imported, and from which folders.
 
 A module runs code, so raymimic imports one only if the user names it: by `--import`, or in a config
-or sweep file that the user passes. Checkpoints, datasets and run folders, which may be a
-stranger's, name modules too; such a module must be imported already.
+or sweep file that the user passes. Checkpoints, datasets and run folders are untrusted and name
+modules too; such a module must be imported already.
 """
 
 import sys
@@ -19,7 +19,7 @@ from raymimic.errors import ConfigError, ModuleNotImportedError
 def same_definition(one: Any, other: Any) -> bool:
     """Whether two classes or functions are the same piece of code, as registries ask.
 
-    A module that is imported again defines its own anew.
+    A module that is imported a second time defines new objects of the same code.
     """
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 

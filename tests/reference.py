@@ -144,7 +144,7 @@ def small_config(name: str, goals: bool = False, **settings: Any) -> BaseConfig:
         settings["algo.unet.down_dims"] = [16, 32]
         settings["algo.unet.diffusion_step_embed_dim"] = 16
     config = variant_config(name, **settings)
-    if "actor" in config.observation:  # it sees its sub-goals
+    if "actor" in config.observation:  # it sees its subgoals
         config.observation.actor.modalities.goal.low_dim = list(OBS_KEYS)
     if goals:
         config.train.goal_mode = "last"

@@ -370,14 +370,14 @@ def table(commit: str, parts: Sequence[Part]) -> Iterator[str]:
     """The lines of the table, and of the lists below it."""
     yield f"Of robomimic at commit `{commit}`:"
     yield ""
-    yield "| | passed | wrong in themselves | not run |"
+    yield "| | passed | faulty in robomimic too | not run |"
     yield "|---|---|---|---|"
     for part in parts:
         ran = part.passed + len(part.failed) + len(part.faults)
         numbers = (f"{part.passed} of {ran}", len(part.faults) or "", len(part.left) or "")
         yield f"| {part.name} | {' | '.join(map(str, numbers))} |"
     for title, told in (
-        ("Wrong in themselves: they fail with robomimic too", [part.faults for part in parts]),
+        ("These fail with robomimic too", [part.faults for part in parts]),
         ("Not run", [part.left for part in parts]),
         ("Failed", [dict.fromkeys(part.failed, "see above") for part in parts]),
     ):

@@ -60,8 +60,8 @@ def small_config(
 
     Args:
         algo: its name.
-        keys: observations of every part; sub-goals are made of them too.
-        goals: keys of the goals of every part, but for actors that follow sub-goals.
+        keys: observations of every part; subgoals are made of them too.
+        goals: keys of the goals of every part, but for actors that follow subgoals.
         settings: by dotted keys.
     """
     config = config_factory(algo)

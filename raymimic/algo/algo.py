@@ -4,7 +4,7 @@ A new algorithm is a function that maps `config.algo` to a class, registered und
 `ALGO_NAME` of its config, and that class: a subclass of `PolicyAlgo` (it acts),
 `ValueAlgo` (it estimates returns) or `PlannerAlgo`, with at least
 `_create_networks`, `updates` (or `train_on_batch`) and `get_action`. All else has a default
-here. Those that are made of others are in `raymimic.algo.composite`.
+here. Composite algorithms are in `raymimic.algo.composite`.
 """
 
 import inspect
@@ -126,7 +126,10 @@ def algo_factory(
     """
     factory_func = algo_name_to_factory_func(algo_name)
     if config.algo_name != algo_name:
-        raise ConfigError(f"the config is one of '{config.algo_name}', not of '{algo_name}'")
+        raise ConfigError(
+            f"the config is for '{config.algo_name}', not for '{algo_name}': "
+            "pass a config of that algorithm"
+        )
     for listener in _CONFIG_LISTENERS:
         listener(config)
     cls, kwargs = factory_func(config.algo)
@@ -173,8 +176,8 @@ class Algo:
             list of them, one for each element, where the network is a `ModuleList`.
         lr_schedulers: learning-rate schedules (or None), nested like `optimizers`.
         obs_shapes: shapes and modalities of the observation keys that the policy sees.
-        goal_shapes: likewise of the goal; empty without goals.
-        subgoal_shapes: likewise of a planner's subgoals.
+        goal_shapes: shapes and modalities of the goal's keys; empty without goals.
+        subgoal_shapes: shapes and modalities of the keys of a planner's subgoals.
         needs: for an algorithm without `reads`: the groups that the dataset must hold
             besides observations and actions, of `"next_obs"`, `"rewards"`, `"dones"` and the
             names of further datasets; `"next_actions"` and `"pad_mask"`: batches carry them;
@@ -484,12 +487,12 @@ class Algo:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Completes a class that was written for robomimic, or for raymimic 0.1.0.
 
-        One that defines `updates` is given a `train_on_batch` of its own, one without `reads` its
-        windows, one of several bases the needs of all, and one whose `deserialize` loads no
-        optimizers, as robomimic's before 0.5, the rest.
+        A class that defines `updates` gets a `train_on_batch` of its own; one without `reads` gets
+        robomimic's windows; one with several bases gets the needs of all. If its `deserialize`
+        loads no optimizers, as robomimic's before 0.5, that is added.
 
-        Of its own, so that a subclass which takes its steps by itself may call `train_on_batch` of
-        the class above it (as code for robomimic does), and thereby takes no step twice.
+        A method of its own: a subclass that takes its steps itself may call `train_on_batch` of its
+        base class, as code for robomimic does, without taking a step twice.
 
         Raises:
             ConfigError: the class overrides a method by its name of 0.1.0.
@@ -514,7 +517,7 @@ class Algo:
 
     @classmethod
     def _read_as_before(cls) -> None:
-        """Gives a class that says `needs`, or takes its batches by itself, robomimic's one window.
+        """Gives robomimic's one window to a class that says `needs`, or overrides its batches.
 
         For code that was written before algorithms declared their windows.
         """
@@ -595,7 +598,7 @@ class Algo:
     def _longest_gradient(self, learner: Learner) -> float | None:
         """Returns the learner's own limit of its gradient's norm, else `train.max_grad_norm`.
 
-        robomimic reads the latter for BC only.
+        robomimic reads `train.max_grad_norm` for BC only.
         """
         if learner.max_grad_norm is None and learner.name in self.optim_params:
             limit: float | None = self.global_config.train.max_grad_norm
@@ -768,9 +771,9 @@ class Algo:
     def training_state(self) -> dict[str, Any]:
         """Returns the state that an exact resume needs besides `serialize`.
 
-        That is every attribute of the algorithm that is a number, a string or a tensor:
-        counters, a discount that was set, a moving average. Of an `EMAModel`, which robomimic
-        saves without it, it is the step.
+        It holds every attribute of the algorithm that is a number, a string or a tensor:
+        counters, a discount that was set, a moving average. It also holds the step of an
+        `EMAModel`, which robomimic does not save.
         """
         plain = bool | int | float | str | Tensor
         own = vars(self).items()
@@ -799,10 +802,10 @@ class Algo:
 
     @property
     def acts_in_batches(self) -> bool:
-        """Whether it keeps the episodes of a batch apart.
+        """Whether it can act in several episodes of a batch.
 
-        One whose `reset` takes no mask, as in robomimic, does not: it is given one environment at
-        a time.
+        An algorithm whose `reset` takes no mask, as in robomimic, cannot: it plays one environment
+        at a time.
         """
         return _takes(self.reset, None)
 
@@ -810,7 +813,7 @@ class Algo:
         """Forgets the episode; for algorithms that remember something of it.
 
         Args:
-            mask: `[B]` bool, those of a batch of episodes that start anew; None: all.
+            mask: `[B]` bool, the rows of a batch that start a new episode; None: all.
         """
 
     @staticmethod
@@ -827,10 +830,10 @@ class Algo:
             )
 
     def _noise_only(self, mask: Tensor) -> AbstractContextManager[None]:
-        """Marks draws of which only some episodes of a batch have need.
+        """Marks draws that only some episodes of a batch need.
 
-        A policy that draws a new plan or queue for some rows, computes all rows and keeps those:
-        the others' streams of random numbers stay where they are.
+        A policy that draws a new plan or queue for some rows computes all rows and keeps these;
+        the random streams of the other rows do not advance.
 
         Args:
             mask: `[B]` bool, the rows that the draws are for.
@@ -872,7 +875,7 @@ class PolicyAlgo(Algo):
 
         Args:
             obs_dict: `{key: [B, *shape]}`, prepared as for training.
-            goal_dict: likewise, if there is a goal.
+            goal_dict: `{key: [B, *shape]}` of the goal; None: no goal.
 
         Returns:
             Actions `[B, A]`.
@@ -890,7 +893,7 @@ class ValueAlgo(Algo):
     def discount(self) -> float:
         """Discount of the value after the (n-step) reward, discount^n.
 
-        Read from the config whenever it is used; a value that is assigned takes its place.
+        Read from the config whenever it is used, unless a value was assigned.
         """
         if self._discount is not None:
             return self._discount

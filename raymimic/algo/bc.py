@@ -1,8 +1,8 @@
 """Behavioural cloning: supervised learning of the demonstrated actions.
 
-The aim is one and the same: to make the demonstrated actions likely under the policy. Only the
-policy varies: deterministic, Gaussian, a mixture of Gaussians or a VAE; it may have a memory (an
-RNN) or see the last observations at once (a transformer).
+All variants make the demonstrated actions likely under the policy. The policy is deterministic,
+Gaussian, a mixture of Gaussians or a VAE; it may have a memory (an RNN) or see the last
+observations at once (a transformer).
 
 Mandlekar et al., "What Matters in Learning from Offline Human Demonstrations for Robot
 Manipulation" (2021), https://arxiv.org/abs/2108.03298; after `robomimic/algo/bc.py`.
@@ -138,8 +138,8 @@ class BC(PolicyAlgo):
 class BC_Gaussian(BC):
     """Behavioural cloning of a Gaussian policy: maximises the log-likelihood.
 
-    That is the log-likelihood under the standard deviation that is learned, in validation too,
-    where robomimic takes the one that the policy acts by with `low_noise_eval`, 0.0001.
+    The log-likelihood uses the learned standard deviation, in validation too. There robomimic uses
+    the standard deviation of acting with `low_noise_eval`, 0.0001.
     """
 
     def _create_policy(self, **args: Any) -> nn.Module:
@@ -223,9 +223,9 @@ class _Memory:
 class BC_RNN(BC):
     """Behavioural cloning of a recurrent policy.
 
-    It learns from sequences of `rnn.horizon` steps, and when it acts it forgets after as many.
-    An open-loop policy sees the first observation of these only. Each episode of a batch counts
-    its own steps.
+    It learns from sequences of `rnn.horizon` steps, and resets its memory after as many steps when
+    it acts. An open-loop policy sees only the first observation of these steps. Each episode of a
+    batch counts its own steps.
     """
 
     @classmethod
@@ -321,9 +321,9 @@ class BC_RNN_GMM(BC_RNN, BC_GMM):
 class BC_Transformer(BC):
     """Behavioural cloning of a transformer that sees the last `context_length` observations.
 
-    It predicts an action at each of these steps, and the last one acts. That alone is trained,
-    or all of them (`supervise_all_steps`). With `pred_future_acs` the predictions are the
-    current action and those to come instead, and the first one acts.
+    It predicts an action at each of these steps, and executes the last one. The loss covers the
+    last one, or all of them (`supervise_all_steps`). With `pred_future_acs` it predicts the current
+    action and future ones instead, and executes the first one.
     """
 
     @classmethod

@@ -63,7 +63,7 @@ class Candidates(NamedTuple):
     Attributes:
         obs: the states `{key: [B, *shape]}`, or repeated, `[B * n, *shape]` (`states_for`).
         actions: `[B * n, A]`.
-        goal: the goals, likewise, if there are any.
+        goal: the goals, in the same form; None: no goals.
     """
 
     obs: ObsDict
@@ -185,7 +185,7 @@ class BCQ(CriticAlgo):
 
         Args:
             obs_dict: `{key: [B, *shape]}`.
-            goal_dict: likewise, if there is a goal.
+            goal_dict: `{key: [B, *shape]}` of the goal; None: no goal.
             n: number of candidates.
             actor: `actor` or `actor_target`.
         """
@@ -240,8 +240,8 @@ def _pick(x: Tensor, index: Tensor, n: int) -> Tensor:
 class BCQ_GMM(BCQ):
     """BCQ whose generative model is a mixture of Gaussians.
 
-    In validation its likelihood is that of the learned standard deviation, where robomimic takes
-    the one that it acts by with `low_noise_eval`, 0.0001.
+    In validation its likelihood uses the learned standard deviation. There robomimic uses the
+    standard deviation of acting with `low_noise_eval`, 0.0001.
     """
 
     def _make_action_sampler(self, **args: Any) -> nn.Module:

@@ -21,12 +21,12 @@ from raymimic.ranks import GradSync
 
 
 class CompositeAlgo(Algo):
-    """An algorithm made of others, its parts, of which each has sections of the config.
+    """An algorithm made of others, its parts, which have sections of the config each.
 
-    Those of its attributes that are algorithms are its parts. `_create_networks` makes them, or, as
-    in robomimic, a constructor that does not call the one of its base. All that concerns networks,
-    optimizers, schedules, metrics and checkpoints is the parts' own business, and handed on to
-    them. Batches and `info` are dicts over parts.
+    Its attributes that are algorithms are its parts. `_create_networks` makes them, or, as in
+    robomimic, a constructor that does not call that of its base class. Calls that concern networks,
+    optimizers, schedules, metrics and checkpoints are passed on to the parts. Batches and `info`
+    are dicts over parts.
 
     Attributes:
         log_names: prefix of the names of each part's metrics.
@@ -92,7 +92,7 @@ class CompositeAlgo(Algo):
         Args:
             algo_name: its algorithm, as registered.
             algo_config: the section that an algorithm on its own has as `config.algo`.
-            obs_config: likewise `config.observation`.
+            obs_config: the section that an algorithm on its own has as `config.observation`.
             obs_key_shapes: where they are not this algorithm's own.
             algo_class: its class; None: that of its algorithm.
         """
@@ -124,7 +124,7 @@ class CompositeAlgo(Algo):
 
     @cached_property
     def lr_schedulers(self) -> dict[str, Any]:  # type: ignore[override]
-        """Likewise the learning-rate schedules."""
+        """The learning-rate schedules of each part, under its name."""
         return {name: part.lr_schedulers for name, part in self.parts.items()}
 
     @cached_property

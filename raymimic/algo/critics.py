@@ -70,7 +70,7 @@ class CriticAlgo(PolicyAlgo, ValueAlgo):
             name: `critic` or `critic_target`.
             obs_dict: `{key: [B, *shape]}`.
             actions: `[B, A]`.
-            goal_dict: likewise, if there is a goal.
+            goal_dict: `{key: [B, *shape]}` of the goal; None: no goal.
         """
         values: Tensor = self.nets[name](obs_dict, actions, goal_dict)
         return values

@@ -78,9 +78,9 @@ def _scheduler_name(algo_config: Config) -> str:
 def inference_steps(algo_config: Config, scheduler: Any) -> list[int]:
     """Returns the diffusion steps that denoising goes through, the noisiest first.
 
-    Where these are fewer than in training, a step of DDPM must remove the noise of those between.
-    robomimic's does not: it removes that of one step and leaves the rest. So does this, unless
-    `algo.ddpm.respace_steps` is set: `diffusers` spans them once it was told of them.
+    If these are fewer than in training, a step of DDPM must also remove the noise of the steps that
+    are left out. robomimic's step removes the noise of one step only. So does this one, unless
+    `algo.ddpm.respace_steps` is set: then `diffusers` gets the list of steps, and spans them.
     """
     settings = algo_config[_scheduler_name(algo_config)]
     trained, taken = settings.num_train_timesteps, settings.num_inference_timesteps
@@ -93,7 +93,7 @@ def inference_steps(algo_config: Config, scheduler: Any) -> list[int]:
 
 @dataclass
 class ActionQueue:
-    """The actions that are yet to be taken, for each of a batch of environments.
+    """The predicted actions that are not executed yet, for each environment of a batch.
 
     Attributes:
         actions: `[B, Ta, A]`.
@@ -115,9 +115,9 @@ class DiffusionPolicy(PolicyAlgo):
     """Base of the variants, which differ in the network that predicts the noise.
 
     Training adds noise of a random diffusion step to demonstrated actions and regresses the noise
-    (eq. 5). To act, the policy denoises `prediction_horizon` actions from pure noise (eq. 4), by
-    the moving average of the weights, and takes `action_horizon` of them, from the present one
-    on, before it looks again.
+    (eq. 5). To act, the policy denoises `prediction_horizon` actions from pure noise (eq. 4) with
+    the moving average of the weights. It executes `action_horizon` of them, from the current step
+    on, before the next prediction.
 
     Attributes:
         ema: the moving average of `nets`; None without it.
@@ -243,7 +243,7 @@ class DiffusionPolicy(PolicyAlgo):
             self._queue.left.masked_fill_(mask.to(self.device), 0)
 
     def get_action(self, obs_dict: ObsDict, goal_dict: ObsDict | None = None) -> Tensor:
-        """Returns each row's next action `[B, A]`; rows that have none left look again.
+        """Returns each row's next action `[B, A]`; rows without one make a new prediction.
 
         Args:
             obs_dict: the steps that the environment stacks, `{key: [B, To, *shape]}`, or

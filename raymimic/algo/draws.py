@@ -1,7 +1,7 @@
-"""Random numbers of networks in training: those of a sample follow from its place alone.
+"""Random numbers of networks in training, which follow from a sample's place in the global batch.
 
 `share_draws` gives all modules of a network that draw (`raymimic.models.vision.draws`) one
-`SampleDraws`, and the training loop tells it the step and the samples that this worker holds.
+`SampleDraws`. The training loop passes it the step and the samples that this worker holds.
 """
 
 from collections import defaultdict
@@ -22,15 +22,15 @@ class SampleDraws:
     """Numbers that are functions of seed, epoch, step, call, and place in the global batch.
 
     Each call draws numbers for the whole global batch and returns those of this worker's rows: so a
-    sample gets the same ones for any number of workers, and after a resume. Calls are told apart by
-    their order within the step, which is one on all workers.
+    sample gets the same ones for any number of workers, and after a resume. Calls are distinguished
+    by their order within the step, which is the same on all workers.
 
     The generator is SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number
     generators", 2014), of which number i is a hash of a key and i. So no worker computes the
     numbers of others, and pixels have a stream per sample.
 
-    The rows of a draw, its first dimension, are those of this worker's samples in their order, or
-    equally many of each (the steps of a sequence), side by side, which get numbers of their own.
+    The first dimension of a draw has one row for each sample of this worker, in their order, or
+    several adjacent rows for each (the steps of a sequence), each with numbers of its own.
 
     Args:
         seed: any integer.

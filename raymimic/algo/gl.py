@@ -39,8 +39,8 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
 class GL(PlannerAlgo):
     """Predicts one subgoal for each state: regresses the observation `subgoal_horizon` ahead.
 
-    With normalised observations subgoals are normalised too; robomimic leaves them as they are
-    in the data, so that its actors meet them normalised in training and raw when they act.
+    With normalised observations subgoals are normalised too. robomimic does not normalise them, so
+    its actors see normalised subgoals in training and raw ones when they act.
     """
 
     @classmethod
@@ -245,17 +245,17 @@ class GL_VAE(GL):
 
 
 class ValuePlanner(CompositeAlgo, PlannerAlgo, ValueAlgo):
-    """Chooses, of several subgoals that a planner samples, the one of highest value.
+    """Chooses the subgoal of highest value among several that a planner samples.
 
     Attributes:
         planner: goal learning (`gl`), which samples subgoals.
         value_net: batch-constrained Q-learning (`bcq`), whose V(subgoal) ranks them.
 
     Args:
-        planner_algo_class: the planner's class; None: that of its algorithm.
-        value_algo_class: likewise the value network's.
+        planner_algo_class: class of the planner; None: that of its algorithm.
+        value_algo_class: class of the value network; None: that of its algorithm.
         args: see `Algo`.
-        kwargs: likewise.
+        kwargs: see `Algo`.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "value_net": "ValueNetwork"}

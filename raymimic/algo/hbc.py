@@ -51,28 +51,27 @@ class HBC(HierarchicalAlgo):
     act, a subgoal is planned every `subgoal_update_interval` steps, for each episode of a
     batch by its own clock. After `robomimic/algo/hbc.py`.
 
-    With `latent_subgoal` a subgoal is a latent of the planner's VAE: the encoder's in training,
-    or with `prior_correction` that sample of the prior that is nearest to it, and one of the
-    prior's to act.
+    With `latent_subgoal` a subgoal is a latent of the planner's VAE: in training the encoder's, or
+    with `prior_correction` the nearest sample of the prior; when acting, a sample of the prior.
 
     Deviations: the modes `"planner_only"` and `"actor_only"`, which robomimic documents, work;
     so do random subgoals, prior correction and acting towards latents, with which robomimic's HBC
     stops with an error. The planner of an actor that sees stacked frames sees the current one,
     not the oldest. Subgoals are normalised like observations, for planner and actor alike.
 
-    `observation.actor.modalities.goal` lists the keys of a subgoal that the actor sees. So it is
-    in effect in robomimic, which means to list all of it there but writes to another place: by
-    default an actor sees nothing of its subgoals.
+    `observation.actor.modalities.goal` lists the keys of a subgoal that the actor sees. robomimic
+    reads this list too, but writes its default to another place: so by default an actor sees
+    nothing of its subgoals, here as well.
 
     Attributes:
         planner: proposes subgoals.
         actor: pursues them.
 
     Args:
-        planner_algo_class: the planner's class; None: that of its algorithm.
-        policy_algo_class: likewise the actor's.
+        planner_algo_class: class of the planner; None: that of its algorithm.
+        policy_algo_class: class of the actor; None: that of its algorithm.
         args: see `Algo`.
-        kwargs: likewise.
+        kwargs: see `Algo`.
     """
 
     log_names: ClassVar[Mapping[str, str]] = {"planner": "Planner", "actor": "Actor"}
@@ -272,7 +271,7 @@ class HBC(HierarchicalAlgo):
         return {k: x.clone() for k, x in self._plan.subgoal.items()}
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Forgets the episode; those of a mask `[B]` plan anew at their next action."""
+        """Forgets the episode; those of a mask `[B]` plan again at their next action."""
         super().reset(mask)
         if mask is None:
             self._plan = None

@@ -33,8 +33,8 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
 class IQL(CriticAlgo):
     """Implicit Q-learning.
 
-    V is an upper expectile of Q over the data's actions, Q is regressed to the backup of V, and the
-    actor imitates the data's actions, the more the better they are.
+    V is an upper expectile of Q over the data's actions, and Q is regressed to the backup of V. The
+    actor imitates the data's actions, weighted by their advantages.
     """
 
     def _create_networks(self) -> None:

@@ -31,7 +31,7 @@ class IRIS(HBC, ValueAlgo):
     Args:
         value_algo_class: the value network's class; None: that of its algorithm.
         args: see `HBC`.
-        kwargs: likewise.
+        kwargs: see `HBC`.
     """
 
     planner: ValuePlanner

@@ -38,7 +38,7 @@ class EpisodeNoise(TorchFunctionMode):
         self.seed([0] * rows)
 
     def seed(self, seeds: Sequence[int], mask: Iterable[bool] | None = None) -> None:
-        """Starts rows anew.
+        """Starts new episodes in rows.
 
         Args:
             seeds: `[rows]`.

@@ -33,28 +33,27 @@ def can_act(algo: type[Algo]) -> bool:
 class RolloutPolicy:
     """A trained algorithm with its data's normalisation: call it in an environment.
 
-    It acts for one environment or for a batch of them, whose rows keep to themselves: the
-    algorithm's memory (a hidden state, a queue of actions, a subgoal) is each row's own, and so
-    are its random numbers once `start_episode` was given seeds.
+    It acts for one environment or for a batch of environments. The rows of a batch are independent:
+    each has its own memory of the algorithm (a hidden state, a queue of actions, a subgoal) and,
+    once `start_episode` got seeds, its own random numbers.
 
-    Observations are raw, as datasets hold them: images are bytes `[H, W, C]`. Images that were
-    prepared already, floats `[C, H, W]` in 0 to 1 as robomimic up to 0.4 hands them over, are taken
-    as they are. The policy acts in evaluation mode: with running statistics, and without random
-    crops.
+    Observations are raw, as datasets hold them: images are bytes `[H, W, C]`. Images may also be
+    floats `[C, H, W]` in 0 to 1, as in robomimic up to 0.4; these are not processed again. The
+    policy acts in evaluation mode: with running statistics, and without random crops.
 
-    An algorithm that sees the last `train.frame_stack` observations is given them: from single
-    observations they are collected, each row's own, the first one repeated where an episode has
-    just begun; stacks that the environment has made (robomimic's `FrameStackWrapper`) are taken
-    as they are.
+    For an algorithm that sees the last `train.frame_stack` observations, single observations are
+    collected in each row; at the beginning of an episode the first one is repeated. Stacks that the
+    environment has made (robomimic's `FrameStackWrapper`) are used unchanged.
 
-    A policy that sees an instruction is told it by `start_episode`, needs no telling if it was
-    trained on a single one, or is given its embedding as an observation.
+    A policy that sees an instruction gets it by `start_episode`, or its embedding as an
+    observation. A policy that was trained on a single instruction uses that one by default.
 
     Args:
         policy: the algorithm.
         obs_normalization_stats: `offset` and `scale` `[1, *shape]` of each observation key;
             None: observations were not normalised.
-        action_normalization_stats: likewise for each action key; None: actions were not.
+        action_normalization_stats: `offset` and `scale` of each action key; None: actions were not
+            normalised.
         language: the embedding `[E]` of each instruction that it was trained on.
 
     Raises:
@@ -135,7 +134,7 @@ class RolloutPolicy:
         """Prepares for a new episode.
 
         Args:
-            mask: `[B]`, those of a batch of environments that start anew; None: all.
+            mask: `[B]`, the environments of a batch that start a new episode; None: all.
             seeds: `[B]`, from which an episode's random numbers follow, see
                 `EpisodeNoise` (those of rows outside the mask are
                 not looked at); None: torch's own random numbers.
@@ -143,7 +142,7 @@ class RolloutPolicy:
 
         Raises:
             EnvError: the policy was not trained on that instruction, or sees none, or it cannot
-                start some rows anew and leave others as they are.
+                start new episodes in some rows only.
         """
         if lang is not None:
             self._tell(lang)
@@ -154,8 +153,8 @@ class RolloutPolicy:
             self._begins = None
         elif not self.acts_in_batches:
             raise EnvError(
-                f"{type(self.policy).__name__}.reset takes no mask of the episodes that start anew:"
-                " give it one, or act in one environment at a time"
+                f"{type(self.policy).__name__}.reset has no argument 'mask', which marks the "
+                "episodes that start: add it, or act in one environment at a time"
             )
         else:
             rows = torch.as_tensor(mask, device=self.policy.device)
@@ -177,11 +176,11 @@ class RolloutPolicy:
             EnvError: its embedding is not known.
         """
         if self._language_key is None:
-            raise EnvError(f"the policy sees no instruction, and is told '{lang}': leave it out")
+            raise EnvError(f"the policy sees no instruction, but gets '{lang}': leave it out")
         if lang not in self.language:
             raise EnvError(
-                f"the policy has no embedding of '{lang}'{did_you_mean(lang, self.language)}; any "
-                f"other is given as observation '{self._language_key}'"
+                f"the policy has no embedding of '{lang}'{did_you_mean(lang, self.language)}; give "
+                f"the embedding of another instruction as observation '{self._language_key}'"
                 + ("" if self.language else " (its checkpoint holds none)")
             )
         self._told = lang
@@ -209,7 +208,7 @@ class RolloutPolicy:
                 of them (`[B, T, *shape]`), raw, or images that are prepared; keys that the policy
                 does not see are ignored. Key `robot/eef` may lie in a nested dict, as
                 `{"robot": {"eef": …}}`.
-            goal: observations, one for each row, likewise.
+            goal: the goal's observations, in the same form, one for each row.
             batched_ob: whether there is a batch dimension.
 
         Returns:
@@ -221,8 +220,8 @@ class RolloutPolicy:
         """
         if goal is None and self.policy.goal_shapes:
             raise EnvError(
-                f"the policy pursues goals ({', '.join(self.policy.goal_shapes)}) and is given "
-                "none: pass goal=env.get_goal()"
+                f"the policy needs a goal ({', '.join(self.policy.goal_shapes)}): pass "
+                "goal=env.get_goal()"
             )
         obs = self._prepare(ob, self.policy.obs_shapes, batched_ob)
         goals = None
@@ -242,8 +241,8 @@ class RolloutPolicy:
         """Brings observations into the form that networks were trained on."""
         if not isinstance(ob, Mapping):
             raise EnvError(
-                f"the policy takes each {kind} by its key ({', '.join(shapes)}), in a dict, and is "
-                f"given {type(ob).__name__}"
+                f"the policy takes a dict with each {kind} under its key ({', '.join(shapes)}), "
+                f"not {type(ob).__name__}"
             )
         prepared = {}
         embedding = None

@@ -85,7 +85,7 @@ def robomimic_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig) -> dict[st
         lacks = algo_class(name, config).why_not_exportable(config)
         lacks = lacks or _own_encoder(config, content)
     if lacks is not None:
-        raise CheckpointError(f"robomimic has not got {lacks}")
+        raise CheckpointError(f"robomimic lacks {lacks}")
     algo = algo_from_content(content, config, torch.device("cpu"))
     trainable = _holds_optimizers(content.model)
     algo.deserialize(content.model, load_optimizers=trainable)

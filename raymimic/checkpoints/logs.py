@@ -171,8 +171,8 @@ class EpochLog(JsonLinesLog):
         if hashlib.sha256(head).hexdigest() != prefix.sha256:
             raise CheckpointError(
                 f"'{self.path}' is damaged, or belongs to other checkpoints: its first "
-                f"{prefix.length} bytes do not have the SHA-256 that '{checkpoint}' lists; put the "
-                "former one back, or move it away, and --resume goes on without the metrics of "
+                f"{prefix.length} bytes do not have the SHA-256 that '{checkpoint}' lists; restore "
+                "the earlier file, or move it away, and --resume goes on without the metrics of "
                 "the epochs so far"
             )
         self._begin(head)
@@ -200,7 +200,7 @@ class EpochLog(JsonLinesLog):
         return self.prefix
 
     def replace(self, content: bytes, epoch: int) -> None:
-        """Begins anew with the epochs of another run's log.
+        """Begins again with the epochs of another run's log.
 
         Args:
             content: of the other log.
@@ -261,8 +261,8 @@ class EvaluationLog(JsonLinesLog):
                 UnknownKeyError,
             ) as error:
                 raise CheckpointError(
-                    f"'{self.path}' is damaged in line {number} ({error}); put the former one "
-                    "back, or move it away, and --resume evaluates the run's checkpoints again"
+                    f"'{self.path}' is damaged in line {number} ({error}); restore the earlier "
+                    "file, or move it away, and --resume evaluates the run's checkpoints again"
                 ) from error
             evaluations.pop(evaluation.epoch, None)
             evaluations[evaluation.epoch] = evaluation

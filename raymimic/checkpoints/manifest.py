@@ -20,7 +20,7 @@ class StoredCheckpoint:
         file: its name in the folder `models`.
         keep: why it is kept beyond being one of the last two: `epochs`, `time`,
             `best_validation`, `best_return/<env>`, `best_success_rate/<env>`, `best`; `found`
-            where the manifest was made anew and nobody knows, `chosen` where the user chose it.
+            where a rebuilt manifest does not say, `chosen` where the user chose it.
         pending: its evaluation has not come back yet.
         sha256: of its content, in hexadecimal; `None` where it is not known, as in 0.1.0.
         evaluated: its evaluation has come back.
@@ -77,7 +77,7 @@ class Manifest:
         Raises:
             CheckpointError: it is damaged, no manifest, or one of a newer version.
         """
-        remedy = "move it away, and --resume makes it anew from the run's checkpoints"
+        remedy = "move it away, and --resume rebuilds it from the run's checkpoints"
         try:
             manifest = json.loads(content)
         except (ValueError, RecursionError) as error:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Numbers that networks may have beyond those in a checkpoint: they are made anew at each start.
+# Numbers that networks may have beyond those in a checkpoint: they are made again at each start.
 _FREE_NUMBERS = 1_000_000
 
 

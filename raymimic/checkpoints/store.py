@@ -10,7 +10,7 @@ every reader of the manifest takes in the evaluations that it does not know yet.
 is lost or counted twice, even after a kill.
 
 Each checkpoint holds the manifest as it was at its commit, and the manifest holds each
-checkpoint's SHA-256. So a manifest that is lost is made anew from the checkpoints, and a
+checkpoint's SHA-256. So a manifest that is lost is rebuilt from the checkpoints, and a
 checkpoint that was altered since is noticed: then the one before it counts.
 
 Runs of 0.1.0 go on in their own layout: the manifest lies in `models/` and holds the evaluations,
@@ -86,7 +86,7 @@ class CheckpointStore:
             except OSError as error:
                 raise CheckpointError(
                     f"cannot read '{path}' ({error.strerror or error}); move it away, and "
-                    "--resume makes it anew from the run's checkpoints"
+                    "--resume rebuilds it from the run's checkpoints"
                 ) from error
             self._as_0_1 = folder == self.folder
             self._manifest = Manifest.parse(content, path)
@@ -163,7 +163,7 @@ class CheckpointStore:
     def load_last(self) -> CheckpointContent | None:
         """Loads the newest checkpoint that is whole, and its epochs; forgets later ones.
 
-        Where the manifest is lost, it is first made anew. Nothing is written.
+        Where the manifest is lost, it is first rebuilt. Nothing is written.
 
         Returns:
             the checkpoint, or nothing when the run has none yet.
@@ -198,7 +198,7 @@ class CheckpointStore:
             return content
         if reasons:
             raise CheckpointError(
-                f"no checkpoint of the run is whole ({'; '.join(reasons)}); put one back into "
+                f"no checkpoint of the run can be used ({'; '.join(reasons)}); restore one in "
                 f"'{self.folder}', or start a new run"
             )
         return None
@@ -261,7 +261,7 @@ class CheckpointStore:
             )
 
     def _rebuild(self) -> CheckpointContent | None:
-        """Makes a lost manifest anew from the checkpoints; loads the newest that is whole."""
+        """Rebuilds a lost manifest from the checkpoints; loads the newest complete one."""
         found = {
             int(match[1]): StoredCheckpoint(int(match[1]), match[0], ["found"], pending=True)
             for match in map(_FILE.fullmatch, storage.files(self.folder))
@@ -276,7 +276,7 @@ class CheckpointStore:
         last = self.last
         assert last is not None
         self._as_0_1 = content.training.history is not None
-        note = f"'{self.manifest_path}' was lost and is made anew from the run's checkpoints"
+        note = f"'{self.manifest_path}' was lost and is rebuilt from the run's checkpoints"
         carried = content.training.checkpoints
         if carried is not None:
             self._manifest = Manifest.parse(carried, self.path(last))
@@ -531,7 +531,7 @@ class CheckpointStore:
         self._recount()
 
     def _recount(self) -> None:
-        """Computes the best scores anew; the best validation loss stays."""
+        """Computes the best scores again; the best validation loss is kept."""
         self._manifest.scores = Scores(self.scores.best_valid_loss)
         for evaluation in self.evaluations:
             self._count(evaluation)
@@ -552,7 +552,7 @@ class CheckpointStore:
     def _score(self, evaluation: Evaluation) -> list[float] | None:
         """Gives the rank for `best`: by success rate if the run saves by it, then by return.
 
-        The rate is 0 where the environment tells no success, so that the return decides.
+        The rate is 0 if the environment reports no success, so that the return decides.
         """
         if not all(evaluation.episodes.values()):
             return None  # one environment failed altogether, and others are not comparable
@@ -642,9 +642,9 @@ def _read_resumable(path: str) -> CheckpointContent:
 
 
 def _success_rate(evaluation: Evaluation, env: str) -> float | None:
-    """The success rate in an environment; None where nothing tells success.
+    """The success rate in an environment; None if it does not report success.
 
-    Evaluations of earlier versions lack the episodes: there a rate of 0 may be none.
+    Evaluations of earlier versions lack the episodes: there a rate of 0 may mean no report.
     """
     rate, rows = evaluation.success_rates.get(env), evaluation.played.get(env)
     return rate if rate or (rows and knows_success(rows)) else None

@@ -18,7 +18,10 @@ def add_cameras(parser: argparse._ArgumentGroup) -> None:
         "--cameras", type=names, metavar="A,B", help="record the images of these cameras"
     )
     parser.add_argument(
-        "--size", type=_size, metavar="84", help="of images: a side, or HEIGHTxWIDTH (default 84)"
+        "--size",
+        type=_size,
+        metavar="84",
+        help="size of the images: a side, or HEIGHTxWIDTH (default 84)",
     )
     for flag, help_text in (
         ("--depth", "record distances too"),
@@ -30,7 +33,7 @@ def add_cameras(parser: argparse._ArgumentGroup) -> None:
         "--multisampling",
         type=natural,
         metavar="N",
-        help="samples of a pixel, for smooth edges (slow; default 0: none)",
+        help="samples for each pixel, for smooth edges (slow; default 0: off)",
     )
 
 

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("raymimic.cli.config", "print an algorithm's settings, commented"),
     "dataset make": (
         "raymimic.cli.dataset_make",
-        "record a dataset with policies that come with raymimic",
+        "record a dataset of a scripted expert, a shipped policy or a checkpoint",
     ),
     "dataset extract-obs": (
         "raymimic.cli.dataset_extract_obs",
@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "dataset validate": (
         "raymimic.cli.dataset_validate",
-        "list everything that is wrong with a dataset",
+        "list every fault of a dataset",
     ),
     "dataset split": (
         "raymimic.cli.dataset_split",
@@ -54,9 +54,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "dataset filter": (
         "raymimic.cli.dataset_filter",
-        "name demos by a filter key: so many, successful, long, …",
+        "write a filter key that names demos: a number of them, successful, long, …",
     ),
-    "dataset repair": ("raymimic.cli.dataset_repair", "write a dataset anew, so that it trains"),
+    "dataset repair": (
+        "raymimic.cli.dataset_repair",
+        "write a copy of a dataset without its faults",
+    ),
     "dataset merge": ("raymimic.cli.dataset_merge", "join datasets into one file"),
     "mlflow sync": (
         "raymimic.cli.mlflow_sync",

@@ -21,9 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--list", action="store_true", help="show them, by dataset")
-    which.add_argument(
-        "--clear", action="store_true", help="delete all that no process uses just now"
-    )
+    which.add_argument("--clear", action="store_true", help="delete all files that no process uses")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 

@@ -10,17 +10,20 @@ from raymimic.terminal import Counting, counted, shown
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset convert`."""
     parser.description = (
-        "Writes a dataset of another format as robomimic's HDF5 and names the source of each part; "
-        "with --to, writes it, or robomimic's HDF5, in another format."
+        "Writes a dataset of another format as robomimic's HDF5 and prints the source of each "
+        "array; with --to, writes the dataset, or robomimic's HDF5, in another format. An unknown "
+        "format is an error that lists the known ones."
     )
     add_import(parser)
     parser.add_argument("source", help="the dataset: a file, a folder, or an id")
-    parser.add_argument("target", help="the HDF5 file to write; with --to the folder")
+    parser.add_argument("target", help="HDF5 file to write; with --to, the folder")
     parser.add_argument(
-        "--format", metavar="NAME", help="the source's format (default: it is recognised)"
+        "--format", metavar="NAME", help="format of the source (default: recognised by its files)"
     )
     parser.add_argument(
-        "--to", metavar="NAME", help="write this format, such as lerobot; another word lists all"
+        "--to",
+        metavar="NAME",
+        help="write this format, such as lerobot (default: robomimic's HDF5)",
     )
 
 
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     import_modules(args.imports)
     if args.to is None and not args.target.endswith(HDF5_ENDINGS):
         raise ConfigError(
-            f"'{args.target}' is to be an HDF5 file: end its name in .hdf5, or add --to"
+            f"'{args.target}' must be an HDF5 file: end its name with .hdf5, or add --to"
         )
     convert(args.source, args.target, args.format, args.to)
 

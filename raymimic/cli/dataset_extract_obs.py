@@ -21,18 +21,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset extract-obs`."""
     parser.description = (
         "Plays the states of a dataset back in its environment, and writes their observations and "
-        "images. A command that was interrupted goes on when it is given again."
+        "images. If it is interrupted, the same command continues."
     )
     parser.add_argument("source", help="HDF5 file with states, path or URI")
     parser.add_argument(
         "--out", help="HDF5 file to write (default: <source>_ld.hdf5 or <source>_im84.hdf5 here)"
     )
     add_actors(parser, "demos")
-    parser.add_argument("--n", type=positive, help="no more than so many demos")
+    parser.add_argument("--n", type=positive, help="extract at most N demos")
     images = parser.add_argument_group("images")
     add_cameras(images)
     for name in ("height", "width"):
-        images.add_argument(f"--{name}", type=positive, help="of images, in the place of --size")
+        images.add_argument(f"--{name}", type=positive, help="of the images, instead of --size")
     add_extraction(parser)
     add_allow_links(parser)
     add_import(parser)
@@ -56,7 +56,7 @@ def add_extraction(parser: argparse.ArgumentParser) -> None:
     ):
         dashed = f"--{name.replace('_', '-')}"
         parser.add_argument(dashed, f"--{name}", action="store_true", help=help_text)
-    parser.add_argument("--shaped", action="store_true", help="dense rewards, of robosuite")
+    parser.add_argument("--shaped", action="store_true", help="write robosuite's dense rewards")
     parser.add_argument(
         "--compress", action="store_true", help="store images compressed, frame by frame"
     )

@@ -10,16 +10,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset filter`."""
     parser.description = (
         "Writes filter keys into the file. Demos are drawn as robomimic's filter_dataset_size "
-        "does: the same seed names the same demos. Conditions are joined by and."
+        "does: the same seed names the same demos. A demo must meet all conditions."
     )
-    parser.add_argument("path", help="HDF5 file, which is changed")
+    parser.add_argument("path", help="HDF5 file; it is changed in place")
     parser.add_argument(
         "--demos",
         type=positive,
         nargs="+",
         default=[],
         metavar="N",
-        help="draw so many demos, as filter key N_demos; several numbers make several keys",
+        help="draw N demos, as filter key N_demos; several numbers make several filter keys",
     )
     parser.add_argument(
         "--success",
@@ -36,9 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--filter-key", metavar="KEY", help="choose among the demos of this filter key"
     )
     parser.add_argument(
-        "--name", help="of the filter key (default: such as 50_demos or success_min_length_20)"
+        "--name", help="name of the filter key (default: such as 50_demos or success_min_length_20)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="of the draw (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE.json",
-        help="with --images: show what the randomizers of this config do to the frames too",
+        help="with --images: also show the frames after the randomizers of this config",
     )
     parser.add_argument(
         "--out", help="with --images: the PNG to write (default: <dataset>_images.png beside it)"

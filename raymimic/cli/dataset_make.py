@@ -36,20 +36,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="such as walker2d-medium-expert, metaworld-push-v3, ogbench-cube-single-play",
     )
-    parser.add_argument("--policy", metavar="CKPT", help=f"in its place, a {CHECKPOINT_HELP}")
+    parser.add_argument(
+        "--policy",
+        metavar="CKPT",
+        help=f"instead of a name: record the policy of a {CHECKPOINT_HELP}",
+    )
     parser.add_argument("--out", help="HDF5 file to write (default: <name>.hdf5 here)")
     add_actors(parser)
-    parser.add_argument("--seed", type=natural, default=0, help="of the episodes (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (default 0)")
     policies = parser.add_argument_group("walker2d, halfcheetah, hopper")
     for level, owner in (("expert", "expert"), ("medium", "medium policy")):
         policies.add_argument(
-            f"--{level}", type=natural, help=f"least transitions of the {owner} ({_TRANSITIONS:,})"
+            f"--{level}",
+            type=natural,
+            help=f"record at least N transitions of the {owner} (default {_TRANSITIONS:,})",
         )
     experts = parser.add_argument_group("simulators with experts: metaworld, robosuite, ogbench")
-    experts.add_argument("--demos", type=positive, help=f"number (default {_DEMOS})")
+    experts.add_argument("--demos", type=positive, help=f"number of demos (default {_DEMOS})")
     add_cameras(experts)
     experts.add_argument(
-        "--noise", type=_noise, help="of the actions, in the expert's unit (default: the expert's)"
+        "--noise", type=_noise, help="noise of the actions, in the expert's unit (default: its own)"
     )
     experts.add_argument("--horizon", type=positive, help="longest episode, in steps")
     experts.add_argument(
@@ -64,8 +70,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--compress", action="store_true", help="store images compressed, frame by frame"
     )
     of_policy = parser.add_argument_group("--policy")
-    of_policy.add_argument("--episodes", type=positive, help=f"number (default {_DEMOS})")
-    of_policy.add_argument("--env", help="another environment than the checkpoint's")
+    of_policy.add_argument(
+        "--episodes", type=positive, help=f"number of episodes (default {_DEMOS})"
+    )
+    of_policy.add_argument("--env", help="environment to play in (default: the checkpoint's)")
     add_import(parser)
 
 
@@ -240,5 +248,5 @@ def _noise(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
     return value

@@ -10,8 +10,8 @@ from raymimic.terminal import Counting, counted, shown
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset merge`."""
     parser.description = (
-        "Joins datasets whose demos have the same arrays. A filter key of each file's name has its "
-        "demos; filter keys of the files are kept, with that name before them."
+        "Joins datasets whose demos have the same arrays. For each file, a filter key of its name "
+        "has its demos; the file's own filter keys are kept, with that name before them."
     )
     add_import(parser)
     parser.add_argument("paths", nargs="+", metavar="FILE", help="HDF5 files, paths or URIs")

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--use-actions",
         "--use_actions",
         action="store_true",
-        help="play the actions from each demo's first state, and not its states",
+        help="play the actions from each demo's first state, instead of its states",
     )
     parser.add_argument(
         "--use-obs",
@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         metavar="X",
-        help="with --verify: the largest drift that is no failure (default: any)",
+        help="with --verify: exit with status 1 if a demo drifts further (default: never)",
     )
     parser.add_argument("--json", metavar="OUT.json", help="with --verify: write all numbers there")
     parser.add_argument("--video_path", "--video", metavar="OUT.mp4", help="film to write")
@@ -71,9 +71,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=5,
         help="steps per frame of the film (default 5)",
     )
-    parser.add_argument("--first", action="store_true", help="only the first frame of each demo")
-    parser.add_argument("--n", type=positive, help="no more than so many demos")
-    parser.add_argument("--filter_key", "--filter-key", help="the demos of this filter key")
+    parser.add_argument("--first", action="store_true", help="show only each demo's first frame")
+    parser.add_argument("--n", type=positive, help="play at most N demos")
+    parser.add_argument("--filter_key", "--filter-key", help="play only demos of this filter key")
     add_actors(parser, "demos")
     add_allow_links(parser)
     add_import(parser)
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     if args.video_path is None and not args.verify:
-        raise ConfigError("nothing is to be done: add --video_path OUT.mp4 or --verify")
+        raise ConfigError("nothing to do: add --video_path OUT.mp4 or --verify")
     if args.video_path is not None and not args.video_path.endswith(".mp4"):
         raise OutputError(f"--video_path '{args.video_path}': films are mp4 files; end it in .mp4")
     if args.use_obs and (args.use_actions or args.verify):
@@ -130,9 +130,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--first plays one step, and --verify plays all: leave one out")
     for name in ("tolerance", "json"):
         if getattr(args, name) is not None and not args.verify:
-            raise ConfigError(f"--{name} is for the drift: add --verify")
+            raise ConfigError(f"--{name} needs the drift: add --verify")
     if args.tolerance is not None and not args.tolerance >= 0.0:
-        raise ConfigError(f"--tolerance {args.tolerance}: it must be a number from 0")
+        raise ConfigError(f"--tolerance {args.tolerance}: it must be a number of at least 0")
 
 
 def lines(report: "PlaybackReport", verified: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`raymimic dataset repair`: writes a dataset anew, so that it trains."""
+"""`raymimic dataset repair`: writes a copy of a dataset without its faults."""
 
 import argparse
 from typing import Literal
@@ -11,8 +11,8 @@ from raymimic.terminal import Counting, counted, shown
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic dataset repair`."""
     parser.description = (
-        "Writes a copy without the demos that `raymimic dataset validate` finds at fault, and says "
-        "what is different. The source stays as it is."
+        "Writes a copy without the demos in which `raymimic dataset validate` finds an error, and "
+        "prints each change. The source is not changed."
     )
     add_import(parser)
     parser.add_argument("path", help="HDF5 file, path or URI")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         }
         print(json_text(found), flush=True)
         return
-    for change in made.changes or ["nothing: the source trains as it is"]:
+    for change in made.changes or ["nothing: the source has no error"]:
         print(printable(f"changed: {change}"))
     demos, steps = counted(made.num_demos, "demo"), counted(made.num_transitions, "step")
     print(f"dataset: {shown(made.path)}, {demos}, {steps}")

@@ -11,7 +11,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "Writes the filter keys `train` and `valid` into the file, as robomimic's split_train_val "
         "does: the same seed names the same demos."
     )
-    parser.add_argument("path", help="HDF5 file, which is changed")
+    parser.add_argument("path", help="HDF5 file; it is changed in place")
     parser.add_argument(
         "--ratio",
         type=float,
@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="split the demos of this filter key, into <KEY>_train and <KEY>_valid",
     )
-    parser.add_argument("--seed", type=natural, default=0, help="of the draw (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 

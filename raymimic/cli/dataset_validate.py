@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE.json",
-        help="judge the file by what this config reads of it (default: by all that it holds)",
+        help="check only the parts of the file that this config reads (default: all parts)",
     )
     add_allow_links(parser)
     parser.add_argument("--json", action="store_true", help="print all faults as one line of JSON")
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _remedy(args: argparse.Namespace, found: "Validation") -> str:
-    """The command that mends a file; empty where the config is at fault alone."""
+    """The command that repairs a file; empty where the config is at fault alone."""
     if all(fault.kind == "config" for fault in found.errors):
         return ""
     target = f"{found.path.stem}_repaired.hdf5"
@@ -96,5 +96,5 @@ def _lines(faults: "tuple[Fault, ...]") -> Iterator[str]:
         line = "error: " if is_error else "warning: "
         line += f"demo '{first.demo}': {first.text}" if first.demo else first.text
         if others := [fault.demo for fault in alike[1:]]:
-            line += f"; likewise {', '.join(others)}"
+            line += f"; the same in {', '.join(others)}"
         yield line

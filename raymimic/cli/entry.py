@@ -33,7 +33,7 @@ _PAUSE_S = 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0 when it succeeded, 2 for an error that the user can cure.
+    """Runs a command and exits: 0 when it succeeded, 2 for an error that the user can fix.
 
     Args:
         argv: arguments, those of the process unless given.
@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str] | None) -> NoReturn:
             if place is None or args.traceback is None:
                 raise
             _explain(
-                f"error: {reason(error)} ({place}): mend it there; --traceback shows the way there",
+                f"error: {reason(error)} ({place}): fix it there; --traceback shows the call stack",
                 args.traceback,
             )
         _explain(f"error: {explained}{_remedy(explained, argv)}", args.traceback)
@@ -164,7 +164,7 @@ class _Interrupted(KeyboardInterrupt):
 
 
 class _Ended(SystemExit):
-    """Another signal, likewise."""
+    """Another signal ended the command."""
 
 
 def _ending(signum: int, when_dropped: Callable[[], None]) -> BaseException:

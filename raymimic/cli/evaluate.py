@@ -11,13 +11,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic evaluate`."""
     add_import(parser)
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    parser.add_argument("--episodes", type=positive, default=50, help="number (default 50)")
     parser.add_argument(
-        "--actors", type=natural, default=2, help="Ray actors; 0: this process (default 2)"
+        "--episodes", type=positive, default=50, help="number of episodes (default 50)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="of the episodes (default 0)")
+    parser.add_argument(
+        "--actors", type=natural, default=2, help="number of Ray actors; 0: no Ray (default 2)"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (default 0)")
     parser.add_argument("--horizon", type=positive, help="longest episode, in steps")
-    parser.add_argument("--env", help="another environment than the checkpoint's")
+    parser.add_argument("--env", help="environment to play in (default: the checkpoint's)")
     parser.add_argument(
         "--blank",
         nargs="+",
@@ -26,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="show the policy zeros instead of these observations, such as black images",
     )
     parser.add_argument("--video", metavar="OUT.mp4", help="film the first episode")
-    parser.add_argument("--json", metavar="OUT.json", help="write all numbers there")
+    parser.add_argument("--json", metavar="OUT.json", help="write all results as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from raymimic.user_modules import module_of
 
     if args.json and args.video and absolute(args.json) == absolute(args.video):
-        raise ConfigError(f"--json and --video name the same file, '{args.json}': give two")
+        raise ConfigError(f"--json and --video name the same file, '{args.json}': name two files")
     for out in (args.json, args.video):
         if out is not None:
             check_writable(out)

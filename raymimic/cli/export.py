@@ -10,7 +10,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write a checkpoint that robomimic 0.5 loads, plays and trains further."
     add_import(parser)
     parser.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    parser.add_argument("out", metavar="OUT.pth", help="where to write the new one, path or URI")
+    parser.add_argument("out", metavar="OUT.pth", help="checkpoint to write, path or URI")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 

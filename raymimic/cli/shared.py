@@ -29,10 +29,10 @@ def leave(status: int, message: str = "") -> NoReturn:
 
 @contextlib.contextmanager
 def writing_results() -> Iterator[None]:
-    """Has errors of files that cannot be written name the settings of a training's folder.
+    """Adds the settings of a training's folder to errors of files that cannot be written.
 
     Raises:
-        OutputError: likewise.
+        OutputError: a file cannot be written.
     """
     try:
         yield
@@ -61,8 +61,8 @@ def add_import(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="MODULE",
-        help="Python modules that register algorithms, configs or environments of your own; the "
-        "current folder is searched too",
+        help="Python modules of your own that register algorithms, environments, encoders, formats "
+        "or trackers; the current folder is searched too",
     )
 
 
@@ -89,7 +89,7 @@ def add_allow_links(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="a folder besides the dataset's own that its links may lead into; may be repeated",
+        help="allow links of the dataset into this folder, besides its own; may be repeated",
     )
 
 

@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_links(parser)
     parser.add_argument("--name", help="name of the run (experiment.name)")
     parser.add_argument(
-        "--workers", type=natural, metavar="N", help="training workers; 0: this process, no Ray"
+        "--workers", type=natural, metavar="N", help="number of workers; 0: this process, no Ray"
     )
     add_set(parser, "change a setting, such as algo.alpha=5")
     parser.add_argument(
@@ -58,7 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="with --resume: continue from this checkpoint of the run, not from its newest",
     )
-    parser.add_argument("--debug", action="store_true", help="a training of seconds")
+    parser.add_argument("--debug", action="store_true", help="train for a few seconds, as a test")
     parser.add_argument(
         "--json", action="store_true", help="print the result as one line of JSON at the end"
     )

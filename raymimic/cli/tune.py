@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_import(parser)
     parser.add_argument("sweep", nargs="?", metavar="SWEEP.yaml", help="the sweep file")
     parser.add_argument(
-        "--configs", metavar="FOLDER", help="try each JSON config of a folder, as robomimic writes"
+        "--configs", metavar="FOLDER", help="train each JSON config of a folder, as of robomimic"
     )
     parser.add_argument("--dataset", metavar="FILE.hdf5", help="training data, path or URI")
     add_allow_links(parser)
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print the trials and the estimated cost"
     )
     parser.add_argument(
-        "--max-concurrent", type=positive, metavar="N", help="trials at a time, at most"
+        "--max-concurrent", type=positive, metavar="N", help="run at most N trials at a time"
     )
     parser.add_argument(
         "--json", action="store_true", help="print the result as one line of JSON at the end"

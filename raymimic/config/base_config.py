@@ -222,20 +222,20 @@ class BaseConfig(Rules, Config):
         self.experiment.logging.wandb_proj_name = "debug"  # no effect: see mlflow.experiment_name
 
         self.experiment.save.enabled = True  # keep checkpoints besides the last one
-        self.experiment.save.every_n_seconds = None  # keep one after this many seconds
-        self.experiment.save.every_n_epochs = 50  # keep one every so many epochs
-        self.experiment.save.epochs = []  # keep those of these epochs (the first is 1)
-        self.experiment.save.on_best_validation = False  # keep each new least validation loss
-        self.experiment.save.on_best_rollout_return = False  # keep each new highest mean return
-        self.experiment.save.on_best_rollout_success_rate = True  # keep each new best success rate
+        self.experiment.save.every_n_seconds = None  # keep a checkpoint after this many seconds
+        self.experiment.save.every_n_epochs = 50  # keep a checkpoint every so many epochs
+        self.experiment.save.epochs = []  # keep the checkpoints of these epochs (the first is 1)
+        self.experiment.save.on_best_validation = False  # keep the best by validation loss
+        self.experiment.save.on_best_rollout_return = False  # keep the best by mean return
+        self.experiment.save.on_best_rollout_success_rate = True  # keep the best by success rate
 
         self.experiment.epoch_every_n_steps = 100  # gradient steps in an epoch; null: one pass
-        self.experiment.validation_epoch_every_n_steps = 10  # at most so many batches; null: all
+        self.experiment.validation_epoch_every_n_steps = 10  # batches in a validation; null: all
 
         self.experiment.env = None  # evaluate in the environment of this name, not the dataset's
         self.experiment.additional_envs = None  # names of further environments to evaluate in
         self.experiment.render = False  # no effect: evaluation runs without a screen
-        self.experiment.render_video = True  # record evaluation episodes
+        self.experiment.render_video = True  # film the first episode of each evaluation
         self.experiment.keep_all_videos = False  # keep videos of epochs without a checkpoint too
         self.experiment.video_skip = 5  # environment steps between two frames of a video
 
@@ -257,45 +257,45 @@ class BaseConfig(Rules, Config):
 
     def train_config(self) -> None:
         """Fills `train`: data, batches, length and numerics of the training."""
-        # Path (or URI) of an HDF5 file, or a list of such with options: [{"path", "weight",
+        # Path or URI of a dataset, or a list of datasets with options: [{"path", "weight",
         # "filter_key", "validation_filter_key", "demo_limit", "eval", "key", "lang"}, ...].
         self.train.data = None
-        self.train.output_dir = f"{self.algo_name}_trained_models"  # relative to where you are
+        self.train.output_dir = f"{self.algo_name}_trained_models"  # relative to the current folder
         self.train.imports = []  # modules to import in every process (--import)
-        # Folders besides a dataset's own that its links to other files may lead into.
+        # Further folders, besides the dataset's own, that its links may lead into.
         self.train.allow_links = []
         # Folder of a CLIP text model that embeds the instructions train.data[].lang.
         self.train.text_encoder = None
 
         self.train.normalize_weights_by_ds_size = False  # divide datasets' weights by their sizes
         self.train.num_data_workers = 0  # no effect: batches are gathered without processes
-        # Where the data lie. "all": on the GPU or in memory; "low_dim": images in a cache file, the
-        # rest in memory; null: all in a cache file; "auto": as they fit.
+        # Place of the data. "all": the GPU or memory; "low_dim": images in cache files, the rest in
+        # memory; null: all in cache files; "auto": the first of these with room.
         self.train.hdf5_cache_mode = "auto"
         self.train.hdf5_use_swmr = True  # no effect: the file is read once, then closed
         self.train.hdf5_load_next_obs = True  # load next_obs (where the algorithm uses it)
         self.train.hdf5_normalize_obs = False  # normalise observations by training statistics
-        self.train.cut_depth = None  # cut depth off at 0 and 1; null: unless robosuite recorded it
-        self.train.hdf5_filter_key = None  # train on the demos of this mask; null: on all
-        self.train.hdf5_validation_filter_key = None  # validate on the demos of this mask
-        self.train.validation_fraction = None  # or on this share of the demos, drawn by the seed
+        self.train.cut_depth = None  # clip depth to [0, 1]; null: unless robosuite recorded it
+        self.train.hdf5_filter_key = None  # train on the demos of this filter key; null: on all
+        self.train.hdf5_validation_filter_key = None  # validate on the demos of this filter key
+        self.train.validation_fraction = None  # hold out this share of the demos, drawn by the seed
 
         self.train.seq_length = 1  # time steps in a sample
         self.train.pad_seq_length = True  # repeat the last step where a demo ends too early
         self.train.frame_stack = 1  # observations in a stack: the current one and those before it
         self.train.pad_frame_stack = True  # repeat the first step where a demo starts too late
-        self.train.dataset_keys = ("actions", "rewards", "dones")  # loaded besides observations
-        self.train.action_keys = ["actions"]  # joined in this order to the action vector
+        self.train.dataset_keys = ("actions", "rewards", "dones")  # arrays besides observations
+        self.train.action_keys = ["actions"]  # arrays that form the action vector, in this order
         # How each action key is normalised: null, "min_max" (to [-1, 1]) or "gaussian". Format
         # "rot_6d": six numbers of a rotation; convert_at_runtime "rot_axis_angle" or "rot_euler".
         self.train.action_config = {"actions": {"normalization": None}}
         self.train.goal_mode = None  # "last": a demo's last observation is its goal
 
         self.train.cuda = True  # use GPUs where there are any
-        self.train.dtype = "float32"  # of networks and data; "float64" for exact comparisons
+        self.train.dtype = "float32"  # type of networks and data; "float64": exact comparisons
         self.train.batch_size = 100  # samples of a gradient step, over all workers
-        self.train.num_epochs = 2000  # length of the training
-        self.train.seed = 1  # all random draws derive from it
+        self.train.num_epochs = 2000  # number of epochs
+        self.train.seed = 1  # seed of all random draws
         self.train.max_grad_norm = None  # clip each network's gradient to this L2 norm
 
     def algo_config(self) -> None:
@@ -337,24 +337,25 @@ class BaseConfig(Rules, Config):
 
     def ray_config(self) -> None:
         """Fills `ray`: processes, resources and storage on the cluster."""
-        self.ray.address = None  # of a running cluster; null: RAY_ADDRESS, else a local one
-        self.ray.num_workers = 1  # processes that train together; 0: this one, without Ray
-        self.ray.cpus_per_worker = 1.0  # CPUs reserved for each, in fractions too
+        self.ray.address = None  # address of a cluster; null: RAY_ADDRESS, else start one here
+        self.ray.num_workers = 1  # processes that train together; 0: the command's, without Ray
+        self.ray.cpus_per_worker = 1.0  # CPUs reserved for each worker; may be a fraction
         self.ray.gpus_per_worker = None  # null: 1 with train.cuda and GPUs in the cluster, else 0
         self.ray.threads_per_worker = None  # torch threads; null: cpus_per_worker, at least 1
-        self.ray.data_placement = "replicate"  # all data on each worker, or "shard": 1/N of it
+        self.ray.data_placement = "replicate"  # all data on each worker; "shard": 1/N of them
         self.ray.storage_path = None  # folder or URI for results; null: train.output_dir
         self.ray.commit_interval_s = 2.0  # least seconds between two commits of the last checkpoint
         self.ray.max_failures = 3  # restarts after lost workers before the training fails
         self.ray.placement_timeout_s = 300  # seconds to wait for resources that an autoscaler adds
-        self.ray.rollout_actors = 2  # processes that evaluate while training goes on
-        self.ray.envs_per_actor = 8  # environments in each, stepped with one forward pass
-        self.ray.cpus_per_actor = 1.0  # CPUs reserved for each, in fractions too
+        self.ray.rollout_actors = 2  # processes that evaluate during the training
+        self.ray.envs_per_actor = 8  # environments in each actor, stepped with one forward pass
+        self.ray.cpus_per_actor = 1.0  # CPUs reserved for each actor; may be a fraction
 
     def mlflow_config(self) -> None:
         """Fills `mlflow`: the tracking server, and the names of the run."""
         self.mlflow.enabled = True  # log parameters, metrics and results to MLflow
-        self.mlflow.tracking_uri = None  # null: MLFLOW_TRACKING_URI, else SQLite beside the run
+        # Server or database; null: MLFLOW_TRACKING_URI, else mlflow.db in the current folder.
+        self.mlflow.tracking_uri = None
         self.mlflow.experiment_name = None  # null: MLFLOW_EXPERIMENT_NAME, else "raymimic"
         self.mlflow.run_name = None  # null: experiment.name
         self.mlflow.tags = {}  # tags of your own, name to value
@@ -542,8 +543,8 @@ def config_factory(algo_name: str, dic: Mapping[str, Any] | None = None) -> Base
     if algo_name not in REGISTERED_CONFIGS:
         raise ConfigError(
             f"unknown algorithm '{algo_name}'{perhaps(algo_name, REGISTERED_CONFIGS)}: known are "
-            f"{', '.join(sorted(REGISTERED_CONFIGS))}; a module of yours that defines it is named "
-            "with --import"
+            f"{', '.join(sorted(REGISTERED_CONFIGS))}; if a module of yours defines it, name the "
+            "module with --import"
         )
     if dic is not None and dic.get("algo_name", algo_name) != algo_name:
         raise ConfigError(
@@ -618,9 +619,9 @@ def import_modules(names: Iterable[str]) -> None:
             if absent and f"{name}.".startswith(f"{absent}."):
                 raise ConfigError(
                     f"{module} is not on the Python path: put its folder on PYTHONPATH, install "
-                    "it, or name it with --import where it lies in the current folder"
+                    "it, or, if it is in the current folder, name it with --import"
                 ) from error
-            remedy = "mend it there"
+            remedy = "fix it there"
             if absent == "robomimic":
                 remedy = "put `import raymimic.as_robomimic` above it, which gives raymimic"
             raise ConfigError(

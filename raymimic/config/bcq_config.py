@@ -48,12 +48,12 @@ class BCQConfig(QLearningConfig):
         self.algo.critic.value_bounds = None
         self.algo.critic.num_action_samples = 10  # actions that a target maximises over
         self.algo.critic.num_action_samples_rollout = 100  # actions that the policy chooses from
-        self.algo.critic.ensemble.n = 2  # number of critics; a distributional one is alone
-        self.algo.critic.ensemble.weight = 0.75  # of the ensemble's minimum, the rest its maximum
+        self.algo.critic.ensemble.n = 2  # number of critics; 1 if they are distributional
+        self.algo.critic.ensemble.weight = 0.75  # weight of the critics' minimum; rest: the maximum
         self.algo.critic.distributional.enabled = False  # predict distributions of returns (C51)
         self.algo.critic.distributional.num_atoms = 51  # values that a return may have
-        # Cut returns off at the second lowest of these values, as robomimic does by mistake;
-        # false: at the highest, which is C51.
+        # Clip returns at the second lowest of these values, as robomimic does by mistake;
+        # false: at the highest, as in C51.
         self.algo.critic.distributional.clip_to_second_atom = True
 
         self.algo.action_sampler.actor_layer_dims = (1024, 1024)  # hidden layers of a GMM

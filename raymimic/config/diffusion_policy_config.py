@@ -58,8 +58,8 @@ class DiffusionPolicyConfig(BaseConfig):
         self.algo.optim_params.policy.learning_rate.do_not_lock_keys()
 
         self.algo.horizon.observation_horizon = 2  # steps that the policy sees
-        self.algo.horizon.action_horizon = 8  # actions that are taken before it predicts anew
-        self.algo.horizon.prediction_horizon = 16  # actions that it predicts
+        self.algo.horizon.action_horizon = 8  # actions executed before the next prediction
+        self.algo.horizon.prediction_horizon = 16  # actions in a prediction
 
         self.algo.unet.enabled = True  # predict noise by convolutions over time
         self.algo.unet.diffusion_step_embed_dim = 256  # size of the diffusion step's embedding
@@ -76,7 +76,8 @@ class DiffusionPolicyConfig(BaseConfig):
         self.algo.ddpm.enabled = True  # denoise by DDPM
         self.algo.ddpm.num_train_timesteps = 100  # diffusion steps
         self.algo.ddpm.num_inference_timesteps = 100  # of these, taken to act
-        # Where fewer are taken: each removes the noise of those left out too; robomimic's do not.
+        # With fewer steps to act: each also removes the noise of the steps that are left out;
+        # robomimic's steps do not.
         self.algo.ddpm.respace_steps = False
         self.algo.ddpm.beta_schedule = "squaredcos_cap_v2"  # or "linear", "scaled_linear"
         self.algo.ddpm.clip_sample = True  # keep denoised actions in [-1, 1]

@@ -39,7 +39,7 @@ class HBCConfig(BaseConfig):
         """Fills `algo`."""
         # "separate": both are trained on the data, the actor towards states that were reached;
         # "cascade": the actor is trained towards the planner's predictions; "planner_only" and
-        # "actor_only" train one of them and leave the other as it is.
+        # "actor_only" train only one of them.
         self.algo.mode = "separate"
         self.algo.actor_use_random_subgoals = False  # train towards any state of the sequence
         self.algo.subgoal_update_interval = 10  # environment steps between two plans

@@ -29,15 +29,15 @@ class IRISConfig(HBCConfig):
         super().algo_config()
         # "separate": all are trained on the data, the actor towards states that were reached;
         # "cascade": the actor is trained towards the planner's choices; "planner_only" and
-        # "actor_only" train one of them and leave the other as it is.
+        # "actor_only" train only one of them.
         self.algo.mode = "separate"
-        self.algo.latent_subgoal.enabled = False  # not with iris, whose values are of states
+        self.algo.latent_subgoal.enabled = False  # not with iris, whose value network needs states
         self.algo.latent_subgoal.prior_correction.enabled = False  # not with iris
         self.algo.latent_subgoal.prior_correction.num_samples = 100  # not with iris
 
         self.algo.value_planner.planner = self.algo.pop("planner")  # proposes subgoals: as gl
         self.algo.value_planner.planner.vae.enabled = True  # sample subgoals; else predict one
-        self.algo.value_planner.value = BCQConfig().algo  # values them: as bcq
+        self.algo.value_planner.value = BCQConfig().algo  # estimates their values: as bcq
         self.algo.value_planner.value.actor.enabled = False  # perturb sampled actions
         self.algo.value_planner.num_samples = 100  # subgoals to choose from
 

@@ -18,9 +18,9 @@ class QLearningConfig(BaseConfig):
 
     def algo_config(self) -> None:
         """Fills the part of `algo` that all have."""
-        self.algo.discount = 0.99  # of rewards, per environment step
+        self.algo.discount = 0.99  # discount of rewards, per environment step
         self.algo.n_step = 1  # rewards summed before the bootstrap value
-        self.algo.target_tau = 0.005  # share of the network that moves into its target
+        self.algo.target_tau = 0.005  # target = tau * network + (1 - tau) * target, at each update
         self.algo.infinite_horizon = False  # scale terminal rewards by 1 / (1 - discount)
 
     def problems(self) -> Iterator[str]:

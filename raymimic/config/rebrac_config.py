@@ -32,10 +32,10 @@ class ReBRACConfig(TD3_BCConfig):
         self.algo.optim_params.critic.learning_rate.initial = 1e-3  # learning rate of the critics
         self.algo.optim_params.actor.learning_rate.initial = 1e-3  # learning rate of the actor
 
-        self.algo.critic.bc_weight = 0.01  # beta 2: of the penalty on the target's next action
+        self.algo.critic.bc_weight = 0.01  # beta 2: weight of the penalty on the next action
         self.algo.critic.layer_norm = True  # normalise each hidden layer
         self.algo.critic.layer_dims = (256, 256, 256)  # hidden layers
 
-        self.algo.actor.bc_weight = 0.1  # beta 1: of the penalty on the actor's action
+        self.algo.actor.bc_weight = 0.1  # beta 1: weight of the penalty on the actor's action
         self.algo.actor.normalize_q = True  # divide Q by its mean magnitude in the actor's loss
         self.algo.actor.layer_dims = (256, 256, 256)  # hidden layers

@@ -279,7 +279,7 @@ class EncoderSection(Section):
 
     def section_config(self) -> None:
         """Fills the section."""
-        self.core_class = None  # class that encodes each key; null: its values as they are
+        self.core_class = None  # class that encodes each key; null: no encoder
         self.core_kwargs = dict[str, Any]()  # arguments of it
         # Class that augments each key in training: "CropRandomizer"; a list is a chain.
         self.obs_randomizer_class = None
@@ -287,7 +287,7 @@ class EncoderSection(Section):
 
     def optional_config(self) -> None:
         """Sets the optional key."""
-        self.share_net_from = None  # keys that have the encoder of another key: {key: other}
+        self.share_net_from = None  # keys that share the encoder of another key: {key: other}
 
     def __setitem__(self, key: str, value: Any) -> None:
         # Arguments are a section, or a list of sections.
@@ -500,7 +500,7 @@ class TransformerPolicySection(TransformerSection):
         self.activation = "gelu"  # in the blocks' MLPs
         self.supervise_all_steps = False  # imitate all actions, not just the last
         self.nn_parameter_for_timesteps = True  # else an embedding table
-        self.pred_future_acs = False  # predict the actions to come
+        self.pred_future_acs = False  # predict future actions
 
     def problems(self, config: Config) -> Iterator[str]:
         """Looks at the attention heads, and at the steps that are seen and predicted."""

@@ -35,9 +35,9 @@ class TD3_BCConfig(QLearningConfig):
         is solved: then the longer failures have the larger return.
         """
         super().experiment_config()
-        self.experiment.render_video = False  # record evaluation episodes
-        self.experiment.save.every_n_epochs = 20  # keep one every so many epochs
-        self.experiment.save.on_best_rollout_return = True  # keep each new highest mean return
+        self.experiment.render_video = False  # film the first episode of each evaluation
+        self.experiment.save.every_n_epochs = 20  # keep a checkpoint every so many epochs
+        self.experiment.save.on_best_rollout_return = True  # keep the best by mean return
         self.experiment.epoch_every_n_steps = 5000  # gradient steps in an epoch; null: one pass
         self.experiment.rollout.horizon = 1000  # longest episode, in environment steps
         self.experiment.rollout.rate = 1  # evaluate every so many epochs
@@ -47,7 +47,7 @@ class TD3_BCConfig(QLearningConfig):
         super().train_config()
         self.train.hdf5_normalize_obs = True  # normalise observations by training statistics
         self.train.batch_size = 256  # samples of a gradient step, over all workers
-        self.train.num_epochs = 200  # length of the training
+        self.train.num_epochs = 200  # number of epochs
 
     def algo_config(self) -> None:
         """Fills `algo`."""
@@ -59,12 +59,12 @@ class TD3_BCConfig(QLearningConfig):
         super().algo_config()
 
         self.algo.critic = BoundedCriticSection()
-        self.algo.critic.ensemble.weight = 1.0  # of the ensemble's minimum, the rest its maximum
+        self.algo.critic.ensemble.weight = 1.0  # weight of the critics' minimum; rest: the maximum
         self.algo.critic.layer_dims = (256, 256)
 
         self.algo.actor.update_freq = 2  # critic steps per step of actor and targets
-        self.algo.actor.noise_std = 0.2  # of the Gaussian noise on target actions
-        self.algo.actor.noise_clip = 0.5  # bound of that noise, in each dimension
+        self.algo.actor.noise_std = 0.2  # standard deviation of the noise on target actions
+        self.algo.actor.noise_clip = 0.5  # bound of this noise, in each dimension
         self.algo.actor.layer_dims = (256, 256)  # hidden layers
 
     def observation_config(self) -> None:

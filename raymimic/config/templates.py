@@ -30,6 +30,6 @@ def config_named(name: str) -> BaseConfig:
         return config_from_file(TEMPLATES / f"{name}.json")
     raise ConfigError(
         f"unknown algorithm '{name}'{perhaps(name, [*algos, *templates])}: known are "
-        f"{', '.join(sorted(algos))}, and the templates {', '.join(templates)}; a module of yours "
-        "that defines it is named with --import"
+        f"{', '.join(sorted(algos))}, and the templates {', '.join(templates)}; if a module of "
+        "yours defines it, name the module with --import"
     )

@@ -1,4 +1,4 @@
-"""Memory of batches, used again once nobody holds it."""
+"""Memory of batches, which is used again once no batch refers to it."""
 
 import math
 import weakref

@@ -1,4 +1,4 @@
-"""Columns: which demos and which of their quantities a training reads, and reading them."""
+"""Columns: the demos and arrays that a training reads, and reading them."""
 
 import itertools
 import logging
@@ -241,7 +241,7 @@ def read_columns(
 
 
 def opened_demos(demos: Iterable[DemoRef]) -> Iterator[tuple[DemoRef, DemoReader]]:
-    """Opens demos one after the other; what the one before gave may not be used any more.
+    """Opens demos one after the other. A reader is valid until the next one is opened.
 
     Raises:
         DatasetError: a file cannot be opened, or a demo is gone.
@@ -252,7 +252,8 @@ def opened_demos(demos: Iterable[DemoRef]) -> Iterator[tuple[DemoRef, DemoReader
                 opened = reader.demo(demo.name)
                 if opened is None:
                     raise DatasetError(
-                        f"{reader}: demo '{demo.name}' is gone: the file was changed just now"
+                        f"{reader}: demo '{demo.name}' is gone, as the file was changed: start "
+                        "again when nothing writes it any more"
                     )
                 yield demo, opened
 
@@ -418,7 +419,7 @@ def read_column(
 
 
 def cut_off_fault(key: str, column: Column, extent: tuple[float, float]) -> str | None:
-    """Says of values that networks do not see them as they are; None where they do.
+    """A sentence about values that networks see clipped; None if none are.
 
     Args:
         key: the column's name.
@@ -431,13 +432,13 @@ def cut_off_fault(key: str, column: Column, extent: tuple[float, float]) -> str 
     if low >= least and high <= greatest:
         return None
     return (
-        f"'{key}' holds {low:.4g} to {high:.4g}, and networks see {least:g} to {greatest:g} with"
-        " all else cut off: scale it in the file; train.cut_depth=false leaves depth as it is"
+        f"'{key}' holds {low:.4g} to {high:.4g}, and networks see it clipped to {least:g} to"
+        f" {greatest:g}: scale it in the file; train.cut_depth=false does not clip depth"
     )
 
 
 def warn_of_cut_off(path: Path, key: str, column: Column, extent: tuple[float, float]) -> None:
-    """Warns once of values that networks do not see as they are, see `cut_off_fault`."""
+    """Warns once of values that networks see clipped, see `cut_off_fault`."""
     if fault := cut_off_fault(key, column, extent):
         warn_once(f"dataset '{path}': {fault}")
 

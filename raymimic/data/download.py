@@ -1,7 +1,7 @@
-"""Downloads files of the web: a file is whole and checked, or not there.
+"""Downloads files of the web; a file appears once it is complete and checked.
 
-A download that is cut off goes on where it ended, in the same call or in a later one: its bytes lie
-beside the file, in `.<name>.<version>.part`, where the version is the server's.
+An interrupted download continues where it ended, in the same call or in a later one. Until then its
+bytes are beside the file, in `.<name>.<version>.part`, where the version is the server's.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def url_is_alive(url: str) -> bool:
 def download(url: str, target: Path) -> None:
     """Downloads a file, with a progress bar.
 
-    Its SHA-256 is checked where the server tells it (Hugging Face does), else its size, and that
+    Its SHA-256 is checked if the server sends one (Hugging Face does), else its size, and that
     HDF5 files open.
 
     Args:
@@ -113,7 +113,7 @@ class _Remote:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, and keeps the digest that Hugging Face tells in them."""
+    """Follows redirections, and keeps the digest that Hugging Face sends with them."""
 
     linked_etag = ""
 
@@ -190,14 +190,14 @@ def _receive(remote: _Remote, answer: HTTPResponse, file: IO[bytes], bar: Any) -
                 if rest.status != http.client.PARTIAL_CONTENT:  # this server sends wholes alone
                     if now.version != remote.version:
                         raise DatasetError(
-                            f"'{remote.url}' has changed meanwhile: give the command again"
+                            f"'{remote.url}' changed during the download: give the command again"
                         )
                     _empty(file)
                 elif not rest.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
                     _empty(file)
                     raise DatasetError(
-                        f"'{remote.url}' sends other bytes than it is asked for: give the command "
-                        "again, which begins anew"
+                        f"'{remote.url}' sends other bytes than requested: give the command again, "
+                        "which starts from the beginning"
                     )
                 _copy(rest, file, bar)
         except urllib.error.HTTPError:

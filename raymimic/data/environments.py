@@ -106,8 +106,8 @@ def environments(config: BaseConfig, entries: Sequence[dict[str, Any]]) -> list[
         )
     if played and not found:
         logger.warning(
-            "no dataset says in which environment it was recorded (env_args), so that no episodes"
-            " are played; experiment.env names one"
+            "no dataset names its environment (env_args), so nothing is evaluated; set "
+            "experiment.env to evaluate"
         )
     return found
 

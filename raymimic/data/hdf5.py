@@ -1,10 +1,10 @@
-"""Reads HDF5 files that strangers made, and says in one sentence why one cannot be read.
+"""Reads untrusted HDF5 files; an error is one sentence with the reason.
 
-HDF5 opens other files of the machine by itself: those that external links and virtual datasets
-name, and any file at all as external raw storage. Nothing of this is left to the library here.
-Links are followed step by step, virtual datasets are put together from their sources, both only
-within the folders of a `DatasetFile`; external raw storage is refused. A link or source
-that is not there is an error: HDF5 would skip the one and fill the other with zeros.
+The HDF5 library opens other files of the machine by itself: the targets of external links, the
+sources of virtual datasets, and any file as external raw storage. This module does it instead.
+It follows links step by step and assembles virtual datasets from their sources, only within the
+folders of a `DatasetFile`, and refuses external raw storage. A missing target or source is an
+error: HDF5 would skip the link, and fill the virtual dataset with zeros.
 """
 
 import io
@@ -317,10 +317,10 @@ class DatasetReader:
             leads = f"{what} is a link to '{path}' in file '{filename}'"
             start = self._other_root(group, filename, leads)
         else:
-            raise DatasetError(f"{what} is a link of a kind that only its maker knows: remove it")
+            raise DatasetError(f"{what} is a user-defined link, which is not followed: remove it")
         found = self._walk(start, path, leads, steps)
         if found is None:
-            raise DatasetError(f"{leads}, where there is no such object: mend or remove the link")
+            raise DatasetError(f"{leads}, where there is no such object: fix or remove the link")
         return found
 
     # -- other files --
@@ -397,7 +397,7 @@ class DatasetReader:
             return _plain(item.attrs[name])
 
     def attributes(self, item: Item) -> dict[str, Any]:
-        """All attributes as plain values; one that cannot be read is told as a text."""
+        """All attributes as plain values; an attribute that cannot be read is a text about it."""
         found: dict[str, Any] = {}
         with reading(f"{self}: attributes"):
             names = [_text(name) for name in item.attrs]

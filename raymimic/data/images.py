@@ -1,4 +1,4 @@
-"""Images in files: whether an observation's rows are what the config lists them as.
+"""Images in files: checks that an observation's rows fit the modality that the config names.
 
 Files hold images as robomimic does, channels last: colour as bytes of 0 to 255, distances as
 floating-point numbers. Other forms would be read without a complaint, and train a policy on noise.
@@ -20,7 +20,7 @@ _SMALLEST_SIDE = 16  # of distances under `low_dim`: fewer are a table, not a pi
 
 
 def objection(shape: Sequence[int], dtype: npt.DTypeLike, modality: str) -> str | None:
-    """Says why an observation cannot be of the modality that the config lists it as.
+    """The reason why an observation does not fit the modality that the config lists it under.
 
     Args:
         shape: of a row.

@@ -1,10 +1,10 @@
-"""Changes an HDF5 file in place, such that a process that is killed leaves no half of a change.
+"""Changes an HDF5 file in place, completely or not at all, even if the process is killed.
 
-A dataset may have hundreds of gigabytes, so that a few names are not written by copying it. HDF5
-itself updates its structures one by one. Here it writes into pages in memory. These go, with the
-bytes that they replace, into a journal beside the file, which appears whole or not at all; then
-into the file; then the journal is removed. After a kill there is either no journal and the file is
-as it was, or a journal with which the next change begins, by completing the former.
+A dataset may have hundreds of gigabytes, too many to copy for a few names. HDF5 itself updates its
+structures one by one. Here it writes into pages in memory. The pages, with the bytes that they
+replace, go into a journal beside the file, which is written atomically. Then they go into the file,
+and the journal is removed. After a kill there is either no journal and the file is unchanged, or a
+journal, and the next change first completes the interrupted one.
 """
 
 import contextlib
@@ -51,7 +51,9 @@ def changing(path: Path) -> Iterator[h5py.File]:
         try:
             handle = h5py.File(overlay, "r+")
         except Exception as error:  # h5py raises any error of its bindings
-            raise DatasetError(f"dataset '{path}' cannot be changed: it is damaged") from error
+            raise DatasetError(
+                f"dataset '{path}' cannot be changed: it is damaged; copy or make it again"
+            ) from error
         with handle:
             yield handle
         _commit(path, file, overlay)

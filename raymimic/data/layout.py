@@ -1,13 +1,12 @@
-"""The structure of a valid dataset, and every complaint about it.
+"""The structure of a valid dataset, and every error about it.
 
 The format is robomimic's HDF5: `data/<demo>/{obs/<key>, next_obs/<key>, actions, rewards, dones}`
 with one row per transition, the environment as JSON in `data.attrs["env_args"]`, and named
 subsets of the demos ("filter keys") as lists of names in `mask/<filter key>`.
 
-Files as people have them are taken where their meaning is plain: any numeric type, demo numbers
-with gaps, nested groups under `obs` (key `robot/eef_pos`), no `mask`, no `env_args`, a
-wrong `total`. A missing or contradictory part is a `DatasetError`, in one sentence
-that names the file, the demo, the key and the remedy.
+These variations are accepted: any numeric type, demo numbers with gaps, nested groups under `obs`
+(key `robot/eef_pos`), no `mask`, no `env_args`, a wrong `total`. A missing or contradictory part
+is a `DatasetError`, one sentence that names the file, the demo, the key and the remedy.
 """
 
 from collections.abc import Mapping, Sequence

@@ -189,7 +189,7 @@ def read_metadata(
         path: local path or URI.
         allow_links: folders besides the file's own that its links may lead into.
         look: is given each demo while it is open, its length, and all its datasets by name.
-        progress: is told how many groups of how many were looked at.
+        progress: called with the number of groups done and of all groups.
 
     Returns:
         All of it, faults of demos, filter keys and links in `problems`.
@@ -258,7 +258,7 @@ def _shapes(demo: DemoReader, problems: list[str]) -> dict[str, tuple[int, ...]]
 
 
 def read_env_meta(path: str | Path, allow_links: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """Reads in which environment a dataset was recorded.
+    """Reads the environment in which a dataset was recorded.
 
     Args:
         path: local path or URI.
@@ -283,7 +283,7 @@ def env_meta_of(reader: DatasetReader) -> dict[str, Any]:
     if text is None or text == "":
         return {}
     if not isinstance(text, str):
-        raise DatasetError(f"{where} is {text!r}, not a text of JSON; {remedy}")
+        raise DatasetError(f"{where} is {text!r}, not a JSON string; {remedy}")
     try:
         text.encode()
         env_meta = json.loads(text)

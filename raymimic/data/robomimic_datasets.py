@@ -1,4 +1,4 @@
-"""robomimic's data sets: which there are, where they lie, and how long their episodes are.
+"""The list of robomimic's datasets: their URLs and the lengths of their episodes.
 
 `raymimic.DATASET_REGISTRY` hands it out. Paths are those in the repository `HF_REPO_ID` of Hugging
 Face; images are extracted from the raw files and lie nowhere.

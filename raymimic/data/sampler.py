@@ -28,7 +28,7 @@ class Batches:
 
     Attributes:
         indices: samples, one batch after the other, int64 `[sum(sizes)]`.
-        positions: their places in the global batch, from 0, likewise.
+        positions: places of the samples in the global batch, from 0, int64 `[sum(sizes)]`.
         sizes: samples of each batch that are in `indices`, int64 `[num_steps]`.
         totals: samples of each global batch, over all workers, int64 `[num_steps]`.
     """

@@ -40,7 +40,7 @@ def shard_owners(lengths: np.ndarray, world_size: int) -> np.ndarray:
     """
     if len(lengths) < world_size:
         raise DatasetError(
-            f"{len(lengths)} demos cannot be dealt out to {world_size} workers: set"
+            f"{len(lengths)} demos cannot be distributed over {world_size} workers: set"
             " ray.data_placement to 'replicate', or use fewer workers"
         )
     owners = np.empty(len(lengths), dtype=np.int64)

@@ -172,8 +172,8 @@ def _of_robosuite(config: BaseConfig, file: str) -> bool:
 def inspect_data(config: BaseConfig, reads: Reads, language: Language | None = None) -> DataInfo:
     """Checks the data of a training without reading it.
 
-    All complaints but those about values (NaN) are made here, so that a driver can make them
-    before it starts any worker.
+    All errors but those about values (NaN) are raised here, so that a driver reports them before
+    it starts any worker.
 
     Args:
         config: sections `train`, `experiment` and `observation` are read.
@@ -331,7 +331,7 @@ def make_loaders(
         rank: this worker, in `[0, world_size)`.
         world_size: number of workers.
         language: embeddings of the instructions of `train.data`.
-        say: is told how far the cache is while it is built.
+        say: called with a line about the progress while the cache is built.
 
     Raises:
         DatasetError: see `raymimic.data.layout`.
@@ -411,7 +411,7 @@ class _WorkersPart:
 
         Args:
             info: the data.
-            say: is told how far the cache is while it is built.
+            say: called with a line about the progress while the cache is built.
 
         Raises:
             DatasetError: they do not fit into memory, or cannot be read into the cache.

@@ -1,4 +1,4 @@
-"""Writes datasets in robomimic's HDF5 format, whole or not at all."""
+"""Writes datasets in robomimic's HDF5 format; a file appears once it is complete."""
 
 import io
 import json
@@ -283,7 +283,9 @@ def writing_file(path: str | Path) -> Iterator[tuple[h5py.File, Callable[[], Non
         OutputError: the file cannot be written.
     """
     if storage.is_uri(str(path)):
-        raise OutputError(f"cannot write dataset '{path}': it must be a local file; copy it then")
+        raise OutputError(
+            f"cannot write dataset '{path}': write a local file, and copy it there afterwards"
+        )
     try:
         with storage.writing_file(Path(path)) as part, writing_hdf5(part) as opened:
             yield opened

@@ -128,7 +128,7 @@ class Cameras:
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, number
         elif name != DEFAULT:
             raise EnvError(
-                f"'render.cameras' names the camera '{name}', which this environment has not got"
+                f"'render.cameras' names the camera '{name}', which this environment lacks"
                 f"{did_you_mean(name, [*camera_names(model), DEFAULT])}"
             )
         elif self.default is not None:

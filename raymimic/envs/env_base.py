@@ -106,14 +106,14 @@ class EnvBase(ABC):
 
     @property
     def knows_success(self) -> bool:
-        """Whether `is_success` tells of the task now; one that never does has no success rate."""
+        """Whether `is_success` reports success; without it there is no success rate."""
         return True
 
     @property
     def judges_states(self) -> bool:
-        """Whether `get_reward` and `is_success` tell of a state that `reset_to` has set.
+        """Whether `get_reward` and `is_success` are valid for a state that `reset_to` has set.
 
-        If not, they tell of the last step alone.
+        If not, they are valid for the last step only.
         """
         return True
 

@@ -87,7 +87,7 @@ def _mujoco(env: gymnasium.Env[Any, Any]) -> Any | None:
 def _seed_action_space(base: Any, seed: int) -> None:
     """Seeds the action space of an unwrapped environment, from which OGBench draws in its reset.
 
-    OGBench makes it anew each time it is asked for, with new random numbers: so it gets one that
+    OGBench makes it again each time it is asked for, with new random numbers: so it gets one that
     stays.
     """
     space, cls = getattr(base, "action_space", None), type(base)
@@ -175,7 +175,7 @@ class EnvGym(EnvBase):
         render: shows a window.
         render_offscreen: lets `render` return frames.
         use_image_obs: ignored, as in robomimic: `render_settings` name the cameras.
-        use_depth_obs: likewise.
+        use_depth_obs: ignored, as `use_image_obs`.
         render_settings: cameras, and how they draw.
         reads: keys of the observations that are read, see `Cameras`.
         **env_kwargs: for `gymnasium.make`.
@@ -379,7 +379,7 @@ class EnvGym(EnvBase):
             mode: `rgb_array`; a window (`human`) is drawn by `step` itself.
             height: pixels; None is the environment's own size (MuJoCo: 480, or the one in
                 `env_kwargs`), any other is reached by repeating or dropping pixels.
-            width: likewise.
+            width: pixels; None as for `height`.
             camera_name: draw this camera alone; an environment that was made without
                 `render_settings`, or that MuJoCo does not simulate, ignores it, as in robomimic.
 

@@ -39,7 +39,7 @@ class EnvMetaworld(EnvBase):
     `[39]`, all of them together and those of the step before, as Meta-World's scripted policies
     take them; and the images of `render_settings`.
 
-    Objects and goal are drawn anew for each episode, from its seed alone; Meta-World's benchmarks
+    Objects and goal are drawn again for each episode, from its seed alone; Meta-World's benchmarks
     choose among fifty of them in advance. An episode is truncated after 500 steps.
 
     Args:

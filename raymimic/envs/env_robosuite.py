@@ -377,7 +377,7 @@ def _before_1_5(version: str) -> bool:
 
 
 def _composite(config: Any, robot: str) -> Any:
-    """A controller of robosuite 1.5 that means what one of 1.4 meant; those of 1.5 as they are."""
+    """Translates a controller's config of robosuite 1.4 to 1.5; leaves one of 1.5 unchanged."""
     if not isinstance(config, Mapping) or "body_parts" in config or "type" not in config:
         return config
     part = {_RENAMED_OF_CONTROLLERS.get(key, key): value for key, value in config.items()}

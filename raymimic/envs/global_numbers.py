@@ -25,7 +25,7 @@ class GlobalNumbers:
         """Scope in which the global generator is this environment's.
 
         Args:
-            seed: begins the stream anew; None: it goes on. Python's own generator, which is slow to
+            seed: starts the stream; None: it continues. Python's own generator, which is slow to
                 exchange, is seeded too, and shared.
         """
         outside = get_bit_generator()

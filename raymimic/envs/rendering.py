@@ -236,8 +236,8 @@ def _check_not_forked() -> None:
     """
     if _first_process() != os.getpid():
         raise EnvError(
-            "this process was forked from one that had rendered, and would wait for ever for its "
-            "first image: start it anew (multiprocessing's 'spawn', or a Ray actor)"
+            "this process was forked from one that had rendered, so it cannot render: start it "
+            "with multiprocessing's 'spawn', or use a Ray actor"
         )
 
 

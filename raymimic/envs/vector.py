@@ -52,7 +52,7 @@ class VectorEnv:
         return env
 
     def discard(self, index: int) -> None:
-        """Closes one of them, such as one that failed; it is made anew on its next use."""
+        """Closes one of them, such as one that failed; it is made again on its next use."""
         env, self._envs[index] = self._envs[index], None
         if env is not None:
             try:

@@ -1,8 +1,8 @@
 """Networks: blocks, observation encoders, policies and value functions.
 
-Names of parameters and their shapes are robomimic's, so that checkpoints go both ways. Networks for
-images stand in `vision` here, and in `base_nets` and `obs_core` in robomimic; some policies have
-moved too. The modules hand out robomimic's names all the same.
+Names of parameters and their shapes are robomimic's, so that checkpoints load in both directions.
+Networks for images are in `vision` here, and in `base_nets` and `obs_core` in robomimic; some
+policies have moved too. The modules of robomimic's names still export them.
 """
 
 from raymimic.models import base_nets, obs_core, policy_nets, transformers, vae_nets

@@ -46,7 +46,7 @@ def onednn_product(
 
     Args:
         x: `[B, D]`; may be a transposed view.
-        weight: `[E, D]`; likewise.
+        weight: `[E, D]`; may be a transposed view.
         bias: `[E]`.
         relu: apply a ReLU in the same pass.
 

@@ -163,16 +163,16 @@ class VisualCore(EncoderCore):
 
 @register_encoder_core
 class VisualCoreLanguageConditioned(VisualCore):
-    """Encodes an image as the instruction, an embedding of language, makes it matter.
+    """Encodes an image, conditioned on an instruction (an embedding of language).
 
     Args:
         input_shape: see `VisualCore`.
         backbone_class: a network that also takes the embedding.
         pool_class: see `VisualCore`.
-        backbone_kwargs: likewise.
-        pool_kwargs: likewise.
-        flatten: likewise.
-        feature_dimension: likewise.
+        backbone_kwargs: see `VisualCore`.
+        pool_kwargs: see `VisualCore`.
+        flatten: see `VisualCore`.
+        feature_dimension: see `VisualCore`.
 
     Raises:
         ConfigError: the network does not take an embedding.

@@ -438,7 +438,7 @@ def states_for(
     Args:
         nets: the networks.
         obs: `{key: [B, *shape]}`.
-        goal: likewise, if there is a goal.
+        goal: `{key: [B, *shape]}` of the goal; None: no goal.
         n: number of actions.
     """
     if all(vars(type(net)).get("encodes_once") for net in nets):
@@ -453,7 +453,7 @@ class ObservationGroupEncoder(Module):
     Args:
         observation_group_shapes: the groups, in the order in which they are concatenated.
         feature_activation: see `ObservationEncoder`.
-        encoder_kwargs: likewise.
+        encoder_kwargs: see `ObservationEncoder`.
     """
 
     def __init__(

@@ -150,7 +150,7 @@ class StochasticActorNetwork(MIMO_MLP):
 
         Args:
             obs_dict: `{key: [B, *shape]}`.
-            goal_dict: likewise, if there is a goal.
+            goal_dict: `{key: [B, *shape]}` of the goal; None: no goal.
             low_noise: the distribution that acts in evaluation, nearly without noise. (Where
                 robomimic chooses it by the network's mode, validation losses are those of a
                 distribution that was never trained.)
@@ -369,11 +369,11 @@ class RNNGMMActorNetwork(RNNActorNetwork):
 
     Args:
         obs_shapes: see `RNNActorNetwork`.
-        ac_dim: likewise.
-        mlp_layer_dims: likewise.
+        ac_dim: see `RNNActorNetwork`.
+        mlp_layer_dims: see `RNNActorNetwork`.
         num_modes: see `GMMHead`.
-        min_std: likewise.
-        std_activation: likewise.
+        min_std: see `GMMHead`.
+        std_activation: see `GMMHead`.
         low_noise_eval: see `StochasticActorNetwork`.
         use_tanh: see `GMMHead`.
         **args: further arguments of `RNNActorNetwork`.
@@ -412,8 +412,8 @@ class RNNGMMActorNetwork(RNNActorNetwork):
 
         Args:
             obs_dict: see `forward`.
-            goal_dict: likewise.
-            rnn_init_state: likewise.
+            goal_dict: see `forward`.
+            rnn_init_state: see `forward`.
             low_noise: see `StochasticActorNetwork.forward_train`.
         """
         outputs = RNN_MIMO_MLP.forward(self, rnn_init_state, obs=obs_dict, goal=goal_dict)

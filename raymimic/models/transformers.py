@@ -392,10 +392,10 @@ class TransformerGMMActorNetwork(TransformerActorNetwork):
 
     Args:
         obs_shapes: see `TransformerActorNetwork`.
-        ac_dim: likewise.
+        ac_dim: see `TransformerActorNetwork`.
         num_modes: see `GMMHead`.
-        min_std: likewise.
-        std_activation: likewise.
+        min_std: see `GMMHead`.
+        std_activation: see `GMMHead`.
         low_noise_eval: act by (nearly) the mean of a mode in evaluation mode.
         use_tanh: see `GMMHead`.
         **args: further arguments of `TransformerActorNetwork`.

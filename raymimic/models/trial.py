@@ -1,4 +1,4 @@
-"""A first pass of a network that a config asks for: what fails in it fails before a training."""
+"""A first pass through a network that a config describes, so that it fails before a training."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from raymimic.models.vision import weights
 def first_pass(net: nn.Module, inputs: Callable[[], tuple[Tensor, ...]]) -> Tensor | None:
     """Passes zeros through a network in evaluation mode, at first without computing anything.
 
-    The pass is one on the `meta` device, which knows shapes alone. A network that asks for values,
-    as one of the user's own may do, computes them on its own device. Neither draws from torch's
+    The pass runs on the `meta` device, which has shapes but no values. A network that needs values,
+    as one of the user's own may, runs on its own device instead. Neither pass draws from torch's
     generator on the CPU, nor changes a parameter, a buffer, or a mode.
 
     Networks of a checkpoint were tried before their training. They are not tried again: the first

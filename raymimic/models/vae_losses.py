@@ -23,7 +23,7 @@ def gaussian_kl(mean: Tensor, logvar: Tensor, prior_mean: Tensor, prior_logvar: 
         mean: means of the posterior.
         logvar: logarithms of its variances.
         prior_mean: `[B, D]` or `[1, D]`.
-        prior_logvar: likewise.
+        prior_logvar: `[B, D]` or `[1, D]`.
     """
     difference = logvar - prior_logvar
     distance = (mean - prior_mean).square() / prior_logvar.exp()
@@ -42,7 +42,7 @@ def mixture_log_prob(x: Tensor, means: Tensor, logvars: Tensor, logits: Tensor) 
     Args:
         x: the points.
         means: `[B, M, D]` or `[1, M, D]`, of the M modes.
-        logvars: likewise.
+        logvars: logarithms of the modes' variances, `[B, M, D]` or `[1, M, D]`.
         logits: `[B, M]` or `[1, M]`, logarithms of the modes' weights up to a constant.
     """
     log_probs = gaussian_log_prob(x.unsqueeze(1), means, logvars) + logits.log_softmax(dim=-1)

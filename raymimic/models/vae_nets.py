@@ -82,9 +82,9 @@ def gumbel_temperature(prior_config: Config, epoch: int) -> float:
 class VAE(nn.Module):
     """A conditional variational autoencoder, p(x | s) = ∫ p(x | z, s) p(z | s) dz.
 
-    x and s are dicts of observations (or of other tensors). The encoder always sees s; decoder
-    and prior see it as they are told to, and at least one of them must. robomimic reads
-    `decoder_is_conditioned` but conditions the decoder in any case; here it is heeded.
+    x and s are dicts of observations (or of other tensors). The encoder always sees s; the
+    arguments say whether decoder and prior see it, and at least one of them must. robomimic
+    conditions the decoder whatever `decoder_is_conditioned` says; here the argument has an effect.
 
     Args:
         input_shapes: shapes of x, as the encoder sees it.

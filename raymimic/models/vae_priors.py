@@ -256,8 +256,8 @@ class CategoricalPrior(Prior):
     """Independent categorical variables, one-hot, one after the other; uniform or learned.
 
     The prior draws one-hot vectors, the posterior relaxed ones by the Gumbel softmax.
-    For a single variable robomimic's uniform prior does not draw but counts the classes through
-    the batch, which would tie an episode's latents to those that run beside it; this one draws.
+    For a single variable robomimic's uniform prior does not draw: the class is the row's number in
+    the batch, so an episode's latents would depend on the other rows. This prior draws.
 
     Attributes:
         temperature: of the Gumbel softmax; an algorithm lets it fall while it trains.

@@ -1,1 +1,1 @@
-"""Plays environments in order to write a dataset."""
+"""Plays environments to write datasets, and draws pictures of datasets."""

@@ -1,7 +1,7 @@
 """Contact sheets: frames of a dataset's cameras on one page, for a person to look at.
 
-A camera that is flipped, black, frozen or named for another one trains without a complaint. On a
-sheet it is seen at once; black, constant and equal frames are found and told besides.
+A training does not notice a camera that is flipped or has the name of another one. A person sees it
+on a sheet at once. Black, constant and equal frames are also found, and become warnings.
 """
 
 import hashlib

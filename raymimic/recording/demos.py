@@ -378,7 +378,7 @@ class ExpertPlayer:
         return replace(demo, episode=replace(demo.episode, attrs=attrs))
 
     def close(self) -> None:
-        """Closes the environment; it is made anew for the next episode."""
+        """Closes the environment; it is made again for the next episode."""
         self._open.close()
 
     def _made(self) -> EnvBase:

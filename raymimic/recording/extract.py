@@ -1,8 +1,8 @@
-"""Observations and images of a dataset that holds states: robomimic's `dataset_states_to_obs`.
+"""Extracts observations and images from states: robomimic's `dataset_states_to_obs`.
 
 Each demo is played back state by state, and its last action is played for the observation after it.
-As in robomimic, `rewards` and `dones` are those of the state after each step. Environments that
-give rewards of steps alone (`EnvBase.judges_states`) have those of the source.
+As in robomimic, `rewards` and `dones` are those of the state after each step. If an environment has
+rewards for steps only (`EnvBase.judges_states`), they are copied from the source.
 
 Deviations from robomimic's file: floating-point observations are float32, images are compressed
 frame by frame, all other arrays and attributes of a demo are kept, and filter keys name written

@@ -82,7 +82,7 @@ def make_dataset(
         name: one of `DATASETS`; `_` and `-` are the same.
         out: the HDF5 file; an existing one is replaced once the new one is complete.
         n_expert: least number of the expert's transitions; episodes are kept whole.
-        n_medium: likewise of the medium policy.
+        n_medium: least number of the medium policy's transitions.
         num_actors: Ray actors; 0: one process beside this one, without Ray; None: one actor for
             each CPU of the cluster.
         seed: of all episodes.

@@ -1,4 +1,4 @@
-"""Paints rows of small pictures with labels: the looks of a contact sheet, and nothing else."""
+"""Paints rows of small pictures with labels: the layout of a contact sheet, and nothing else."""
 
 import math
 from collections.abc import Iterator, Sequence

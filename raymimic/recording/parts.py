@@ -1,7 +1,7 @@
-"""The outcomes of the episodes of a file that is being written, until all are there.
+"""Keeps the outcomes of the episodes of a file until all of them are finished.
 
-They lie in a folder beside the file, `<file>.parts`. A command that was killed finds them there
-when it is given again, and plays the others only.
+They are in a folder beside the file, `<file>.parts`. If the command is killed, the same command
+finds them there, and plays only the other episodes.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def keeping_parts(
         OutputError: the folder belongs to another plan or another process, or cannot be written.
     """
     if is_uri(str(out)):
-        raise OutputError(f"cannot write '{out}': it must be a local file; copy it then")
+        raise OutputError(f"cannot write '{out}': write a local file, and copy it there afterwards")
     folder = Path(f"{out}.parts")
     with ExitStack() as stack:
         try:
@@ -259,8 +259,8 @@ def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) ->
     others = [x for x in folder.iterdir() if x.name != _LOCK and not x.match(f".{_PLAN}.*.tmp")]
     if others and not (folder / _PLAN).is_file():
         raise OutputError(
-            f"'{folder}' is there already, and not of this command, which would delete it: move "
-            "it, or choose another name"
+            f"'{folder}' exists already and holds other files, which this command would delete: "
+            "move it, or choose another name"
         )
     held = stack.enter_context((folder / _LOCK).open("w"))
     try:

@@ -1,7 +1,6 @@
 """Plays demos back: films of states, actions or images, and the drift of replayed actions.
 
-robomimic's `playback_dataset` under another roof. A frame is taken after each state or action that
-is played, as there.
+As in robomimic's `playback_dataset`, a frame is taken after each state or action that is played.
 """
 
 from __future__ import annotations
@@ -213,7 +212,9 @@ def play_back(
     """
     import_modules(imports)
     if video is not None and is_uri(str(video)):
-        raise OutputError(f"cannot write '{video}': it must be a local file; copy it then")
+        raise OutputError(
+            f"cannot write '{video}': write a local file, and copy it there afterwards"
+        )
     given = Source.locate(source, allow_links)
     names = given.demos(n, filter_key)
     if not playback.use_obs:

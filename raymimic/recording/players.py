@@ -1,4 +1,4 @@
-"""The processes that play many episodes and give them in order: their contract."""
+"""The contract of processes that play many episodes and return them in order."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Records the episodes of a checkpoint's policy.
 
-The file is that of an expert's demonstrations (`demos.py`), with all episodes, solved or not. The
+The file is like an expert's (`demos.py`), but with all episodes, solved or not. The
 filter key `success` names those that solve the task; the attribute `policy` names the checkpoint.
 """
 
@@ -58,8 +58,8 @@ class PolicyRecipe(Recipe):
         if render is not None and images:
             if set(render) - {"cameras"}:
                 raise ConfigError(
-                    f"the policy of '{source}' reads images, which have a size and a quality: "
-                    "give --cameras alone, to record further ones likewise"
+                    f"the policy of '{source}' reads images of a given size and quality, and all "
+                    "cameras are drawn alike: leave out all options for images but --cameras"
                 )
             own = settings_of(policy.env_meta).serialize()
             render = {**own, "cameras": list(dict.fromkeys(own["cameras"] + render["cameras"]))}

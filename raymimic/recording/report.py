@@ -1,6 +1,6 @@
-"""A report of a dataset: one page of HTML that needs nothing from elsewhere.
+"""A report of a dataset: one self-contained page of HTML.
 
-All names in a file are a stranger's: they are escaped, and the page has no scripts.
+The names in a file are untrusted: they are escaped, and the page has no scripts.
 """
 
 import base64
@@ -77,7 +77,7 @@ def make_report(
         path: local path or URI.
         summary: of the dataset.
         allow_links: folders besides the file's own that its links may lead into.
-        progress: is told how many demos of how many were read.
+        progress: called with the number of demos done and of all demos.
 
     Returns:
         The page, UTF-8. It is kept beside the caches of this machine, by the dataset's digest.

@@ -255,7 +255,7 @@ class SourcePlayer(ABC, Generic[T]):
         return self.played(self._open(), demo)
 
     def close(self) -> None:
-        """Closes the environment; it is made anew for the next demo."""
+        """Closes the environment; it is made again for the next demo."""
         self._open.close()
 
     @abstractmethod

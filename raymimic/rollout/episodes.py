@@ -87,7 +87,7 @@ class Episode:
         success: whether the task was solved at any step.
         terminated: False when horizon or time limit ended it.
         seconds: wall-clock time from reset to end, in which other episodes are played too.
-        successes: likewise for each further criterion that the environment reports.
+        successes: whether each further criterion of the environment was met, by name.
         error: why the episode failed, in one line, if it did: the environment raised an
             exception, or gave observations that the policy cannot read. The return is that of
             the steps before.

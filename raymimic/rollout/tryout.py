@@ -25,8 +25,8 @@ class Tryout:
         envs: metadata of environments, by the name that results are logged under.
         policy: the side that the policy shows to each.
         remedy: ends the sentence about an environment that does not fit.
-        placement_timeout_s: how long the cluster may take to find a place for the trial, and the
-            trial to give an answer, but for the latter at least `LEAST_S` [s].
+        placement_timeout_s: longest wait for a place on the cluster, and for the answer of the
+            trial (there at least `LEAST_S`) [s].
     """
 
     envs: Mapping[str, Mapping[str, Any]]

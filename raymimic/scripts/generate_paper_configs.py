@@ -566,7 +566,7 @@ def generate_paper_configs(
     Args:
         config_dir: folder for them.
         dataset_dir: see `Experiment.config`, as `output_dir`.
-        output_dir: likewise.
+        output_dir: see `Experiment.config`.
 
     Returns:
         the paths of the configs.

@@ -4,7 +4,7 @@ The training appends one JSON object a line to `journal.jsonl` and never rewrite
 says how far it was delivered, and to which MLflow run. One `write` writes a line, so killing the
 training costs at most the line that it was writing. Nothing here imports MLflow.
 
-A spool may be a stranger's: everything read from it is checked, no file outside of it is opened,
+A spool is untrusted: everything read from it is checked, no file outside of it is opened,
 and only its owner may read it.
 """
 

@@ -276,7 +276,7 @@ def _is_ready(model: LoggedModel) -> bool:
 def _check_location(model: LoggedModel) -> None:
     """Refuses a local folder that MLflow did not make for the model.
 
-    A stranger's server or database could name any folder of this machine.
+    An untrusted server or database could name any folder of this machine.
     """
     place = urlsplit(model.artifact_location or "")
     parts = unquote(place.path).split("/")

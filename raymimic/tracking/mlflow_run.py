@@ -93,7 +93,7 @@ def _is_refusal(error: Exception) -> bool:
 class Delivery:
     """Delivers records, in order, to one MLflow run.
 
-    Every method may raise MLflow's exceptions; the next call connects anew and goes on at the
+    Every method may raise MLflow's exceptions; the next call connects again and goes on at the
     first record that was not delivered.
 
     Args:
@@ -436,7 +436,7 @@ class Delivery:
             self._drop_copy(data)
 
     def _send_tables(self, run: Run) -> None:
-        """Uploads the tables of evaluations and episodes anew; a run of 0.1.0 has none."""
+        """Uploads the tables of evaluations and episodes again; a run of 0.1.0 has none."""
         if NAMES_TAG not in run.data.tags:
             return
         records = JournalReader(self._spool_dir).stream()
@@ -449,7 +449,7 @@ class Delivery:
                 copy = str(path.relative_to(self._spool_dir))
                 data = {"type": "artifact", "time": 0, "copy": copy, "artifact_path": None}
                 self._send_artifact(run, data)
-            except BaseException:  # the next attempt writes it anew
+            except BaseException:  # the next attempt writes it again
                 shutil.rmtree(path.parent, ignore_errors=True)
                 raise
         tag = run.data.tags.get(TABLES_TAG)
@@ -566,7 +566,7 @@ def _is_gone(record: Record, kept: Sequence[Record]) -> bool:
 def _check_artifact_uri(run: Run) -> None:
     """Refuses a folder for files that MLflow did not make for the run.
 
-    A stranger's server or database could name any folder of this machine.
+    An untrusted server or database could name any folder of this machine.
     """
     place = urlsplit(run.info.artifact_uri or "")
     parts = unquote(place.path).split("/")

@@ -164,7 +164,7 @@ class MLflowTracker(Tracker):
         config_file: name of the file that holds the configuration.
         key: finds the run on the server where its folder is missing; None: only
             `mlflow_run.json` leads to the run.
-        resumed: whether the run's folder, which may be a stranger's, says where it is logged.
+        resumed: whether the run's folder, which is untrusted, says where the run is logged.
         say: shows the user a mishap; None: the log does.
 
     Raises:
@@ -537,7 +537,7 @@ def delivery_environment(server: ServerUri, *, named_by_run: bool) -> dict[str, 
 
     Args:
         server: the store.
-        named_by_run: whether a run's folder, which may be a stranger's, names the store: then the
+        named_by_run: whether a run's folder, which is untrusted, names the store: then the
             delivery does not get the login of another server that `MLFLOW_TRACKING_URI` names.
     """
     environment = {**DELIVERY_ENVIRONMENT, **os.environ}
@@ -616,7 +616,7 @@ def sync(run_dir: Path, server: ServerUri | None = None) -> SyncReport:
     sweep's own run comes before those of its trials, which MLflow shows below it.
 
     Args:
-        run_dir: folder of the training or sweep, which may be a stranger's.
+        run_dir: folder of the training or sweep; it is untrusted.
         server: the store, with the password; None: the folder names it.
 
     Raises:
@@ -678,7 +678,7 @@ def _sync_one(run_dir: Path, server: ServerUri | None) -> SyncReport:
         raise OutputError(
             f"'{spool_dir / JOURNAL}' does not say where its records belong, as its first line is "
             f"missing or damaged; 'raymimic train --resume {shlex.quote(str(run_dir))}' records "
-            "the run anew"
+            "the run again"
         )
     named_by_run = server is None
     if server is None:

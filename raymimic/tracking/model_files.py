@@ -1,7 +1,7 @@
 """Checkpoints in MLflow, by their `runs:/` and `models:/` URIs.
 
 MLflow is asked for one file, by a process of its own (see `raymimic.tracking.delivery` for why).
-Only the checkpoint is fetched: `MLmodel`, which may be a stranger's and name any module, is not
+Only the checkpoint is fetched: `MLmodel`, which is untrusted and may name any module, is not
 read.
 """
 

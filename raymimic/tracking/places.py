@@ -170,7 +170,7 @@ def experiment_name(configured: str | None) -> str:
 def check_named_by_run(server: str, run_dir: Path) -> None:
     """Refuses a database file that only a run's folder names, and that is none of MLflow's.
 
-    A run's folder may be a stranger's: it must not choose the files that this user writes.
+    A run's folder is untrusted: it must not choose the files that this user writes.
 
     Args:
         server: the store that the folder names.
@@ -192,7 +192,7 @@ def check_named_by_run(server: str, run_dir: Path) -> None:
     if path is not None and (path.resolve() in beside or _is_mlflow_database(path)):
         return
     raise ConfigError(
-        f"the run '{run_dir}' wants its records in '{server}', where MLflow has no database yet; "
+        f"the run '{run_dir}' names '{server}' for its records, where MLflow has no database yet; "
         f"if that is right, confirm it: {TRACKING_URI}={shlex.quote(server)}"
     )
 
@@ -229,7 +229,7 @@ def records_stay_local(config: BaseConfig) -> bool:
 
 
 def check_records(config: BaseConfig, run_dir: Path) -> None:
-    """Refuses a stranger's run folder that would direct records elsewhere.
+    """Refuses an untrusted run folder that would direct records elsewhere.
 
     Args:
         config: as the run shall go on.

@@ -71,5 +71,5 @@ def _made(name: str, config: BaseConfig, run: RunInfo) -> Tracker | None:
     except Exception as error:  # a user's factory may raise anything
         raise ConfigError(
             f"the tracker '{name}' of module '{TRACKERS[name].__module__}' cannot be made: "
-            f"{type(error).__name__}: {masked(str(error))}; mend it there"
+            f"{type(error).__name__}: {masked(str(error))}; fix it there"
         ) from error

@@ -1,7 +1,7 @@
 """The data and the models of a run, as trackers get them and as a journal holds them.
 
-Nothing here imports MLflow, torch or h5py. The checks at the end are those of a journal, which may
-be a stranger's.
+Nothing here imports MLflow, torch or h5py. The checks at the end are for journals, which are
+untrusted.
 """
 
 import re

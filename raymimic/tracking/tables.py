@@ -1,6 +1,6 @@
 """Tables of a run in MLflow: a row for each evaluation, and a row for each episode.
 
-Both are functions of the journal, written anew from its beginning in the form of MLflow's
+Both are functions of the journal, written again from its beginning in the form of MLflow's
 `log_table`. A table is sent again only when it has grown by a quarter, and at the end: so all that
 is ever sent is at most six times the last version.
 """
@@ -16,7 +16,7 @@ from raymimic.tracking.metric_names import measure_of
 
 EVALUATIONS = "evaluations.json"
 EPISODES = "episodes.json"
-# MLflow's pages find tables by this tag; `log_table` writes it likewise.
+# MLflow's pages find tables by this tag, which `log_table` writes too.
 TABLES_TAG = "mlflow.loggedArtifacts"
 
 _GROWTH = 1.25

@@ -84,7 +84,7 @@ def dataset_name(config: BaseConfig) -> str:
 def _git_commit() -> str | None:
     """The commit of the current folder, marked when there are changes.
 
-    The settings of a stranger's repository may name programs that git would run to compare files.
+    The settings of an untrusted repository may name programs that git would run to compare files.
     Then nothing is compared, and the commit stands alone.
     """
     if (commit := _git("rev-parse", "--verify", "HEAD")) is None:

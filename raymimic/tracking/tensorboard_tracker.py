@@ -22,7 +22,7 @@ def make_tracker(config: BaseConfig, run: RunInfo) -> "TensorBoardTracker | None
 class TensorBoardTracker(Tracker):
     """Writes metrics by epoch to `<run_dir>/logs/tb`, where robomimic puts them.
 
-    A resumed run's epochs are all logged again, so its event files are written anew. Parameters,
+    A resumed run's epochs are all logged again, so its event files are written again. Parameters,
     tags and files are not written: `config.json` and the files lie beside the folder.
     """
 

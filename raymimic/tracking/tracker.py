@@ -37,7 +37,7 @@ class RunInfo:
         config_file: file name of the configuration.
         key: identifies the record where another machine may go on with the run, without its
             folder; None: only the folder leads to the record.
-        resumed: whether the run's folder is older than this process, and may be a stranger's.
+        resumed: whether the run's folder is older than this process, and so untrusted.
         say: shows the user a mishap, with a logging level; None: the log does.
     """
 

@@ -1,4 +1,4 @@
-"""The pages about a training's data, which are made beside it where its data lie in a cache."""
+"""The pages about a training's data, which are made during it if its data lie in a cache."""
 
 import logging
 from collections.abc import Iterator, Sequence

@@ -180,7 +180,7 @@ class Driver:
             self._link_reports()
             if event.info["cached"]:
                 self._reports.make_missing()
-            if self.config.experiment.logging.log_tb:  # which writes its event files anew
+            if self.config.experiment.logging.log_tb:  # which writes its event files again
                 self.folder.drop_replaced("logs", "tb")
             self._action_range = info["action_range"]
             self._warn_of_clipping()

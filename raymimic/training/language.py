@@ -22,7 +22,7 @@ _ROUNDING = 1e-3
 def embeddings_for(config: BaseConfig, known: Mapping[str, list[float]] | None = None) -> Language:
     """Finds the embedding of each instruction, where networks see one.
 
-    It is the one that the dataset's file holds; else the one that is known; else that of
+    The order is: the embedding in the dataset's file, the one in `known`, that of
     `train.text_encoder`.
 
     Args:

@@ -1,6 +1,6 @@
-"""The machines of workers on other nodes than the driver's: each is sampled by one worker there.
+"""Samples the load of workers' machines on other nodes than the driver's, by one worker on each.
 
-The numbers go to the driver among the worker's events, and it gives them to its trackers.
+The worker sends the numbers to the driver as events, and the driver gives them to its trackers.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """A training on Ray: starts its workers, follows them, and starts them again when one is lost.
 
-Ray Train can restart workers itself, but does not tell its driver, and gives up when another worker
+Ray Train can restart workers itself, but does not notify its driver, and gives up if another worker
 is lost while they start. So each start is a `TorchTrainer.fit` without retries.
 """
 
@@ -254,7 +254,7 @@ class _Failure:
 
     Attributes:
         what: the event, such as `a worker was lost`.
-        reason: the last line of the story.
+        reason: the last line of `story`.
         story: the whole message of the error.
         counts: whether it counts against `ray.max_failures`; the announced loss of a node does not.
         unplaced: whether the cluster placed no workers in time.

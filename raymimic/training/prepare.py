@@ -204,7 +204,9 @@ def prepare_resumed(config: Configured, run: str) -> Prepared:
         return prepare(config, run)
     except DatasetError as error:
         if "does not exist" in str(error):
-            raise DatasetError(f"{error}; one that was moved is named by --dataset") from error
+            raise DatasetError(
+                f"{error}; if the dataset was moved, name its new place with --dataset"
+            ) from error
         raise
 
 

@@ -91,8 +91,8 @@ def check_resume(
     if content is None:
         if _has_trained(run):
             raise CheckpointError(
-                f"'{run.uri}' has trained, but '{store.folder}' holds no checkpoint any more; put "
-                "one back there, or start a new run"
+                f"'{run.uri}' has trained, but '{store.folder}' holds no checkpoint any more; "
+                "restore one there, or start a new run"
             )
         return ["the run has no checkpoint yet: training begins at the first epoch"]
     _check_checkpoint(content, config, run, store, digest, envs)
@@ -113,7 +113,7 @@ def _check_checkpoint(
     if then != digest:
         raise DatasetError(
             f"the data of '{run.uri}' have changed since it was started ({then} then, {digest} "
-            "now); put the former data back, or start a new run for these"
+            "now); restore the earlier data, or start a new run for these"
         )
     played = {env for evaluation in store.evaluations for env in evaluation.returns}
     if envs and played and played != set(envs):

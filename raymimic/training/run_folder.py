@@ -5,7 +5,7 @@ A run lies in `<storage_path or output_dir>/<name>/<time>`, with robomimic's fol
 | file | content | written by |
 | --- | --- | --- |
 | `config.json` | the config | driver |
-| `checkpoints.json` | the manifest: which checkpoints there are, and why | rank 0 |
+| `checkpoints.json` | the manifest: the checkpoints, and why each is kept | rank 0 |
 | `epochs.jsonl` | one line for each epoch | rank 0 |
 | `evaluations.jsonl` | one line for each evaluation | driver |
 | `last.pth` | a link to the newest checkpoint (a copy at the end on other disks) | rank 0 |
@@ -337,7 +337,7 @@ def newest(config: BaseConfig, name: str, file: str) -> str | None:
 def check_plain(folder: Path) -> None:
     """Refuses a folder in which a record is a pipe, or a link that leads out of the folder.
 
-    The folder may be a stranger's: opening a pipe never ends, and writing through a link would
+    The folder is untrusted: opening a pipe never ends, and writing through a link would
     alter any file of this user. `models` may be a link to another disk, as checkpoints are checked
     when they are read and never written in place.
 

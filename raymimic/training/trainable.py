@@ -1,4 +1,4 @@
-"""Which algorithms a dataset can train, by what each declares that it reads; and which configs."""
+"""Finds the algorithms and configs that a dataset can train, by the arrays that each reads."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -87,8 +87,8 @@ def train(
     """
     if from_checkpoint is not None and resume is None:
         raise ConfigError(
-            f"a checkpoint to go on from ('{from_checkpoint}', --from) needs the run that it is "
-            "of: name it after --resume"
+            f"--from '{from_checkpoint}' needs the run of that checkpoint: name the run after "
+            "--resume"
         )
     if resume is None:
         prepared = prepare(config)
@@ -113,7 +113,7 @@ def train_in_folder(
     Args:
         config: the whole config.
         run_dir: folder or URI of the run.
-        tracker: told everything. Exceptions become warnings; SystemExit ends the training.
+        tracker: gets all records. Its exceptions become warnings; SystemExit ends the training.
         patience_s: how long to wait for another process to leave the folder [s].
 
     Raises:
@@ -208,7 +208,7 @@ def _announce(
     if resumed is not None:
         for note in resumed.notes:
             progress.line(note)
-        # The run's folder, which may be a stranger's, says where.
+        # The run's folder, which is untrusted, says where.
         records = records_line(prepared.config, folder.local)
         if records is not None:
             progress.line(records)

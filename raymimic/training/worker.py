@@ -227,8 +227,8 @@ class _Worker:
         if section.dataset_digest != self.spec.dataset_digest:
             raise DatasetError(
                 f"the data have changed since '{path}' was trained on them "
-                f"({section.dataset_digest} then, {self.spec.dataset_digest} now); put the former "
-                "data back, or start a new run for these"
+                f"({section.dataset_digest} then, {self.spec.dataset_digest} now); restore the "
+                "earlier data, or start a new run for these"
             )
         self._deserialize(content, path, load_optimizers=True)
         try:
@@ -262,8 +262,8 @@ class _Worker:
         if self.data.digest != self.spec.dataset_digest:
             raise DatasetError(
                 f"the data ({', '.join(self.data.info.paths)}) on {socket.gethostname()} are not "
-                f"those that this training was started with ({self.spec.dataset_digest} then, "
-                f"{self.data.digest} now); put the former data back and --resume, or start a new "
+                f"those with which this training was started ({self.spec.dataset_digest} then, "
+                f"{self.data.digest} now); restore the earlier data and --resume, or start a new "
                 "run for these"
             )
 
@@ -356,7 +356,7 @@ class _Worker:
 
     def _train_epoch(self, epoch: int) -> None:
         config, begin = self.config, time.perf_counter()
-        # Every generator starts anew from (seed, epoch, rank), so a resumed run draws the same
+        # Every generator starts again from (seed, epoch, rank), so a resumed run draws the same
         # numbers as an uninterrupted one.
         _seed(config.train.seed, epoch, self.rank)
         before = self.step
@@ -391,7 +391,10 @@ class _Worker:
 
     def _validate(self, epoch: int) -> tuple[dict[str, float], dict[str, float]]:
         if self.data.valid is None:
-            raise ConfigError("experiment.validate is on but there is no validation data")
+            raise ConfigError(
+                "experiment.validate is true, but no demos are held out: set "
+                "train.validation_fraction, or experiment.validate to false"
+            )
         return self.runner.run(self.data.valid, epoch, validate=True)
 
     def _say_loading(self, text: str) -> None:

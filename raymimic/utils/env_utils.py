@@ -126,9 +126,9 @@ def create_env_from_metadata(
         env_meta: as `env_args` of a dataset.
         env_name: another environment of the same kind with the same arguments.
         render: see `create_env`, as the others.
-        render_offscreen: likewise.
-        use_image_obs: likewise.
-        use_depth_obs: likewise.
+        render_offscreen: see `create_env`.
+        use_image_obs: see `create_env`.
+        use_depth_obs: see `create_env`.
 
     Raises:
         EnvError: it cannot be made.
@@ -179,9 +179,9 @@ def create_env_for_data_processing(
         reward_shaping: robosuite's dense rewards, instead of sparse ones.
         env_class: makes it by its own `create_for_data_processing`.
         render: see `create_env`; None: False.
-        render_offscreen: likewise; None: whether there are cameras.
-        use_image_obs: likewise.
-        use_depth_obs: likewise; None: False.
+        render_offscreen: see `create_env`; None: whether there are cameras.
+        use_image_obs: see `create_env`.
+        use_depth_obs: see `create_env`; None: False.
 
     Raises:
         EnvError: it cannot be made.

@@ -161,7 +161,7 @@ def env_from_checkpoint(
         ckpt_dict: the checkpoint, if it is already loaded.
         env_name: another environment of the same kind.
         render: see `env_utils.create_env`, as `render_offscreen`.
-        render_offscreen: likewise.
+        render_offscreen: see `env_utils.create_env`.
         verbose: print the environment.
 
     Returns:

@@ -56,7 +56,7 @@ def log_normal_mixture(
     Args:
         x: `[B, D]`.
         m: means `[B, M, D]` or `[1, M, D]`.
-        v: variances, likewise.
+        v: variances `[B, M, D]` or `[1, M, D]`.
         w: weights `[B, M]` or `[1, M]`; None: all are equal.
         log_w: their logarithms instead.
 

@@ -183,7 +183,7 @@ def test_run(
 
     Args:
         base_config: see `config_from_modifier`.
-        config_modifier: likewise.
+        config_modifier: see `config_from_modifier`.
 
     Returns:
         `passed!`, or `failed with error:` and the traceback.

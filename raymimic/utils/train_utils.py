@@ -214,7 +214,7 @@ def run_epoch(
         data_loader: serves batches, such as a torch `DataLoader` of a `SequenceDataset`.
         epoch: its number, from 1.
         validate: learn nothing.
-        num_steps: number of batches; the loader begins anew when it ends. None: all of its.
+        num_steps: number of batches; the loader begins again when it ends. None: all of its.
         obs_normalization_stats: `offset` and `scale` by key.
 
     Returns:
@@ -296,7 +296,7 @@ def save_model(
         ckpt_path: the file.
         variable_state: what a script wants to find in it, of plain values.
         obs_normalization_stats: `offset` and `scale` by key.
-        action_normalization_stats: likewise.
+        action_normalization_stats: `offset` and `scale` by action key.
 
     Raises:
         OutputError: it cannot be written.
@@ -337,7 +337,7 @@ def should_save_from_rollout_logs(
     Args:
         all_rollout_logs: of `rollout_with_stats`.
         best_return: of each environment so far; brought up to date.
-        best_success_rate: likewise.
+        best_success_rate: of each environment so far; brought up to date.
         epoch_ckpt_name: name of the checkpoint, which tells of new best scores.
         save_on_best_rollout_return: whether a new best return is a reason.
         save_on_best_rollout_success_rate: whether a new best success rate is one.
@@ -448,14 +448,14 @@ def rollout_with_stats(
         policy: the policy.
         envs: environments by name.
         horizon: see `run_rollout`, as the other arguments of the same names.
-        use_goals: likewise.
+        use_goals: see `run_rollout`.
         num_episodes: of each environment.
-        render: likewise.
+        render: see `run_rollout`.
         video_dir: folder of a film of each environment; None: none is made.
         video_path: file of one film of all environments instead.
         epoch: part of the films' names.
-        video_skip: likewise.
-        terminate_on_success: likewise.
+        video_skip: see `run_rollout`.
+        terminate_on_success: see `run_rollout`.
         verbose: print each episode.
 
     Returns:

@@ -265,7 +265,7 @@ def test_arguments(refused, args, names):
     ("code", "names"),
     [
         (None, ["is not on the Python path", "PYTHONPATH"]),
-        ("import no_such_library", ["no_such_library", "mine_1.py, line 1", "mend it"]),
+        ("import no_such_library", ["no_such_library", "mine_1.py, line 1", "fix it"]),
         ("x = 1\nx.y()\n", ["AttributeError", "mine_2.py, line 2"]),
         ("def f(:\n", ["SyntaxError", "mine_3.py, line 1"]),
     ],

@@ -112,7 +112,7 @@ def test_a_damaged_run_ends_as_an_uninterrupted_one(cli, runs, run, damage):
     if (epoch := said.get(damage, 5)) is not None:
         assert f"goes on from 'model_epoch_{epoch}.pth'" in log
         assert "model_epoch_6.pth' is truncated or damaged" in log
-    assert ("was lost and is made anew" in log) == ("list" in damage)
+    assert ("was lost and is rebuilt" in log) == ("list" in damage)
     assert ("lacks the evaluations of epochs" in log) == ("evaluations" in damage)
 
 
@@ -168,7 +168,7 @@ def test_a_run_without_a_whole_checkpoint(cli, run):
 
 def test_a_run_that_has_lost_all_its_checkpoints(cli, run):
     shutil.rmtree(run / "models")
-    assert_refused(resume(cli, run), "no checkpoint at", "put one back into", str(run / "models"))
+    assert_refused(resume(cli, run), "no checkpoint at", "restore one in", str(run / "models"))
     (run / "checkpoints.json").unlink()
     assert_refused(resume(cli, run), str(run / "models"), "no checkpoint any more")
 

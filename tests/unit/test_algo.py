@@ -270,7 +270,7 @@ def test_key_of_two_modalities():
 def test_registry():
     with pytest.raises(ConfigError, match="unknown algorithm 'td3bc'; did you mean 'td3_bc'"):
         algo_factory("td3bc", make_config(), {"flat": [2]}, 1, "cpu")
-    with pytest.raises(ConfigError, match="the config is one of 'bc', not of 'td3_bc'"):
+    with pytest.raises(ConfigError, match="the config is for 'bc', not for 'td3_bc'"):
         algo_factory("td3_bc", make_config("bc"), {"flat": [2]}, 1, "cpu")
     with pytest.raises(ConfigError, match="an algorithm 'bc' is registered already"):
         register_algo_factory_func("bc")(lambda algo_config: (TD3_BC, {}))

@@ -246,7 +246,9 @@ def test_a_run_without_a_whole_checkpoint_says_so(tmp_path: Path) -> None:
     whole_run(tmp_path)
     for path in (tmp_path / "models").glob("*.pth"):
         path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match=r"no checkpoint of the run is whole .*start a new"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint of the run can be used .*start a new"
+    ):
         store(tmp_path).load_last()
     assert len(files(tmp_path)) == 3
 
@@ -262,7 +264,7 @@ def test_a_lost_list_is_made_anew_as_it_was(tmp_path: Path) -> None:
     s.load_last()
     s.tidy(evaluates=True)
     (note,) = s.notes
-    assert "made anew" in note
+    assert "rebuilt" in note
     assert not (tmp_path / MANIFEST).exists()
     settle(s, 4, 9.0)
     after = manifest(tmp_path)

@@ -48,7 +48,7 @@ def test_a_command_is_one_module_and_one_line(
     ran = cli(*command, "{")
     assert (ran.status, ran.err.count("\n")) == (2, 1)
     place = r"\(/.*/greet_command\.py, line 16\)"
-    assert re.search(f"error: JSONDecodeError: Expecting .* {place}: mend it there; --tr", ran.err)
+    assert re.search(f"error: JSONDecodeError: Expecting .* {place}: fix it there; --tr", ran.err)
     ran = cli(*command, "{", "--traceback")
     assert "json/decoder.py" in ran.err
     ran = cli(*command, "Ada", "--times", "0")

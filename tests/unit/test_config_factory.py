@@ -386,7 +386,7 @@ def test_keys_and_goals_of_a_hierarchy_are_those_of_all_parts():
 def test_comments_of_a_subclass_override_and_inherit():
     said = comments(TD3_BCConfig)
     assert said["algo.alpha"] == "weight of the Q term against imitation (eq. 5)"
-    assert said["train.seed"] == "all random draws derive from it"
+    assert said["train.seed"] == "seed of all random draws"
 
 
 def test_config_imports_nothing_heavy():

@@ -221,7 +221,7 @@ def test_an_algorithm_whose_reset_takes_no_mask_plays_one_environment_at_a_time(
     assert set(batches) == {1}
     policy = RolloutPolicy(algo)
     policy.start_episode(seeds=[0, 1])
-    with pytest.raises(EnvError, match=r"Hierarchy.reset takes no mask"):
+    with pytest.raises(EnvError, match=r"Hierarchy.reset has no argument 'mask'"):
         policy.start_episode(np.array([True, False]), seeds=[0, 1])
 
 

@@ -723,8 +723,8 @@ ODD_ENV_ARGS = [
     ("1" * 5000, "is not JSON"),
     ("[1]", "is not a JSON object"),
     ('"Lift"', "is not a JSON object"),
-    (5, "is 5, not a text of JSON"),
-    (["{}", "{}"], "not a text of JSON"),
+    (5, "is 5, not a JSON string"),
+    (["{}", "{}"], "not a JSON string"),
     ('{"env_name": "Lift", "env_kwargs": [1]}', "'env_kwargs' that are not a JSON object"),
 ]
 

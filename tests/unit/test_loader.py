@@ -200,7 +200,7 @@ def write_env_args(path, env_args):
 def test_empty_env_args_are_none(tmp_path, caplog, env_args):
     config = config_for(write_env_args(write_demos(tmp_path / "demos.hdf5"), env_args))
     assert inspect_data(config, one_window(config.train, OFFLINE_RL)).eval_envs == []
-    assert "no episodes are played; experiment.env names one" in caplog.text
+    assert "nothing is evaluated; set experiment.env" in caplog.text
     config.experiment.env = "Walker2d-v5"
     (env,) = inspect_data(config, one_window(config.train, OFFLINE_RL)).eval_envs
     assert env.meta == {"env_name": "Walker2d-v5", "type": 2, "env_kwargs": {}}

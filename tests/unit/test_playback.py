@@ -121,10 +121,10 @@ def test_any_number_of_actors_plays_the_same(renderer, cluster, cli, tmp_path: P
 @pytest.mark.parametrize(
     ("args", "names"),
     [
-        ([], ["nothing is to be done", "--verify"]),
+        ([], ["nothing to do", "--verify"]),
         (["--video_path", "a.avi"], ["end it in .mp4"]),
         (["--verify", "--use-obs"], ["--use-obs shows images, and --verify"]),
-        (["--video_path", "a.mp4", "--json", "a.json"], ["--json is for the drift"]),
+        (["--video_path", "a.mp4", "--json", "a.json"], ["--json needs the drift"]),
         (["--verify", "--tolerance", "nan"], ["--tolerance nan"]),
         (["--verify", "--filter-key", "trian"], ["no filter key 'trian'", "did you mean 'train'"]),
         (["--video_path", "a.mp4", "--cameras", "frnt"], ["no camera 'frnt'", "'front'"]),

@@ -63,7 +63,7 @@ def test_a_lost_dataset_of_a_resumed_run_names_the_option(tmp_path: Path) -> Non
     config = small_config("td3_bc", **{"train.data": str(tmp_path / "moved.hdf5")})
     with pytest.raises(DatasetError) as new:
         prepare(config)
-    with pytest.raises(DatasetError, match="one that was moved is named by --dataset"):
+    with pytest.raises(DatasetError, match="if the dataset was moved, name its new place"):
         prepare_resumed(config, str(tmp_path))
     assert "--dataset" not in str(new.value)
 

@@ -77,7 +77,7 @@ def test_a_file_of_weights_is_a_strangers(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the weights .*net.pth: No such file"):
         load()
     torch.save({"conv1.weight": Dangerous()}, path)
-    with pytest.raises(ConfigError, match=r"cannot read the weights .*save them anew"):
+    with pytest.raises(ConfigError, match=r"cannot read the weights .*save them again"):
         load()
     assert "called" not in capsys.readouterr().out
     torch.save({**weights(), "bn1.bias": torch.zeros(3)}, path)

@@ -182,7 +182,7 @@ def test_shards_are_disjoint_complete_and_balanced():
     assert held.sum() == lengths.sum()
     assert held.max() - held.min() < 1000
     assert set(owners) == set(range(7))
-    with pytest.raises(DatasetError, match="2 demos cannot be dealt out to 3 workers"):
+    with pytest.raises(DatasetError, match="2 demos cannot be distributed over 3 workers"):
         shard_owners(np.array([5, 5]), 3)
 
 

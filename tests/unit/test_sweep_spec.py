@@ -199,7 +199,7 @@ WRONG = {
         {"space": {"algo.alhpa": {"grid": [1]}}},
         "'algo.alhpa'; did you mean 'alpha'",
     ),
-    "no algo": ({"algo": None}, "what shall be trained"),
+    "no algo": ({"algo": None}, "nothing to train: give"),
     "unknown algo": ({"algo": "td4"}, "unknown algorithm 'td4'"),
     "no data": ({"dataset": None}, r"^'train.data' names no dataset"),
     "wrong type": ({"space": {ALPHA: {"grid": [1, "much"]}}}, "'algo.alpha' is 'much'"),

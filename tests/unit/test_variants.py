@@ -26,7 +26,7 @@ from raymimic.config import BaseConfig
 
 torch.set_num_threads(1)
 
-STEPS, RESET = 12, 5  # longer than an RNN's horizon, a queue of actions, a sub-goal's life
+STEPS, RESET = 12, 5  # longer than an RNN's horizon, a queue of actions, a subgoal's life
 ROWS = 3
 
 

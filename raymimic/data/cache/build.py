@@ -141,7 +141,7 @@ def open_or_build(
         group: the demos.
         columns: by name.
         dtype: type of everything that is not an image.
-        say: is told how far a build is, or that another process builds.
+        say: called with a line about the progress of this or another build.
         large: columns that do not fit into memory, which are compressed where that makes reading
             quicker.
         window: consecutive rows that a sample takes of them.
@@ -190,7 +190,7 @@ def _remove_damaged(file: ColumnFile) -> None:
         file.open()
     except DamagedColumnError as error:
         logger.warning(
-            "the cache of '%s' of %s ('%s') is damaged (%s): it is built anew",
+            "the cache of '%s' of %s ('%s') is damaged (%s): it is built again",
             *(file.column, printable(file.dataset), file.path(), error),
         )
         file.path().unlink(missing_ok=True)
@@ -199,7 +199,7 @@ def _remove_damaged(file: ColumnFile) -> None:
 def _not_written(error: OSError) -> NoCacheError:
     return NoCacheError(
         f"the cache '{columns_folder()}' cannot be used: {error.strerror or error}; name another"
-        " folder by the variable RAYMIMIC_CACHE, or mend this one"
+        " folder by the variable RAYMIMIC_CACHE, or fix this one"
     )
 
 
@@ -281,7 +281,7 @@ def _build(
     Raises:
         DatasetError: see `open_or_build`.
         NoCacheError: the disk does not take the columns.
-        OSError: likewise; nothing is left of them.
+        OSError: the disk does not take the columns; nothing is left of them.
     """
     partial = {file.path(PARTIAL): file.size for file in files.values()}
     needed = sum(max(size - _size(path), 0) for path, size in partial.items())

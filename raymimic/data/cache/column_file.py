@@ -41,7 +41,7 @@ Extent = tuple[float, float]
 
 
 class DamagedColumnError(Exception):
-    """A file of the cache that cannot be used; it is built anew."""
+    """A file of the cache that cannot be used; it is built again."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class OpenColumn:
         return DatasetError(
             f"the cache file '{self.file.path()}' of '{self.file.column}' cannot be read"
             f" ({reason}): check the disk; raymimic dataset cache --clear deletes all of them, and"
-            " the next training builds its own anew"
+            " the next training builds it again"
         )
 
 

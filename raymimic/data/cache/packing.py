@@ -1,4 +1,4 @@
-"""Blocks of rows, compressed without loss, and when that is quicker than to read them as they are.
+"""Compresses blocks of rows without loss, and measures whether that makes them faster to read.
 
 A block is compressed by Zstandard at its lowest level. Four consecutive frames of a camera have
 much in common: together they take half to two thirds of the space that they take one by one.
@@ -68,7 +68,7 @@ def unpack(block: bytes | memoryview, size: int, crc32: int) -> memoryview:
 
 
 class Gain(NamedTuple):
-    """How compressed rows compare with rows as they are.
+    """Compares compressed rows with uncompressed ones.
 
     Attributes:
         ratio: bytes of the rows by those of their blocks.
@@ -86,7 +86,7 @@ class Gain(NamedTuple):
 
     @property
     def pays(self) -> bool:
-        """Whether the rows of windows come more quickly out of blocks."""
+        """Whether the rows of windows are read faster from compressed blocks."""
         unpacked = min(self.disk * self.ratio, self.unpacked * self.cores)
         # The blocks of a window hold so many rows on average.
         wanted = self.window / (self.window + ROWS - 1)

@@ -222,7 +222,7 @@ class DemoCache:
             layouts: demos to train on and to validate on.
             keys: names of the columns.
             dtype: type of everything that is not an image.
-            say: is told how far a build is.
+            say: called with a line about the progress of a build.
             window: consecutive rows that a sample takes of large columns.
 
         Raises:

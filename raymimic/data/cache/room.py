@@ -1,4 +1,4 @@
-"""The folder of the cache: its files, the limit of their sizes, which are deleted for others."""
+"""The folder of the cache: its files, their total size, and the choice of files to delete."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ _LONGEST_LINE = 1 << 16
 
 
 class NoCacheError(OutputError):
-    """The disk does not take the cache of a training."""
+    """The cache of a training cannot be written to the disk."""
 
 
 def columns_folder() -> Path:
@@ -118,8 +118,8 @@ def limit(folder: Path) -> int:
         number = math.nan
     if not 0 <= number < math.inf:
         raise ConfigError(
-            f"the variable {LIMIT} is '{text}': it must be a number, at least 0: the most GB"
-            " that the cache of datasets may take on this machine"
+            f"the variable {LIMIT} is '{text}': it must be a number of at least 0, the largest size"
+            " in GB of the cache of datasets on this machine"
         )
     return int(number * 1e9)
 

@@ -1,4 +1,4 @@
-"""Converts datasets: of any format into robomimic's HDF5, and back into some of them."""
+"""Converts datasets of any known format to robomimic's HDF5, and back to some of them."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.errors import DatasetError
 
 Progress = Callable[[int, int | None], None]
-"""Is told how many episodes were converted, of how many (None: not known)."""
+"""Called with the number of converted episodes, and of all episodes (None: not known)."""
 
 SOURCE = "source"
 """Attribute of a converted file: JSON of the source's `format`, `version`, `name`, `digest`."""
@@ -98,7 +98,7 @@ def convert_dataset(
         source: where it lies.
         target: the HDF5 file; it appears once it is complete, and replaces an existing one.
         format_name: as registered; None looks at the source.
-        progress: is told of each episode.
+        progress: called after each episode with the numbers done and in all (None: not known).
 
     Raises:
         ConfigError: there is no such format.
@@ -147,7 +147,7 @@ def export_dataset(
         source: where it lies.
         target: the folder; it appears once it is complete.
         format_name: as registered by `register_writer`.
-        progress: is told of each episode.
+        progress: called after each episode with the numbers done and in all (None: not known).
         source_format: as registered by `register_format`; None looks at the source.
 
     Raises:
@@ -211,7 +211,7 @@ class _Count:
     """Counts what was converted.
 
     Args:
-        progress: is told of each episode.
+        progress: called after each episode with the numbers done and in all (None: not known).
         total: episodes, where that is known.
     """
 

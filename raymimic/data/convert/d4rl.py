@@ -34,8 +34,8 @@ LOCOMOTION = re.compile(r"(ant|halfcheetah|hopper|walker2d)-([a-z-]+)-v(\d+)")
 class D4rlReader(FormatReader):
     """Cuts the flat arrays into episodes.
 
-    The environment is not in the file: the names of D4RL's locomotion files, such as
-    `hopper_medium-v2.hdf5`, tell it, of others `experiment.env` names it.
+    The file does not name the environment. For locomotion it follows from the file's name, such as
+    `hopper_medium-v2.hdf5`; for others `experiment.env` must name it.
 
     Raises:
         DatasetError: an array is missing, or they differ in length.

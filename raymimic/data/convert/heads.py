@@ -1,4 +1,4 @@
-"""Looks at the heads of files, to recognise their formats; whatever is wrong with a file is no."""
+"""Reads the beginnings of files to recognise their formats; an unreadable file has no format."""
 
 import contextlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Reads .npz files of strangers row by row, and never a pickled object."""
+"""Reads untrusted .npz files row by row, and never a pickled object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decodes pictures of strangers into arrays whose shape is known."""
+"""Decodes untrusted pictures into arrays of a known shape."""
 
 import io
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Videos: those of strangers, each frame decoded once, and those that are written for LeRobot."""
+"""Reads untrusted videos, decoding each frame once, and writes videos for LeRobot."""
 
 from __future__ import annotations
 

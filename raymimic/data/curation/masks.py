@@ -253,7 +253,7 @@ def _lengths(path: Path, key: str, names: Sequence[str]) -> list[int]:
             demo = reader.demo(name)
             if demo is None:
                 raise DatasetError(
-                    f"{reader} has no demo '{name}', which filter key '{key}' is to name"
+                    f"filter key '{key}' cannot name demo '{name}', which {reader} lacks"
                     + did_you_mean(name, reader.names(reader.data))
                 )
             lengths[name] = known_length(demo)

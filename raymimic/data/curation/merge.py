@@ -66,7 +66,7 @@ def merge(
 ) -> MergedDataset:
     """Joins datasets whose demos have the same arrays.
 
-    Demos are numbered anew, file by file. Filter keys: `<file>` has all demos of a file,
+    Demos get new numbers, file by file. Filter keys: `<file>` has all demos of a file,
     `<file>_<key>` those of its filter key, and `<key>` all of that key, where each file has it.
     Attributes of `data` are kept where all files agree. Links become the arrays that they lead to.
 
@@ -75,7 +75,7 @@ def merge(
         out: the new file; it appears once it is complete.
         allow_links: folders besides the files' own that their links may lead into.
         env_from: the one of `paths` whose environment (`env_args`) is kept; None: they agree.
-        progress: is told how many demos of how many were copied.
+        progress: called with the number of demos done and of all demos.
 
     Raises:
         ConfigError: the paths are too few, repeat each other, or `env_from` is none of them.
@@ -105,7 +105,10 @@ def merge(
                 for name in source.meta.demos:
                     demo = reader.demo(name)
                     if demo is None:
-                        raise DatasetError(f"{reader}: demo '{name}' is gone: the file was changed")
+                        raise DatasetError(
+                            f"{reader}: demo '{name}' is gone, as the file was changed: start "
+                            "again when nothing writes it any more"
+                        )
                     copies[name] = f"demo_{done}"
                     group, lost = copy_demo(demo, data, copies[name])
                     group.attrs["num_samples"] = demo.length()
@@ -143,7 +146,7 @@ def _collect(members: dict[str, list[str]], source: _Source, copies: Mapping[str
         if absent:
             raise DatasetError(
                 f"dataset '{source.meta.path}': filter key '{key}' names demo '{absent[0]}', which"
-                " is not in the file: raymimic dataset repair mends it"
+                " is not in the file: raymimic dataset repair writes a file without it"
             )
         members[_key(source, key)] = [copies[name] for name in names]
 

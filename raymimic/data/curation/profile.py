@@ -157,7 +157,7 @@ def profile(
     Args:
         file: the dataset.
         summary: of the same.
-        progress: is told how many demos of how many were read.
+        progress: called with the number of demos done and of all demos.
 
     Raises:
         DatasetError: the file cannot be opened.

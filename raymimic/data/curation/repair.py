@@ -1,4 +1,4 @@
-"""Writes a dataset anew, without all for which a training is refused."""
+"""Writes a copy of a dataset without the faults for which a training is refused."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _MENDED = {"num_samples wrong"}  # faults of a demo that do not cost it
 
 @dataclass(frozen=True)
 class RepairedDataset:
-    """A dataset that was written anew.
+    """The repaired copy of a dataset.
 
     Attributes:
         path: of the new file.
@@ -47,7 +47,7 @@ def repair(
 ) -> RepairedDataset:
     """Writes a copy of a dataset that trains.
 
-    Demos with an error (`validate`) are left out, and arrays that the fewer demos have. The
+    Demos with an error (`validate`) are left out, and arrays that at most half of them have. The
     attributes `num_samples` and `total` are written, filter keys name the demos that are left, and
     links become the arrays that they lead to. Demos keep their names. Nothing else is changed.
 
@@ -57,7 +57,7 @@ def repair(
         allow_links: folders besides the file's own that its links may lead into.
         actions: `clip` puts them into [-1, 1]; `rescale` divides each component that leaves
             [-1, 1] by its greatest magnitude, which the attribute `action_scale` of `data` keeps.
-        progress: is told how many demos of how many were looked at, and then copied.
+        progress: called with the number of demos done and of all demos.
 
     Raises:
         DatasetError: the file cannot be opened, or nothing of it trains.
@@ -141,7 +141,10 @@ class _Copying:
     def _demo(self, name: str) -> DemoReader:
         demo = self._reader.demo(name)
         if demo is None:
-            raise DatasetError(f"{self._reader}: demo '{name}' is gone: the file was changed")
+            raise DatasetError(
+                f"{self._reader}: demo '{name}' is gone, as the file was changed: start again when "
+                "nothing writes it any more"
+            )
         return demo
 
     def _actions(self, demo: DemoReader) -> NDArray[Any]:

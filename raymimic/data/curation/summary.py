@@ -181,7 +181,7 @@ def summarize(
     Args:
         path: local path or URI.
         allow_links: folders besides the file's own that its links may lead into.
-        progress: is told how many demos of how many were looked at.
+        progress: called with the number of demos done and of all demos.
 
     Returns:
         All of it, faults in `meta.problems`.

@@ -1,7 +1,7 @@
-"""Everything that is wrong with a dataset, where a training stops at the first fault.
+"""Finds every fault of a dataset, while a training stops at the first one.
 
 The checks are those of a training (`layout.py`, `columns.py`), made for each demo and each array.
-Faults that a training takes, but a person should know of, are warnings.
+Faults with which a training still runs are warnings.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _MOST_NAMES = 6  # of a gap in the numbers of demos
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong with a dataset.
+    """A fault of a dataset.
 
     Attributes:
         kind: its sort in a word or two, the same for the same fault of other demos.
@@ -112,7 +112,7 @@ def validate(
     demand: Demand | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Finds all that is wrong with a dataset; all of its values are read, a demo at a time.
+    """Finds every fault of a dataset; all of its values are read, a demo at a time.
 
     Args:
         path: local path or URI, or the file that `DatasetFile.locate` found there.
@@ -120,7 +120,7 @@ def validate(
         demand: the use that a training makes of it. None: a training is refused if an algorithm
             that reads all of the file's arrays would refuse it; an array that no modality takes,
             and groups that no demo has, are warnings.
-        progress: is told how many demos of how many were looked at.
+        progress: called with the number of demos done and of all demos.
 
     Raises:
         DatasetError: the file cannot be opened, or holds no demos.

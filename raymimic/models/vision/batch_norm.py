@@ -19,10 +19,10 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose mean and variance, in training, are those of the global batch.
 
     Its state and its numbers are those of `nn.BatchNorm2d` on one worker that sees the whole batch,
-    for any number of workers (of `raymimic.ranks.synchronized`), however many samples each has. One
-    that has none, whose row does not count, and one with no rows at all take part alike. All ranks
-    run the same forward and backward passes, so that their exchanges meet: one forward, one
-    backward. In evaluation mode, and on one worker, nothing is exchanged.
+    for any number of workers (of `raymimic.ranks.synchronized`), however many samples each has. A
+    worker without a sample, whose row does not count, and one without rows take part too. All ranks
+    run the same forward and backward passes, with one exchange in each. In evaluation mode, and on
+    one worker, nothing is exchanged.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ class ConvBase(Module):
 
     A subclass is known by its name, unless another class has that name already.
 
-    A backbone takes the argument `input_channel`, the number of channels that come in. One that
-    sees the instruction too has an attribute `lang_emb_dim`, and its `forward` takes embeddings
-    `[B, lang_emb_dim]` besides the images.
+    A backbone takes the argument `input_channel`, the number of input channels. A backbone that
+    also sees the instruction has an attribute `lang_emb_dim`, and its `forward` takes images and
+    embeddings `[B, lang_emb_dim]`.
     """
 
     nets: nn.Module

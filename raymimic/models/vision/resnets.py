@@ -115,7 +115,7 @@ def resnet_parts(
     Args:
         name: a key of `ARCHITECTURES`.
         pretrained: see `ResNet18Conv`.
-        pretrained_path: likewise.
+        pretrained_path: see `ResNet18Conv`.
 
     Returns:
         Convolution, BatchNorm, ReLU, max pooling, and the four layers.
@@ -126,7 +126,7 @@ def resnet_parts(
     if pretrained_path is not None and not pretrained and weights.are_needed():
         raise ConfigError(
             f"backbone_kwargs.pretrained_path is '{pretrained_path}', but "
-            "backbone_kwargs.pretrained is false: set the one to null or the other to true"
+            "backbone_kwargs.pretrained is false: set pretrained to true or pretrained_path to null"
         )
     block, numbers = ARCHITECTURES[name]
     parts: list[nn.Module] = [
@@ -238,8 +238,8 @@ class ResNet18ConvFiLM(ConvBase):
 
     Args:
         input_channel: see `ResNet18Conv`.
-        pretrained: likewise.
-        input_coord_conv: likewise.
+        pretrained: see `ResNet18Conv`.
+        input_coord_conv: see `ResNet18Conv`.
         lang_emb_dim: size of the embedding; robomimic's text encoder (CLIP) gives 768.
         pretrained_path: see `ResNet18Conv`.
     """

@@ -1,6 +1,6 @@
 """Weights that were trained elsewhere: read from local files, never downloaded.
 
-The file is a stranger's, so it is read without calling anything (`raymimic.torch_file`).
+The file is untrusted, so it is read without calling anything (`raymimic.torch_file`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def read_weights(path: Path) -> Any:
         ) from error
     except TorchFileError as error:
         raise ConfigError(
-            f"cannot read the weights {path}: {error}; save them anew by "
+            f"cannot read the weights {path}: {error}; save them again by "
             "torch.save(net.state_dict(), file)"
         ) from error
 

@@ -39,7 +39,7 @@ class Expert(ABC):
     """Plays one task of a simulator.
 
     An instance plays one episode after the other; `start` begins one, and nothing of an earlier
-    episode may affect it. Numpy's and Python's global generators are seeded anew before `start`.
+    episode may affect it. Numpy's and Python's global generators are seeded again before `start`.
 
     Args:
         task: the name of the dataset without the expert's own.

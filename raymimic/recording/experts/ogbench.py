@@ -1,7 +1,7 @@
 """Play data as OGBench makes it (Park et al. 2025, arXiv:2410.20092).
 
 Settings are those of OGBench's public `data_gen_scripts`. Episodes have no task of their own: the
-oracle draws one target after the other. On purpose the oracles are made anew for each episode, as
+oracle draws one target after the other. On purpose the oracles are made again for each episode, as
 some draw a resting pose when they are made: so an episode follows from its seed.
 """
 
@@ -74,7 +74,7 @@ class _OgbenchExpert(Expert):
 class ManipulationExpert(_OgbenchExpert):
     """Moves cubes, drawers, windows and buttons to one target after the other.
 
-    `play`: follows a plan, with smooth noise in the plan. `noisy`: decides anew at each step, with
+    `play`: follows a plan, with smooth noise in the plan. `noisy`: decides again at each step, with
     noise on each action, drawn up to the given level for each episode, and with random actions.
 
     Args:

@@ -23,7 +23,7 @@ class RobosuiteExpert(Expert):
     """Lifts the cube with a Panda arm: goes above it, down, closes the gripper, goes up.
 
     A proportional controller of the hand's position; its direction stays as it is. If the cube
-    slips, the arm begins anew. The noise is the standard deviation of Gaussian noise on the six
+    slips, the arm begins again. The noise is the standard deviation of Gaussian noise on the six
     components that move the arm.
     """
 

@@ -30,7 +30,7 @@ def sweep_note(spec: SweepSpec, report: SweepReport, sweep_dir: str, dataset: st
     if len(rows) > _MOST_ROWS:
         parts.append(f"and {len(rows) - _MOST_ROWS} settings more in `table.csv`")
     best_config = storage.join(sweep_dir, "best_config.json")
-    found = [("train the best setting anew", ["raymimic", "train", "--config", best_config])]
+    found = [("train the best setting again", ["raymimic", "train", "--config", best_config])]
     if rows[0].best_checkpoint is not None:
         found.insert(0, ("evaluate", ["raymimic", "evaluate", rows[0].best_checkpoint]))
     return "\n\n".join([*parts, commands(found)])

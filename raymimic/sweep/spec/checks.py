@@ -187,7 +187,7 @@ def check_combinations(spec: SweepSpec) -> None:
     if spec.resources.gpus_per_worker and not spec.base_config["train"]["cuda"]:
         raise ConfigError(
             f"'resources.gpus_per_worker' is {spec.resources.gpus_per_worker}, but 'train.cuda' is "
-            "false: set the one to null or the other to true"
+            "false: set 'train.cuda' to true or 'resources.gpus_per_worker' to null"
         )
     lengths = {"train.num_epochs", "experiment.epoch_every_n_steps"} & set(spec.space)
     if spec.scheduler != "none" and lengths:
@@ -266,8 +266,8 @@ def _check_population(spec: SweepSpec) -> None:
 def _check_budget(spec: SweepSpec) -> None:
     if spec.num_trials < 1:
         raise ConfigError(
-            f"'budget.trials' is missing: search {spec.search} needs to know how many trainings "
-            "there shall be"
+            f"'budget.trials' is missing: search {spec.search} needs the number of trials, that is "
+            "settings times seeds"
         )
     left = spec.num_trials % len(spec.seeds)
     if left:

@@ -638,13 +638,13 @@ def perturb(
     """Explores around a setting, as population based training does.
 
     Source: Jaderberg et al. (2017), https://arxiv.org/abs/1711.09846, section 4.1.1: numbers are
-    multiplied by 0.8 or 1.2, or drawn anew.
+    multiplied by 0.8 or 1.2, or drawn again.
 
     Args:
         space: the space, without groups and conditions.
         setting: values of all paths.
         rng: the random generator.
-        resample: probability that a path's value is drawn anew.
+        resample: probability that a path's value is drawn again.
     """
 
     def explored(path: str, value: Any) -> Any:

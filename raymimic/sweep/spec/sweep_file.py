@@ -236,7 +236,7 @@ def _base_config(
     elif given is not None:
         raise ConfigError("'config' must be the path of a JSON config, or its content")
     elif algo is None:
-        raise ConfigError("what shall be trained? give 'algo' (a name) or 'config' (a JSON file)")
+        raise ConfigError("nothing to train: give 'algo' (a name) or 'config' (a JSON file)")
     else:
         config = config_named(str(algo))
     if isinstance(given, str | Mapping) and algo not in (None, config.algo_name):

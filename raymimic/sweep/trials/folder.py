@@ -197,7 +197,7 @@ def _check_same(folder: SweepFolder, spec: SweepSpec, digest: str | None) -> Non
         if digest != then:
             raise DatasetError(
                 f"the data of '{folder.uri}' have changed since it was started ({then} then, "
-                f"{digest} now); put the former data back, or start a new sweep for these, without "
+                f"{digest} now); restore the earlier data, or start a new sweep for these, without "
                 "--resume"
             )
         may_change += (_DATA,)

@@ -123,7 +123,7 @@ class TrialLedger(TrialProgressCallback):
         """Notes that a trial goes on from another's weights, with another setting.
 
         The result follows at the end of Ray Tune's round: the score that led to the adoption is
-        reported in the same round, and still belongs to the trial's former weights.
+        reported in the same round, and still belongs to the trial's earlier weights.
         """
         self._adoptions.append((trial_id, adoption, setting))
 

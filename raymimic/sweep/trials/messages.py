@@ -15,7 +15,7 @@ from raymimic.sweep.spec.sweep_spec import Trial
 from raymimic.tracking.episode_rows import EpisodeRow
 from raymimic.tracking.tracker import Status, Tracker
 
-# Epoch, gradient steps and metrics of an epoch or of an evaluation, and the episodes of the latter.
+# Epoch, gradient steps and metrics of an epoch or of an evaluation, and an evaluation's episodes.
 LoggedEpoch = tuple[int, int, dict[str, float], dict[str, list[EpisodeRow]]]
 
 # Keys of a trial's report to Ray Tune.

@@ -26,7 +26,7 @@ def rehearse(spec: SweepSpec) -> tuple[Prepared, list[str]]:
 
 
 def ranking_warnings(spec: SweepSpec, tried: Mapping[str, TriedEnv]) -> list[str]:
-    """Warns of a sweep that ranks by return although an environment tells success.
+    """Warns of a sweep that ranks by return although an environment reports success.
 
     Args:
         spec: the sweep.
