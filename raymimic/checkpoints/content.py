@@ -15,7 +15,7 @@ import torch
 
 from raymimic.checkpoints.logs import LogPrefix
 from raymimic.checkpoints.records import EpochRecord
-from raymimic.checkpoints.typed_json import UnknownKeyError, from_json
+from raymimic.checkpoints.typed_json import UnknownFieldError, from_json
 from raymimic.errors import CheckpointError
 from raymimic.storage import parse_json
 
@@ -63,7 +63,7 @@ class TrainingSection:
         """
         try:
             return [from_json(EpochRecord, record) for record in json.loads(self.history or "[]")]
-        except (KeyError, RecursionError, TypeError, UnknownKeyError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, UnknownFieldError, ValueError) as error:
             raise CheckpointError(f"its 'raymimic.history' is no list of epochs: {error!r}") from (
                 error
             )
@@ -239,7 +239,7 @@ def check_content(ckpt: Any) -> None:
     if "epochs" in section:
         try:
             from_json(LogPrefix, section["epochs"])
-        except (KeyError, TypeError, UnknownKeyError) as error:
+        except (KeyError, TypeError, UnknownFieldError) as error:
             raise CheckpointError(f"its 'raymimic.epochs' is no length and SHA-256: {error}") from (
                 error
             )

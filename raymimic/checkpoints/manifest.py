@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raymimic.checkpoints.records import Evaluation
-from raymimic.checkpoints.typed_json import UnknownKeyError, from_json, known_keys
+from raymimic.checkpoints.typed_json import UnknownFieldError, from_json, known_keys
 from raymimic.errors import CheckpointError
 
 
@@ -96,7 +96,7 @@ class Manifest:
             _check_names([e.file for e in (*parsed.checkpoints, *parsed.dropped)])
             _check_unique("epoch", [e.epoch for e in parsed.checkpoints])
             _check_unique("file", [e.file for e in parsed.checkpoints])
-        except UnknownKeyError as error:
+        except UnknownFieldError as error:
             raise CheckpointError(
                 f"'{path}' {error}, which this version of raymimic does not know: go on with the "
                 f"newer version that wrote it, or {remedy}"

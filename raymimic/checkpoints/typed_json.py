@@ -10,7 +10,7 @@ from raymimic.tracking.episode_rows import EpisodeRow, are_episodes
 T = TypeVar("T")
 
 
-class UnknownKeyError(Exception):
+class UnknownFieldError(Exception):
     """A key that this version does not know."""
 
 
@@ -19,13 +19,13 @@ def known_keys(kind: type, value: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: it is no object.
-        UnknownKeyError: it has another key.
+        UnknownFieldError: it has another key.
     """
     if not isinstance(value, dict):
         raise TypeError(f"{json.dumps(value)[:40]} stands where an object is expected")
     names = {f.name for f in fields(kind)}
     if unknown := sorted(value.keys() - names):
-        raise UnknownKeyError(f"has the key '{unknown[0]}'")
+        raise UnknownFieldError(f"has the key '{unknown[0]}'")
     return value
 
 
@@ -39,7 +39,7 @@ def from_json(kind: type[T], value: Any) -> T:
     Raises:
         KeyError: a field without a default is missing.
         TypeError: a value has another type than its field.
-        UnknownKeyError: there is a key that is no field.
+        UnknownFieldError: there is a key that is no field.
     """
     values = known_keys(kind, value)
     for f in fields(kind):  # type: ignore[arg-type]
