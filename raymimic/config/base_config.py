@@ -354,7 +354,8 @@ class BaseConfig(SettingRules, Config):
     def mlflow_config(self) -> None:
         """Fills `mlflow`: the tracking server, and the names of the run."""
         self.mlflow.enabled = True  # log parameters, metrics and results to MLflow
-        self.mlflow.tracking_uri = None  # null: MLFLOW_TRACKING_URI, else SQLite beside the run
+        # null: MLFLOW_TRACKING_URI, else mlflow.db in the current folder
+        self.mlflow.tracking_uri = None
         self.mlflow.experiment_name = None  # null: MLFLOW_EXPERIMENT_NAME, else "raymimic"
         self.mlflow.run_name = None  # null: experiment.name
         self.mlflow.tags = {}  # tags of your own, name to value
