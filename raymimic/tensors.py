@@ -1,6 +1,6 @@
 """Operations on nested dicts, lists and tuples of tensors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -82,16 +82,16 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 # a list takes a fraction of the time of a call for each tensor.
 
 
-def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+def copy_each(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copies each source into its target, which has the same shape."""
     torch._foreach_copy_(targets, sources)
 
 
-def move_each(targets: Sequence[Tensor], sources: Sequence[Tensor], share: float) -> None:
+def move_each(targets: list[Tensor], sources: list[Tensor], share: float) -> None:
     """Moves each target towards its source: `target += share * (source - target)`."""
     torch._foreach_lerp_(targets, sources, share)
 
 
-def norm_of_each(tensors: Sequence[Tensor]) -> Tensor:
+def norm_of_each(tensors: list[Tensor]) -> Tensor:
     """Returns the L2 norm of each of at least one tensor, `[len(tensors)]`."""
     return torch.stack(torch._foreach_norm(tensors))

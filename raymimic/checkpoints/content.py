@@ -4,6 +4,8 @@ A checkpoint is a dictionary of plain values and tensors. The keys are robomimic
 the section `raymimic` with the state that a training goes on from. No other module spells a key.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
@@ -96,7 +98,7 @@ class CheckpointContent:
     raymimic: TrainingSection | None = None
 
     @classmethod
-    def from_dict(cls, ckpt: Mapping[str, Any]) -> "CheckpointContent":
+    def from_dict(cls, ckpt: Mapping[str, Any]) -> CheckpointContent:
         """Makes one of a checkpoint's dictionary; keys of no meaning to raymimic are left out.
 
         Args:
@@ -296,7 +298,7 @@ def _check_stats(
             raise CheckpointError(f"its {where} do not fit the shape of '{str(key)[:80]}'")
 
 
-def as_numbers(values: Any) -> "np.ndarray[Any, np.dtype[np.float32]] | None":
+def as_numbers(values: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """Statistics as float32; they are stored as nested lists, arrays or tensors.
 
     Returns:

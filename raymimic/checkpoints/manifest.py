@@ -1,5 +1,7 @@
 """The content of `checkpoints.json`: which checkpoints a run has, and why each is kept."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterable
@@ -36,7 +38,14 @@ class StoredCheckpoint:
 
 @dataclass
 class Scores:
-    """The best scores so far, under the names of robomimic's `variable_state`."""
+    """The best scores so far, the first three under the names of robomimic's `variable_state`.
+
+    Attributes:
+        best_valid_loss: the least validation loss.
+        best_return: the highest average return, by environment.
+        best_success_rate: likewise of the success rate.
+        best: of the best evaluation, the success rate if the run saves by it, then the return.
+    """
 
     best_valid_loss: float | None = None
     best_return: dict[str, float] = field(default_factory=dict)
@@ -71,7 +80,7 @@ class Manifest:
     dropped: list[StoredCheckpoint] = field(default_factory=list)
 
     @classmethod
-    def parse(cls, content: bytes | str, path: str) -> "Manifest":
+    def parse(cls, content: bytes | str, path: str) -> Manifest:
         """Reads a manifest, which may come from anywhere.
 
         Raises:

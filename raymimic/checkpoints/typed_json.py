@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 from raymimic.tracking.episode_rows import EpisodeRow, are_episodes
 
@@ -42,13 +43,20 @@ def from_json(kind: type[T], value: Any) -> T:
         UnknownFieldError: there is a key that is no field.
     """
     values = known_keys(kind, value)
+    types = _types(kind)  # type: ignore[arg-type]
     for f in fields(kind):  # type: ignore[arg-type]
         if f.name not in values:
             if f.default is MISSING and f.default_factory is MISSING:
                 raise KeyError(f.name)
-        elif not _CHECKS[f.type](values[f.name]):
+        elif not _CHECKS[types[f.name]](values[f.name]):
             raise TypeError(f"'{f.name}' is {json.dumps(values[f.name])[:40]}")
     return kind(**values)
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields, whose annotations may be kept as texts."""
+    return get_type_hints(kind)
 
 
 def _is_number(value: Any) -> bool:
