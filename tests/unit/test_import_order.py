@@ -1,12 +1,25 @@
 """Imports go one way: a room imports rooms below it only, and no file itself in a circle."""
 
 import ast
+import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from rooms import FRONT_DOOR, LEVEL, PICTURE, graph, imports, modules, reduced, room_of, rooms, svg
+from rooms import (
+    FRONT_DOOR,
+    LEVEL,
+    PACKAGE,
+    PICTURE,
+    graph,
+    imports,
+    modules,
+    reduced,
+    room_of,
+    rooms,
+    svg,
+)
 
 # The rooms that may import a library; the others run in one plain process without it.
 MAY_IMPORT = {
@@ -74,6 +87,15 @@ def test_nothing_imports_the_names_of_robomimic():
 
 def test_the_picture_of_the_rooms_is_that_of_the_imports():
     assert PICTURE.read_text() == svg(reduced(rooms(graph())))
+
+
+def test_the_page_names_every_room_and_only_files_that_are_there() -> None:
+    page = (PICTURE.parent / "architecture.md").read_text()
+    assert [room for room in LEVEL if not re.search(rf"`{room}(/|\.py)`", page)] == []
+    files = [f"/{path.relative_to(PACKAGE).as_posix()}" for path in modules().values()]
+    files += [f"/tests/unit/{Path(__file__).name}"]
+    named = re.findall(r"`([\w/]+\.py)`", page)
+    assert [n for n in named if not any(file.endswith(f"/{n}") for file in files)] == []
 
 
 def test_the_reader_sees_lazy_imports_and_circles(tmp_path: Path):
