@@ -76,3 +76,22 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         net.train(was_training)
+
+
+# The functions below are all that calls torch's private operators on lists of tensors. One call for
+# a list takes a fraction of the time of a call for each tensor.
+
+
+def copy_each(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copies each source into its target, which has the same shape."""
+    torch._foreach_copy_(targets, sources)
+
+
+def move_each(targets: list[Tensor], sources: list[Tensor], share: float) -> None:
+    """Moves each target towards its source: `target += share * (source - target)`."""
+    torch._foreach_lerp_(targets, sources, share)
+
+
+def norm_of_each(tensors: list[Tensor]) -> Tensor:
+    """Returns the L2 norm of each of at least one tensor, `[len(tensors)]`."""
+    return torch.stack(torch._foreach_norm(tensors))

@@ -8,6 +8,8 @@ writes, and calls only the functions of `_READINGS`, which check their arguments
 tensors must fit the records, and each record must fit its checksum in the zip.
 """
 
+from __future__ import annotations
+
 import pickletools
 import re
 import sys
@@ -165,7 +167,7 @@ class _ArrayType:
             case _:
                 raise TorchFileError("it holds a numpy type that is not one of numbers")
 
-    def numbers(self, data: bytes) -> "np.ndarray[Any, np.dtype[Any]]":
+    def numbers(self, data: bytes) -> np.ndarray[Any, np.dtype[Any]]:
         """Bytes as a vector of this type."""
         if self.code == "b1" and max(data, default=0) > 1:
             raise DamagedError("a numpy array of truth values holds others")
@@ -184,7 +186,7 @@ class _Array:
         """Takes shape, type and bytes."""
         self.state = state
 
-    def array(self) -> "np.ndarray[Any, np.dtype[Any]]":
+    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
         """The array, in the byte order of this machine."""
         match self.state:
             case (

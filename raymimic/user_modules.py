@@ -5,6 +5,8 @@ or sweep file that the user passes. Checkpoints, datasets and run folders are un
 modules too; such a module must be imported already.
 """
 
+from __future__ import annotations
+
 import sys
 import sysconfig
 import traceback
@@ -115,7 +117,7 @@ class ImportPath:
     last: tuple[str, ...]
 
     @classmethod
-    def of_this_process(cls) -> "ImportPath":
+    def of_this_process(cls) -> ImportPath:
         """The folders beside those of the Python installation."""
         installed = _installed()
         library = Path(sysconfig.get_path("stdlib")).resolve()

@@ -7,6 +7,8 @@ A new algorithm is a function that maps `config.algo` to a class, registered und
 here. Composite algorithms are in `raymimic.algo.composite`.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
 import textwrap
@@ -98,7 +100,7 @@ def algo_name_to_factory_func(algo_name: str) -> FactoryFunc:
     return _FACTORY_FUNCS[algo_name]
 
 
-def algo_class(algo_name: str, config: BaseConfig) -> type["Algo"]:
+def algo_class(algo_name: str, config: BaseConfig) -> type[Algo]:
     """Returns the class that a config chooses, without making the algorithm."""
     return algo_name_to_factory_func(algo_name)(config.algo)[0]
 
@@ -109,7 +111,7 @@ def algo_factory(
     obs_key_shapes: Mapping[str, Any],
     ac_dim: int,
     device: torch.device | str,
-) -> "Algo":
+) -> Algo:
     """Makes the algorithm that a config describes.
 
     Args:
@@ -526,7 +528,7 @@ class Algo:
             cls.reads = classmethod(Algo.reads.__func__)  # type: ignore[assignment,attr-defined]
         elif "process_batch_for_training" in cls.__dict__:
 
-            def reads(cls: type["Algo"], config: BaseConfig) -> Reads:
+            def reads(cls: type[Algo], config: BaseConfig) -> Reads:
                 return one_window(config.train, cls.needs | inherited(config).required)
 
             cls.reads = classmethod(reads)  # type: ignore[assignment]

@@ -209,7 +209,7 @@ class BC_VAE(BC):
 class _Memory:
     """A recurrent policy's memory of each episode of a batch.
 
-    Args:
+    Attributes:
         step: `[B]`, steps since the hidden state was last cleared; 0: to be cleared.
         state: the hidden state `[L, B, H]`, of an LSTM two of them.
         obs: observations `{key: [B, *shape]}` of step 0, of an open-loop policy.

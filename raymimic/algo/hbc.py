@@ -33,7 +33,7 @@ def algo_config_to_class(algo_config: Config) -> tuple[type[Algo], dict[str, Any
 class _Plan:
     """The subgoals of a batch of episodes.
 
-    Args:
+    Attributes:
         subgoal: `{key: [B, *shape]}`.
         age: `[B]`, steps since an episode's subgoal was planned; on the CPU.
     """

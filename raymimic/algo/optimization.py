@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, MultiStepL
 
 from raymimic.errors import CheckpointError, ConfigError, did_you_mean
 from raymimic.ranks import GradSync, current_sync
+from raymimic.tensors import copy_each, move_each, norm_of_each
 
 _COMPILABLE = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
 
@@ -69,9 +70,9 @@ class TargetNetwork:
             tau: length of the move, 0 (stay) to 1 (copy).
         """
         if tau == 1.0:
-            torch._foreach_copy_(self._target, self._source)
+            copy_each(self._target, self._source)
         else:
-            torch._foreach_lerp_(self._target, self._source, tau)
+            move_each(self._target, self._source, tau)
         for own, other in self._with_buffers:
             pairs = zip(own.buffers(recurse=False), other.buffers(recurse=False), strict=True)
             for buffer, value in pairs:
@@ -356,7 +357,7 @@ def _squared_gradient_norms(params: Sequence[Sequence[nn.Parameter]]) -> list[Te
     flat = list(chain.from_iterable(grads))
     if len(params) > 1 and len({(grad.device, grad.dtype) for grad in flat}) > 1:
         return [_squared_gradient_norms([own])[0] for own in params]
-    norms = torch.stack(torch._foreach_norm(flat)) if flat else params[0][0].new_zeros(0)
+    norms = norm_of_each(flat) if flat else params[0][0].new_zeros(0)
     ends = list(accumulate(map(len, grads)))[:-1]
     return [part.dot(part) for part in norms.tensor_split(ends)]
 

@@ -4,6 +4,8 @@ A checkpoint is a dictionary of plain values and tensors. The keys are robomimic
 the section `raymimic` with the state that a training goes on from. No other module spells a key.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ import torch
 
 from raymimic.checkpoints.logs import LogPrefix
 from raymimic.checkpoints.records import EpochRecord
-from raymimic.checkpoints.typed_json import UnknownKeyError, from_json
+from raymimic.checkpoints.typed_json import UnknownFieldError, from_json
 from raymimic.errors import CheckpointError
 from raymimic.storage import parse_json
 
@@ -63,7 +65,7 @@ class TrainingSection:
         """
         try:
             return [from_json(EpochRecord, record) for record in json.loads(self.history or "[]")]
-        except (KeyError, RecursionError, TypeError, UnknownKeyError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, UnknownFieldError, ValueError) as error:
             raise CheckpointError(f"its 'raymimic.history' is no list of epochs: {error!r}") from (
                 error
             )
@@ -96,7 +98,7 @@ class CheckpointContent:
     raymimic: TrainingSection | None = None
 
     @classmethod
-    def from_dict(cls, ckpt: Mapping[str, Any]) -> "CheckpointContent":
+    def from_dict(cls, ckpt: Mapping[str, Any]) -> CheckpointContent:
         """Makes one of a checkpoint's dictionary; keys of no meaning to raymimic are left out.
 
         Args:
@@ -239,7 +241,7 @@ def check_content(ckpt: Any) -> None:
     if "epochs" in section:
         try:
             from_json(LogPrefix, section["epochs"])
-        except (KeyError, TypeError, UnknownKeyError) as error:
+        except (KeyError, TypeError, UnknownFieldError) as error:
             raise CheckpointError(f"its 'raymimic.epochs' is no length and SHA-256: {error}") from (
                 error
             )
@@ -296,7 +298,7 @@ def _check_stats(
             raise CheckpointError(f"its {where} do not fit the shape of '{str(key)[:80]}'")
 
 
-def as_numbers(values: Any) -> "np.ndarray[Any, np.dtype[np.float32]] | None":
+def as_numbers(values: Any) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """Statistics as float32; they are stored as nested lists, arrays or tensors.
 
     Returns:

@@ -14,7 +14,7 @@ from typing import Any
 
 from raymimic import storage
 from raymimic.checkpoints.records import EpochRecord, Evaluation
-from raymimic.checkpoints.typed_json import UnknownKeyError, from_json
+from raymimic.checkpoints.typed_json import UnknownFieldError, from_json
 from raymimic.errors import CheckpointError
 from raymimic.lease import Lease
 
@@ -179,7 +179,7 @@ class EpochLog(JsonLinesLog):
         self._has_rest = len(content) > prefix.length
         try:
             return [from_json(EpochRecord, json.loads(line)) for line in head.splitlines()]
-        except (ValueError, RecursionError, KeyError, TypeError, UnknownKeyError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, UnknownFieldError) as error:
             raise CheckpointError(f"'{self.path}' is not a list of epochs: {error!r}") from error
 
     def append(self, records: Iterable[EpochRecord]) -> LogPrefix:
@@ -258,7 +258,7 @@ class EvaluationLog(JsonLinesLog):
                 evaluation = from_json(Evaluation, content)
             except (
                 *(AttributeError, KeyError, RecursionError, TypeError, ValueError),
-                UnknownKeyError,
+                UnknownFieldError,
             ) as error:
                 raise CheckpointError(
                     f"'{self.path}' is damaged in line {number} ({error}); restore the earlier "

@@ -1,5 +1,7 @@
 """The content of `checkpoints.json`: which checkpoints a run has, and why each is kept."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterable
@@ -7,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raymimic.checkpoints.records import Evaluation
-from raymimic.checkpoints.typed_json import UnknownKeyError, from_json, known_keys
+from raymimic.checkpoints.typed_json import UnknownFieldError, from_json, known_keys
 from raymimic.errors import CheckpointError
 
 
@@ -36,7 +38,14 @@ class StoredCheckpoint:
 
 @dataclass
 class Scores:
-    """The best scores so far, under the names of robomimic's `variable_state`."""
+    """The best scores so far, the first three under the names of robomimic's `variable_state`.
+
+    Attributes:
+        best_valid_loss: the least validation loss.
+        best_return: the highest average return, by environment.
+        best_success_rate: likewise of the success rate.
+        best: of the best evaluation, the success rate if the run saves by it, then the return.
+    """
 
     best_valid_loss: float | None = None
     best_return: dict[str, float] = field(default_factory=dict)
@@ -71,7 +80,7 @@ class Manifest:
     dropped: list[StoredCheckpoint] = field(default_factory=list)
 
     @classmethod
-    def parse(cls, content: bytes | str, path: str) -> "Manifest":
+    def parse(cls, content: bytes | str, path: str) -> Manifest:
         """Reads a manifest, which may come from anywhere.
 
         Raises:
@@ -96,7 +105,7 @@ class Manifest:
             _check_names([e.file for e in (*parsed.checkpoints, *parsed.dropped)])
             _check_unique("epoch", [e.epoch for e in parsed.checkpoints])
             _check_unique("file", [e.file for e in parsed.checkpoints])
-        except UnknownKeyError as error:
+        except UnknownFieldError as error:
             raise CheckpointError(
                 f"'{path}' {error}, which this version of raymimic does not know: go on with the "
                 f"newer version that wrote it, or {remedy}"

@@ -4,6 +4,8 @@ The file `MLmodel` of such a model names this module. Nothing here imports MLflo
 `MLmodel` is read: the checkpoint alone says what the policy is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ class PolicyModel:
         policy: the policy.
     """
 
-    def __init__(self, policy: "RolloutPolicy") -> None:
+    def __init__(self, policy: RolloutPolicy) -> None:
         self._policy = policy
         self._rows: int | None = None  # episodes under way
 
@@ -65,7 +67,7 @@ class PolicyModel:
         goals = goal if self._policy.goal_keys else None
         return self._policy(inputs, goals, batched_ob=True)
 
-    def get_raw_model(self) -> "RolloutPolicy":
+    def get_raw_model(self) -> RolloutPolicy:
         """The policy itself, with `start_episode` and all else that it can."""
         return self._policy
 

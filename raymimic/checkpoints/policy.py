@@ -1,5 +1,7 @@
 """Makes configs, algorithms and policies of checkpoints, under robomimic's names."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import math
@@ -89,7 +91,7 @@ def policy_from_checkpoint(
     ckpt_dict: dict[str, Any] | None = None,
     verbose: bool = False,
     imports: Sequence[str] = (),
-) -> tuple["RolloutPolicy", dict[str, Any]]:
+) -> tuple[RolloutPolicy, dict[str, Any]]:
     """Restores a trained policy, ready to act.
 
     Args:
@@ -134,16 +136,12 @@ def policy_from_checkpoint(
     return policy, ckpt
 
 
-def algo_from_checkpoint(
-    ckpt: Mapping[str, Any], config: BaseConfig, device: torch.device
-) -> "Algo":
+def algo_from_checkpoint(ckpt: Mapping[str, Any], config: BaseConfig, device: torch.device) -> Algo:
     """Makes the algorithm of a checkpoint's dictionary, see `algo_from_content`."""
     return algo_from_content(CheckpointContent.from_dict(ckpt), config, device)
 
 
-def algo_from_content(
-    content: CheckpointContent, config: BaseConfig, device: torch.device
-) -> "Algo":
+def algo_from_content(content: CheckpointContent, config: BaseConfig, device: torch.device) -> Algo:
     """Makes the algorithm of a checkpoint, whose networks are no larger than those in it.
 
     Args:
@@ -159,7 +157,7 @@ def algo_from_content(
 
     shapes = content.shape_metadata
 
-    def make(device: torch.device) -> "Algo":
+    def make(device: torch.device) -> Algo:
         with weights_follow():
             return algo_factory(
                 config.algo_name, config, shapes["all_shapes"], shapes["ac_dim"], device
@@ -213,7 +211,7 @@ def _count_numbers(state: Any) -> int:
     return sum(map(_count_numbers, state)) if isinstance(state, list | tuple) else 0
 
 
-def _check_stats_fit(algo: "Algo", content: CheckpointContent) -> None:
+def _check_stats_fit(algo: Algo, content: CheckpointContent) -> None:
     """Makes sure that there are statistics of all that the policy normalises.
 
     Raises:

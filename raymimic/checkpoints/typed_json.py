@@ -3,14 +3,15 @@
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 from raymimic.tracking.episode_rows import EpisodeRow, are_episodes
 
 T = TypeVar("T")
 
 
-class UnknownKeyError(Exception):
+class UnknownFieldError(Exception):
     """A key that this version does not know."""
 
 
@@ -19,13 +20,13 @@ def known_keys(kind: type, value: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: it is no object.
-        UnknownKeyError: it has another key.
+        UnknownFieldError: it has another key.
     """
     if not isinstance(value, dict):
         raise TypeError(f"{json.dumps(value)[:40]} stands where an object is expected")
     names = {f.name for f in fields(kind)}
     if unknown := sorted(value.keys() - names):
-        raise UnknownKeyError(f"has the key '{unknown[0]}'")
+        raise UnknownFieldError(f"has the key '{unknown[0]}'")
     return value
 
 
@@ -39,16 +40,23 @@ def from_json(kind: type[T], value: Any) -> T:
     Raises:
         KeyError: a field without a default is missing.
         TypeError: a value has another type than its field.
-        UnknownKeyError: there is a key that is no field.
+        UnknownFieldError: there is a key that is no field.
     """
     values = known_keys(kind, value)
+    types = _types(kind)  # type: ignore[arg-type]
     for f in fields(kind):  # type: ignore[arg-type]
         if f.name not in values:
             if f.default is MISSING and f.default_factory is MISSING:
                 raise KeyError(f.name)
-        elif not _CHECKS[f.type](values[f.name]):
+        elif not _CHECKS[types[f.name]](values[f.name]):
             raise TypeError(f"'{f.name}' is {json.dumps(values[f.name])[:40]}")
     return kind(**values)
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    """Returns the types of a dataclass's fields, whose annotations may be kept as texts."""
+    return get_type_hints(kind)
 
 
 def _is_number(value: Any) -> bool:

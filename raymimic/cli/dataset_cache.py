@@ -1,5 +1,7 @@
 """`raymimic dataset cache`: shows or empties the caches of datasets on this machine."""
 
+from __future__ import annotations
+
 import argparse
 import time
 from collections.abc import Sequence
@@ -94,7 +96,7 @@ class _Use:
         return f"{self.dataset}: {readable_bytes(self.size)}, {ago}, {columns}"
 
 
-def _by_dataset(found: "Sequence[CacheEntry]") -> list[_Use]:
+def _by_dataset(found: Sequence[CacheEntry]) -> list[_Use]:
     """The files by dataset, the one that was used last first."""
     from raymimic.errors import printable
 

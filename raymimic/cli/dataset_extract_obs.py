@@ -1,5 +1,7 @@
 """`raymimic dataset extract-obs`: observations and images of a dataset's states."""
 
+from __future__ import annotations
+
 import argparse
 import shlex
 from collections.abc import Iterator
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         print(printable(line))
 
 
-def extraction(args: argparse.Namespace, render: dict[str, Any] | None) -> "Extraction":
+def extraction(args: argparse.Namespace, render: dict[str, Any] | None) -> Extraction:
     """The extraction that the arguments of `add_extraction` choose.
 
     Args:
@@ -115,7 +117,7 @@ def extraction(args: argparse.Namespace, render: dict[str, Any] | None) -> "Extr
     )
 
 
-def lines(made: "ExtractedDataset") -> Iterator[str]:
+def lines(made: ExtractedDataset) -> Iterator[str]:
     """The dataset, demos that are not in it, and commands that take it, as lines of text."""
     size, where = made.path.stat().st_size / 1e6, shlex.quote(shown(made.path))
     yield (

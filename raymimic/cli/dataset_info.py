@@ -1,5 +1,7 @@
 """`raymimic dataset info`: prints a summary of a dataset."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import shlex
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         raise DatasetError(problems[0] + more)
 
 
-def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
+def _tell_format(args: argparse.Namespace, kind: type[FormatReader]) -> None:
     """Prints what a dataset of another format is, and the command that converts it."""
     from raymimic.config.templates import config_named
     from raymimic.data.convert import reader_of
@@ -129,7 +131,7 @@ def _tell_format(args: argparse.Namespace, kind: "type[FormatReader]") -> None:
         print(printable(line))
 
 
-def _convert_command(args: argparse.Namespace, kind: "type[FormatReader]") -> str:
+def _convert_command(args: argparse.Namespace, kind: type[FormatReader]) -> str:
     target = kind.file_name(args.path)
     if Path(target).exists() or kind.trains_as_is:
         target = target.replace(".hdf5", "_converted.hdf5")
@@ -146,7 +148,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--report names '{args.report}', and it is a page: end it in .html")
 
 
-def _write_report(args: argparse.Namespace, summary: "DatasetSummary") -> None:
+def _write_report(args: argparse.Namespace, summary: DatasetSummary) -> None:
     from raymimic.recording.report import make_report
     from raymimic.storage import write_bytes
 
@@ -165,7 +167,7 @@ def _picture(args: argparse.Namespace) -> str:
 
 
 def _draw(
-    args: argparse.Namespace, config: "BaseConfig | None", summary: "DatasetSummary"
+    args: argparse.Namespace, config: BaseConfig | None, summary: DatasetSummary
 ) -> dict[str, list[str]]:
     """Draws the images of a dataset.
 
@@ -205,7 +207,7 @@ def _image_lines(images: dict[str, list[str]] | None) -> Iterator[str]:
         yield from (f"images: {shown(file)}" for file in images["files"])
 
 
-def _lines(summary: "DatasetSummary") -> Iterator[str]:
+def _lines(summary: DatasetSummary) -> Iterator[str]:
     meta = summary.meta
     transitions = counted(meta.num_transitions, "transition")
     yield f"{meta.path}: {counted(meta.num_demos, 'demo')}, {transitions}"
@@ -237,7 +239,7 @@ def _lines(summary: "DatasetSummary") -> Iterator[str]:
     yield from (f"linked file: {path}" for path in sorted(meta.linked))
 
 
-def _observation_lines(summary: "DatasetSummary") -> Iterator[str]:
+def _observation_lines(summary: DatasetSummary) -> Iterator[str]:
     from raymimic.data.images import CHANNELS
 
     images = 0
@@ -258,7 +260,7 @@ def _observation_lines(summary: "DatasetSummary") -> Iterator[str]:
         yield line
 
 
-def _action_lines(summary: "DatasetSummary") -> Iterator[str]:
+def _action_lines(summary: DatasetSummary) -> Iterator[str]:
     extent = summary.extents.get("actions")
     if extent is None:
         return
@@ -270,7 +272,7 @@ def _action_lines(summary: "DatasetSummary") -> Iterator[str]:
         yield f"  constant: components {', '.join(map(str, extent.constant))} (counted from 0)"
 
 
-def _verdict(summary: "DatasetSummary", found: dict[str, str]) -> Iterator[str]:
+def _verdict(summary: DatasetSummary, found: dict[str, str]) -> Iterator[str]:
     from raymimic.config.templates import config_named
     from raymimic.data.observation_keys import observation_settings
 
@@ -288,7 +290,7 @@ def _verdict(summary: "DatasetSummary", found: dict[str, str]) -> Iterator[str]:
         yield f"with images: {_command(summary.meta.path, able[0], {**settings, **images})}"
 
 
-def _image_settings(summary: "DatasetSummary") -> dict[str, list[str]]:
+def _image_settings(summary: DatasetSummary) -> dict[str, list[str]]:
     """Settings that list all images of a file."""
     from raymimic.data.images import CHANNELS
 

@@ -1,5 +1,7 @@
 """`raymimic dataset playback`: films a dataset, and measures the drift of its actions."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -135,7 +137,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--tolerance {args.tolerance}: it must be a number of at least 0")
 
 
-def lines(report: "PlaybackReport", verified: bool) -> Iterator[str]:
+def lines(report: PlaybackReport, verified: bool) -> Iterator[str]:
     """The report as lines of text.
 
     Args:
@@ -169,7 +171,7 @@ def lines(report: "PlaybackReport", verified: bool) -> Iterator[str]:
         yield f"video: {shown(report.video)}, {counted(report.num_frames, 'frame')}"
 
 
-def to_dict(report: "PlaybackReport") -> dict[str, object]:
+def to_dict(report: PlaybackReport) -> dict[str, object]:
     """The numbers of a report as plain values."""
     return {
         "dataset": report.source,
@@ -179,7 +181,7 @@ def to_dict(report: "PlaybackReport") -> dict[str, object]:
     }
 
 
-def _fault(report: "PlaybackReport", tolerance: float | None) -> str:
+def _fault(report: PlaybackReport, tolerance: float | None) -> str:
     """Why a verification fails, or nothing."""
     if report.dropped:
         return f"{counted(len(report.dropped), 'demo')} cannot be played back"

@@ -1,5 +1,7 @@
 """`raymimic dataset validate`: lists everything that is wrong with a dataset."""
 
+from __future__ import annotations
+
 import argparse
 import shlex
 from collections.abc import Iterator
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _remedy(args: argparse.Namespace, found: "Validation") -> str:
+def _remedy(args: argparse.Namespace, found: Validation) -> str:
     """The command that repairs a file; empty where the config is at fault alone."""
     if all(fault.kind == "config" for fault in found.errors):
         return ""
@@ -78,14 +80,14 @@ def _remedy(args: argparse.Namespace, found: "Validation") -> str:
     return "; try " + shlex.join(["raymimic", "dataset", "repair", args.path, "--out", target])
 
 
-def _count(found: "Validation") -> str:
+def _count(found: Validation) -> str:
     errors = len(found.errors)
     warnings = len(found.faults) - errors
     demos = counted(len(found.demos), "demo")
     return f"{demos}, {counted(errors, 'error')}, {counted(warnings, 'warning')}"
 
 
-def _lines(faults: "tuple[Fault, ...]") -> Iterator[str]:
+def _lines(faults: tuple[Fault, ...]) -> Iterator[str]:
     """A line for each kind of fault of each array, with all demos that have it; errors first."""
     groups: dict[tuple[bool, str, str], list[Fault]] = {}
     for fault in sorted(faults, key=lambda fault: not fault.is_error):

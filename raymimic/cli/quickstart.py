@@ -1,5 +1,7 @@
 """`raymimic quickstart`: makes data, trains TD3-BC on it, compares the policy with the data."""
 
+from __future__ import annotations
+
 import argparse
 import time
 from collections.abc import Sequence
@@ -97,7 +99,7 @@ def quickstart(output_dir: Path, seed: int = 1, fast: bool = False) -> float:
     return fraction
 
 
-def quickstart_config(dataset: Path, output_dir: Path, seed: int, scale: Scale) -> "BaseConfig":
+def quickstart_config(dataset: Path, output_dir: Path, seed: int, scale: Scale) -> BaseConfig:
     """The quickstart's training: two workers, evaluated by Ray actors while it runs."""
     from raymimic.config import config_factory
 
@@ -135,7 +137,7 @@ def quickstart_config(dataset: Path, output_dir: Path, seed: int, scale: Scale) 
     return config
 
 
-def _print_results(dataset: Path, result: "TrainResult", report: "EvaluationReport") -> float:
+def _print_results(dataset: Path, result: TrainResult, report: EvaluationReport) -> float:
     import numpy as np
 
     from raymimic.data.metadata import read_metadata

@@ -1,5 +1,7 @@
 """Arguments that several commands take, and how a command ends and prints JSON."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import json
@@ -123,7 +125,7 @@ def _integer(text: str, least: int) -> int:
     raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
 
 
-def print_masks(written: "WrittenMasks", as_json: bool) -> None:
+def print_masks(written: WrittenMasks, as_json: bool) -> None:
     """Prints the filter keys that a command wrote."""
     if as_json:
         masks = {key: {"demos": len(n), "steps": sum(n)} for key, n in written.lengths.items()}

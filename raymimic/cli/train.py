@@ -1,5 +1,7 @@
 """`raymimic train`: trains one policy."""
 
+from __future__ import annotations
+
 import argparse
 import os
 from typing import TYPE_CHECKING, Any
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"MLflow page:     {page}")
 
 
-def _check_address(config: "BaseConfig", run_dir: str, args: argparse.Namespace) -> None:
+def _check_address(config: BaseConfig, run_dir: str, args: argparse.Namespace) -> None:
     """Refuses to join a cluster that only a run's folder names: it could make us run its code.
 
     Raises:
@@ -116,7 +118,7 @@ def _check_address(config: "BaseConfig", run_dir: str, args: argparse.Namespace)
         )
 
 
-def _config(args: argparse.Namespace) -> "BaseConfig":
+def _config(args: argparse.Namespace) -> BaseConfig:
     """The config that the arguments describe."""
     from raymimic.config.base_config import config_from_file
     from raymimic.config.templates import config_named
@@ -141,7 +143,7 @@ def _config(args: argparse.Namespace) -> "BaseConfig":
     return config
 
 
-def _apply(config: "BaseConfig", args: argparse.Namespace) -> None:
+def _apply(config: BaseConfig, args: argparse.Namespace) -> None:
     """Puts the command line's settings into a config."""
     from raymimic.config.base_config import parse_set
 

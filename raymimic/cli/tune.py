@@ -1,5 +1,7 @@
 """`raymimic tune`: trains many settings with several seeds each, and compares them."""
 
+from __future__ import annotations
+
 import argparse
 from typing import TYPE_CHECKING
 
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         print(json_text(result.to_dict()), flush=True)
 
 
-def _spec(args: argparse.Namespace) -> "SweepSpec":
+def _spec(args: argparse.Namespace) -> SweepSpec:
     """The sweep that the arguments describe."""
     from raymimic.config.base_config import parse_set
     from raymimic.sweep.spec.sweep_file import sweep_from_file

@@ -25,8 +25,8 @@ from raymimic.config.sections import (
     AnyOf,
     EncoderSection,
     OptimizerSection,
-    Rules,
     Section,
+    SettingRules,
 )
 from raymimic.errors import ConfigError, RaymimicError, perhaps
 from raymimic.observations.shapes import modalities_of
@@ -48,7 +48,7 @@ class Place:
         path: path of the place in the config; empty: the config itself.
     """
 
-    cls: type[Rules]
+    cls: type[SettingRules]
     inside: str
     path: str
 
@@ -61,7 +61,7 @@ class Place:
         return f"{self.path}.{key}" if self.path else key
 
 
-class BaseConfig(Rules, Config):
+class BaseConfig(SettingRules, Config):
     """Base of all algorithms' configs; a subclass fills `self.algo` in `algo_config`.
 
     A subclass that sets `ALGO_NAME` is registered under that name, for `config_factory`. Each
@@ -78,8 +78,8 @@ class BaseConfig(Rules, Config):
             own does not inherit it.
         OWN_KEYS: keys that robomimic's config lacks.
         RANGES, CHOICES, EXAMPLES, NULLABLE, PERTURBABLE: rules for the keys that the class itself
-            adds; see `Rules`. A section (`self.algo.vae = VAESection()`) or a part that is another
-            algorithm (`self.algo.actor = BCConfig().algo`) has the rules of its own class.
+            adds; see `SettingRules`. A section (`self.algo.vae = VAESection()`) or a part that is
+            another algorithm (`self.algo.actor = BCConfig().algo`) has the rules of its own class.
         SEES_STACKS: whether the policy gets the last `train.frame_stack` observations, or the key
             that switches this on; None: the algorithm decides, and refuses stacks if it takes
             single steps.

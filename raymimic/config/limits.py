@@ -1,6 +1,7 @@
 """Limits of a single setting: its type, its range, its choices.
 
-A default shows the type of its key; the tables of `raymimic.config.sections.Rules` say the rest.
+A default shows the type of its key; the tables of `raymimic.config.sections.SettingRules` say the
+rest.
 """
 
 from __future__ import annotations

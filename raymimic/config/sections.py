@@ -22,7 +22,7 @@ class AnyOf(tuple[Any, ...]):
     """Examples of a value that may be of several types."""
 
 
-class Rules:
+class SettingRules:
     """Tables that say which values the keys of a config class, or of a section, can have.
 
     A default shows the type of its key; the tables say the rest. Keys are dotted paths, in a
@@ -49,7 +49,7 @@ class Rules:
     PERTURBABLE: ClassVar[tuple[str, ...]] = ()
 
 
-class Section(Rules, Config):
+class Section(SettingRules, Config):
     """Base of sections with rules; a subclass fills itself in `section_config`.
 
     A section whose key `enabled` is false is not checked for contradictions.

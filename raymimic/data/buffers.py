@@ -1,5 +1,7 @@
 """Memory of batches, which is used again once no batch refers to it."""
 
+from __future__ import annotations
+
 import math
 import weakref
 from collections import deque
@@ -24,7 +26,7 @@ class Buffers:
         # The system gets the memory of further ones back.
         self._free: deque[np.ndarray] = deque(maxlen=_MOST_FREE)
 
-    def __reduce__(self) -> tuple[type["Buffers"], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Buffers], tuple[()]]:
         return Buffers, ()  # a copy, such as that of another process, begins with no memory
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,8 @@ folders of a `DatasetFile`, and refuses external raw storage. A missing target o
 error: HDF5 would skip the link, and fill the virtual dataset with zeros.
 """
 
+from __future__ import annotations
+
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +66,7 @@ class DatasetFile:
     folders: tuple[Path, ...] = ()
 
     @classmethod
-    def locate(cls, path: str | Path, allow_links: Sequence[str | Path] = ()) -> "DatasetFile":
+    def locate(cls, path: str | Path, allow_links: Sequence[str | Path] = ()) -> DatasetFile:
         """Finds a dataset.
 
         Args:
@@ -91,7 +93,7 @@ class DatasetFile:
 @contextmanager
 def open_hdf5(
     dataset: DatasetFile | str | Path, allow_links: Sequence[str | Path] = ()
-) -> Iterator["DatasetReader"]:
+) -> Iterator[DatasetReader]:
     """Opens an HDF5 file of any layout for reading.
 
     Args:
@@ -115,7 +117,7 @@ def open_hdf5(
 @contextmanager
 def open_dataset(
     dataset: DatasetFile | str | Path, allow_links: Sequence[str | Path] = ()
-) -> Iterator["DatasetReader"]:
+) -> Iterator[DatasetReader]:
     """Opens a dataset for reading.
 
     Args:
@@ -175,7 +177,7 @@ class DatasetReader:
             f" robomimic's format (data/<demo>/obs, data/<demo>/actions, …){_CONVERT}"
         )
 
-    def demo(self, name: str) -> "DemoReader | None":
+    def demo(self, name: str) -> DemoReader | None:
         """A demo; None if `data` has no group of that name.
 
         Objects of demos that were opened before may not be used any more.
@@ -187,7 +189,7 @@ class DatasetReader:
         group = self.find(self.data, name, str(self), "data")
         return DemoReader(self, name, group) if isinstance(group, h5py.Group) else None
 
-    def known_demo(self, name: str) -> "DemoReader":
+    def known_demo(self, name: str) -> DemoReader:
         """A demo, see `demo`.
 
         Raises:

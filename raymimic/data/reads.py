@@ -4,6 +4,8 @@ A loader gathers these windows and nothing else. An algorithm that does not decl
 robomimic's one window: the same steps of every key.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -31,11 +33,11 @@ class Window:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __or__(self, other: "Window") -> "Window":
+    def __or__(self, other: Window) -> Window:
         """The shortest window that holds both."""
         return Window(min(self.start, other.start), max(self.stop, other.stop))
 
-    def within(self, other: "Window") -> slice:
+    def within(self, other: Window) -> slice:
         """Where this window lies in a longer one."""
         return slice(self.start - other.start, self.stop - other.start)
 
@@ -95,7 +97,7 @@ class Reads:
         named = {name for name in self.windows if name not in (OBS, "actions")}
         return frozenset(named | {name for name, is_set in flags.items() if is_set}) - self.optional
 
-    def __or__(self, other: "Reads") -> "Reads":
+    def __or__(self, other: Reads) -> Reads:
         """The windows that hold those of both."""
 
         def joined(a: Mapping[str, Window], b: Mapping[str, Window]) -> dict[str, Window]:

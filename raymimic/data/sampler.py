@@ -5,6 +5,8 @@ resumed run sees the samples of an unbroken one, and every worker computes the s
 batches and takes its own part of each.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,11 +41,11 @@ class Batches:
     totals: np.ndarray
 
     @classmethod
-    def of_all(cls, indices: Tensor, sizes: np.ndarray) -> "Batches":
+    def of_all(cls, indices: Tensor, sizes: np.ndarray) -> Batches:
         """Global batches, of these sizes `[num_steps]`."""
         return cls(indices, torch.from_numpy(_numbered(sizes)), sizes, sizes)
 
-    def cut(self, rank: int, world_size: int) -> "Batches":
+    def cut(self, rank: int, world_size: int) -> Batches:
         """One worker's contiguous part of each batch, as even as can be.
 
         Args:
@@ -57,7 +59,7 @@ class Batches:
         rows = torch.from_numpy(np.repeat(begins, sizes) + _numbered(sizes))
         return Batches(self.indices[rows], self.positions[rows], sizes, self.totals)
 
-    def keep(self, mask: Tensor, indices: Tensor) -> "Batches":
+    def keep(self, mask: Tensor, indices: Tensor) -> Batches:
         """Only some samples of each batch, under other numbers.
 
         Args:

@@ -4,6 +4,8 @@ Computed once, in float64, and merged block by block, so that no copy of a colum
 that a worker's share of a sharded dataset does not matter.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,13 +51,13 @@ class Moments:
     high: NDArray[np.float64]
 
     @classmethod
-    def of(cls, rows: NDArray[np.float64]) -> "Moments":
+    def of(cls, rows: NDArray[np.float64]) -> Moments:
         """Moments of `rows [n, ...]`."""
         mean = rows.mean(axis=0)
         sqdiff = np.square(rows - mean).sum(axis=0)
         return cls(len(rows), mean, sqdiff, rows.min(axis=0), rows.max(axis=0))
 
-    def merge(self, other: "Moments") -> "Moments":
+    def merge(self, other: Moments) -> Moments:
         """Moments of both sets of rows together (Chan, Golub & LeVeque 1979)."""
         count = self.count + other.count
         delta = other.mean - self.mean
@@ -67,7 +69,7 @@ class Moments:
             np.maximum(self.high, other.high),
         )
 
-    def split(self, widths: Mapping[str, int]) -> "dict[str, Moments]":
+    def split(self, widths: Mapping[str, int]) -> dict[str, Moments]:
         """Moments of consecutive parts of flat rows, by name."""
         parts, left = {}, 0
         for name, width in widths.items():

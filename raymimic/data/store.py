@@ -1,5 +1,7 @@
 """Demonstrations: one flat column per quantity, in memory or in files, and their places in it."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,7 +98,7 @@ class DemoStore:
         request: ColumnRequest,
         dtype: torch.dtype = torch.float32,
         shard: tuple[int, int] | None = None,
-    ) -> "DemoStore":
+    ) -> DemoStore:
         """Finds demos (`raymimic.data.layout.scan`) and reads them (`read`)."""
         return cls.read(scan(sources, request), dtype, shard)
 
@@ -107,7 +109,7 @@ class DemoStore:
         dtype: torch.dtype = torch.float32,
         shard: tuple[int, int] | None = None,
         cache: DemoCache | None = None,
-    ) -> "DemoStore":
+    ) -> DemoStore:
         """Reads demos into memory; the peak is little more than the columns themselves.
 
         Args:
@@ -198,7 +200,7 @@ class DemoStore:
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         return self.buffers[column].empty(shape, dtype)
 
-    def to(self, device: torch.device) -> "DemoStore":
+    def to(self, device: torch.device) -> DemoStore:
         """The same store on another device; cached columns stay in their files."""
         columns = self.columns.items()
         return replace(

@@ -1,5 +1,7 @@
 """Everything that a training takes from its data: loaders, statistics, shapes, environments."""
 
+from __future__ import annotations
+
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -451,7 +453,7 @@ class _WorkersPart:
             for layout, shard in shares
         ]
 
-    def dataset(self, store: DemoStore, found: "_Statistics") -> SequenceDataset:
+    def dataset(self, store: DemoStore, found: _Statistics) -> SequenceDataset:
         """Samples of a store, on the device if it fits, whose actions come normalised."""
         train = self.config.train
         scaling = scaling_of(found.actions, store.columns["actions"][:0])

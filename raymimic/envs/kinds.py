@@ -7,6 +7,7 @@ own that `--import` names, put `@register_env_kind("my kind")` before it.
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
@@ -22,22 +23,32 @@ EnvClass = TypeVar("EnvClass", bound=type[EnvBase])
 DEFAULT_KIND = EnvType.GYM_TYPE
 """The kind of an environment whose description has no `type`."""
 
-# A class, or `module:class` to import once an environment of the kind is needed.
-_KINDS: dict[Kind, str | type[EnvBase]] = {
-    EnvType.ROBOSUITE_TYPE: "raymimic.envs.env_robosuite:EnvRobosuite",
-    EnvType.GYM_TYPE: "raymimic.envs.env_gym:EnvGym",
-    "metaworld": "raymimic.envs.env_metaworld:EnvMetaworld",
+
+@dataclass(frozen=True)
+class OwnKind:
+    """A kind that comes with raymimic.
+
+    Attributes:
+        place: `module:class`, to import once an environment of the kind is needed.
+        package: the simulator, which is an extra of the same name; empty: it is always there.
+        too_new: the version of MuJoCo from which on the simulator is known to fail.
+    """
+
+    place: str
+    package: str = ""
+    too_new: tuple[int, ...] = ()
+
+
+_KINDS: dict[Kind, OwnKind | type[EnvBase]] = {
+    EnvType.ROBOSUITE_TYPE: OwnKind(
+        "raymimic.envs.env_robosuite:EnvRobosuite", "robosuite", (3, 10)
+    ),
+    EnvType.GYM_TYPE: OwnKind("raymimic.envs.env_gym:EnvGym"),
+    "metaworld": OwnKind("raymimic.envs.env_metaworld:EnvMetaworld", "metaworld", (3, 12)),
 }
 
-# The package behind a kind, which is an extra of the same name, and the version of MuJoCo from
-# which on it is known to fail.
-_SIMULATORS = {
-    EnvType.ROBOSUITE_TYPE: ("robosuite", (3, 10)),
-    "metaworld": ("metaworld", (3, 12)),
-}
-
-# Names, for messages, of robomimic's kinds that are numbers.
-_NAMES = {EnvType.ROBOSUITE_TYPE: "robosuite", EnvType.IG_MOMART_TYPE: "iGibson"}
+# Names, for messages, of numbers of robomimic without a class here.
+_NAMES = {EnvType.IG_MOMART_TYPE: "iGibson"}
 
 # Entries of `env_kwargs` that say how the recorder ran its environment: raymimic decides that.
 _RECORDERS_OWN = {
@@ -63,12 +74,11 @@ def register_env_kind(kind: Kind) -> Callable[[EnvClass], EnvClass]:
     """
 
     def register(cls: EnvClass) -> EnvClass:
-        name = f"{cls.__module__}:{cls.__qualname__}"
+        name = _place(cls)
         if not (isinstance(cls, type) and issubclass(cls, EnvBase)):
             raise ConfigError(f"environment kind {kind!r}: {name} does not extend EnvBase")
-        other = _KINDS.get(kind, name)
-        if not isinstance(other, str):
-            other = f"{other.__module__}:{other.__qualname__}"
+        known = _KINDS.get(kind, cls)
+        other = known.place if isinstance(known, OwnKind) else _place(known)
         if other != name:  # the same module may be imported again
             raise ConfigError(
                 f"environment kind {kind!r} of {name} is taken by {other}: choose another name"
@@ -77,6 +87,10 @@ def register_env_kind(kind: Kind) -> Callable[[EnvClass], EnvClass]:
         return cls
 
     return register
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def env_from_metadata(
@@ -165,13 +179,14 @@ def _drawn(settings: RenderSettings | None, reads: Mapping[str, str] | None) -> 
 
 def _failure(kind: Kind, error: Exception) -> str:
     """Why an environment of a kind cannot be made."""
-    package, too_new = _SIMULATORS.get(kind, (None, ()))
+    entry = _KINDS[kind]
+    package, too_new = (entry.package, entry.too_new) if isinstance(entry, OwnKind) else ("", ())
     if isinstance(error, ImportError):
-        if package is not None and error.name == package:
+        if package and error.name == package:
             return f"needs {package}, which is not installed: {pip_install(package)}"
         return f"needs a package that cannot be imported: {reason(error)}"
     failure = f"cannot be made: {reason(error)}"
-    if package is not None:
+    if package:
         mujoco = metadata.version("mujoco")
         if tuple(map(int, mujoco.split(".")[:2])) >= too_new:
             newest = ".".join(map(str, too_new))
@@ -193,9 +208,9 @@ def env_class(kind: Kind | None) -> type[EnvBase]:
         ImportError: the simulator is not installed.
     """
     entry = _KINDS[_known(DEFAULT_KIND if kind is None else kind, "an environment")]
-    if not isinstance(entry, str):
+    if not isinstance(entry, OwnKind):
         return entry
-    module, _, name = entry.partition(":")
+    module, _, name = entry.place.partition(":")
     cls: type[EnvBase] = getattr(import_module(module), name)
     return cls
 

@@ -3,6 +3,8 @@
 raymimic's policies stack observations by themselves, and take those of `FrameStackWrapper` too.
 """
 
+from __future__ import annotations
+
 import textwrap
 from collections import deque
 from collections.abc import Mapping
@@ -24,7 +26,7 @@ class EnvWrapper:
         TypeError: it is neither.
     """
 
-    def __init__(self, env: "EnvBase | EnvWrapper") -> None:
+    def __init__(self, env: EnvBase | EnvWrapper) -> None:
         if not isinstance(env, EnvBase | EnvWrapper):
             raise TypeError(f"a wrapper takes an environment, and not {type(env).__name__}")
         self.env = env

@@ -185,7 +185,7 @@ class ActionHead(Protocol):
 class GaussianHead:
     """Makes a diagonal Gaussian of the outputs `mean` and `scale`.
 
-    Args:
+    Attributes:
         ac_dim: number of action dimensions.
         fixed_std: the standard deviation is `init_std`; `scale` is ignored.
         std_activation: `"softplus"`, scaled so that an output of 0 gives `init_std`; `"exp"`;
@@ -238,7 +238,7 @@ class GaussianHead:
 class GMMHead:
     """Makes a mixture of diagonal Gaussians of the outputs `mean`, `scale` and `logits`.
 
-    Args:
+    Attributes:
         ac_dim: number of action dimensions.
         num_modes: number of Gaussians.
         min_std: added to each standard deviation.

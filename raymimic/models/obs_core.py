@@ -5,6 +5,8 @@ A config names an encoder in `observation.encoder.<modality>.core_class`, and it
 `raymimic.models.vision.randomizers`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -16,7 +18,7 @@ from raymimic.models.named_classes import NamedClasses
 from raymimic.models.vision.convolutions import BACKBONES, Conv1dBase
 from raymimic.models.vision.pools import POOLS, Pool
 
-ENCODER_CORES: NamedClasses["EncoderCore"] = NamedClasses("an encoder core")
+ENCODER_CORES: NamedClasses[EncoderCore] = NamedClasses("an encoder core")
 register_encoder_core = ENCODER_CORES.register
 
 

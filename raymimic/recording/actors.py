@@ -24,7 +24,7 @@ _WAIT_S = 1.0
 _TIMES = f"its process died {RETRIES + 1} times in a row"
 
 
-class _Actor:
+class _RecordingActor:
     """A process that plays one episode after the other."""
 
     def __init__(self, player: Player, imports: Sequence[str], import_path: ImportPath) -> None:
@@ -61,7 +61,7 @@ class ActorPlayers:
         bundle = {"CPU": min(1.0, cpus / number)}
         self._cluster = cluster
         self._room = RoomWatch(bundle, "a recording actor", cluster.patience_s, logger.warning)
-        actor_class: Any = ray.remote(_Actor)
+        actor_class: Any = ray.remote(_RecordingActor)
         actor_class = actor_class.options(
             num_cpus=bundle["CPU"], max_restarts=-1, max_task_retries=RETRIES
         )

@@ -1,5 +1,7 @@
 """Observations as the randomizers of a config change them in training."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -58,7 +60,7 @@ class Augmentations:
             of = f" ({part})" if part else ""
             self.titles += [f"after {type(randomizer).__name__}{of}" for randomizer in chain]
 
-    def apply(self, values: NDArray[Any], number: int) -> list["Augmented | str"]:
+    def apply(self, values: NDArray[Any], number: int) -> list[Augmented | str]:
         """Applies them to one observation, as in training.
 
         Args:

@@ -22,7 +22,7 @@ from raymimic.data.hdf5 import DatasetFile, DatasetReader, DemoReader, open_data
 from raymimic.data.images import frame_faults, is_picture, objection
 from raymimic.errors import DatasetError, printable
 from raymimic.recording.augmented import Augmentations, Augmented
-from raymimic.recording.painting import Row, Section, Sheet, Tile, picture
+from raymimic.recording.painting import CameraPictures, Row, Sheet, Tile, picture
 from raymimic.storage import file_names, write_bytes
 
 _DEMOS = 3
@@ -120,7 +120,7 @@ def contact_sheets(
 
 
 @dataclass
-class _Seen:
+class _DrawnFrame:
     """A frame that was drawn.
 
     Attributes:
@@ -167,11 +167,11 @@ class _Camera:
         deadline: float,
     ) -> None:
         self.key, self._modality = key, modality
-        self.seen: dict[tuple[str, int], _Seen] = {}
+        self.seen: dict[tuple[str, int], _DrawnFrame] = {}
         self._reader, self._config, self._deadline = reader, config, deadline
         self._augmentations: Augmentations | None = None
         self._lost: list[str] = []
-        self.section = Section(f"obs/{key}", "", list(_COLUMNS), [])
+        self.section = CameraPictures(f"obs/{key}", "", list(_COLUMNS), [])
         for number, name in enumerate(demos):
             row = Row(name)
             try:
@@ -249,7 +249,7 @@ class _Camera:
         faults = frame_faults(values)
         tile = Tile(image, captions, list(faults))
         digest = hashlib.sha256(f"{values.shape}{values.dtype}".encode() + values.tobytes())
-        self.seen[demo.name, index] = _Seen(tile, digest.digest(), faults)
+        self.seen[demo.name, index] = _DrawnFrame(tile, digest.digest(), faults)
         return values, tile
 
     def warnings(self) -> list[str]:

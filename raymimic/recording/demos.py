@@ -32,7 +32,7 @@ from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
-from raymimic.recording.progress import Progress
+from raymimic.recording.progress import ProgressBar
 from raymimic.storage import check_writable
 
 VALID_EVERY = 10
@@ -107,13 +107,13 @@ class Recipe:
         """Further filter keys of a demo, beside `train` and `valid`.
 
         Args:
-            solved: see `Demo`.
+            solved: see `PlayedEpisode`.
         """
         return ()
 
 
 @dataclass(frozen=True)
-class Demo:
+class PlayedEpisode:
     """One played episode.
 
     Attributes:
@@ -133,8 +133,8 @@ class Take(Facts):
     """The facts about an episode.
 
     Attributes:
-        solved: see `Demo`.
-        spoiled: see `Demo`.
+        solved: see `PlayedEpisode`.
+        spoiled: see `PlayedEpisode`.
         kept: whether it is a demo of the dataset.
         length: its steps.
         total: the sum of its rewards.
@@ -149,7 +149,7 @@ class Take(Facts):
     keys: Sequence[str] = ()
 
     @classmethod
-    def of(cls, outcome: Demo | Crash, keep_failures: bool) -> Take:
+    def of(cls, outcome: PlayedEpisode | Crash, keep_failures: bool) -> Take:
         """The facts about an episode that was played."""
         if isinstance(outcome, Crash):
             return cls(crash=outcome.reason)
@@ -288,7 +288,7 @@ def record_demos(
         made.resumed = parts.num_kept
         with (
             playing(recipe.player(), num_actors, imports) as players,
-            Progress(recipe.name, demos, "demos", progress) as bar,
+            ProgressBar(recipe.name, demos, "demos", progress) as bar,
         ):
             env_args = players.prepare()
             seeds = episode_seeds(Purpose.DEMONSTRATION, seed, recipe.stage, EPISODES)
@@ -319,9 +319,11 @@ def record_demos(
     return made
 
 
-def _taken(keep_failures: bool, outcome: Demo | Crash) -> tuple[Take, RecordedEpisode | None]:
+def _taken(
+    keep_failures: bool, outcome: PlayedEpisode | Crash
+) -> tuple[Take, RecordedEpisode | None]:
     take = Take.of(outcome, keep_failures)
-    return take, outcome.episode if isinstance(outcome, Demo) and take.kept else None
+    return take, outcome.episode if isinstance(outcome, PlayedEpisode) and take.kept else None
 
 
 def _hopeless(name: str, faults: Sequence[str]) -> str:
@@ -370,7 +372,7 @@ class ExpertPlayer:
         self._expert.start(env, 0, seeded_generators(0))
         return self._expert.env_args(env.serialize())
 
-    def play(self, job: int) -> Demo:
+    def play(self, job: int) -> PlayedEpisode:
         """Plays the episode of a seed."""
         env = self._open()
         demo = play_episode(env, self._expert, job, self._recipe.stores_next_obs)
@@ -386,7 +388,7 @@ class ExpertPlayer:
         return self._recipe.open(self._expert)
 
 
-def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True) -> Demo:
+def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True) -> PlayedEpisode:
     """Plays one episode.
 
     Args:
@@ -400,7 +402,7 @@ def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True)
     keys = numeric_keys(obs)
     extras, has_states = _described(env)
     has_task = expert.hold is not None
-    observed, rows, solved, knows, spoiled, left = [obs], _Rows(), False, False, False, None
+    observed, rows, solved, knows, spoiled, left = [obs], _StepValues(), False, False, False, None
     for _ in range(expert.horizon):
         action = expert.clip(env, expert.act(env, obs, rng)).astype(np.float32)
         before = {"states": env.get_state()["states"]} if has_states else {}
@@ -435,10 +437,10 @@ def play_episode(env: EnvBase, expert: Expert, seed: int, next_obs: bool = True)
         others=columns,
         attrs=attrs,
     )
-    return Demo(episode, outcome, spoiled)
+    return PlayedEpisode(episode, outcome, spoiled)
 
 
-class _Rows:
+class _StepValues:
     """The values of each step, by name."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
-from raymimic.recording.progress import Progress
+from raymimic.recording.progress import ProgressBar
 from raymimic.recording.source import Source, SourceDemo, SourcePlayer, begin
 from raymimic.storage import check_writable
 
@@ -174,7 +174,7 @@ def extract_observations(
         made.kept = parts.num_kept
         with (
             playing(player, num_actors, imports) as players,
-            Progress(Path(out).name, len(names), "demos", progress) as bar,
+            ProgressBar(Path(out).name, len(names), "demos", progress) as bar,
         ):
             tried: Tried = players.prepare()
             in_a_row = 0

@@ -29,7 +29,7 @@ from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, Parts, keeping_parts
 from raymimic.recording.players import Crash, Players
 from raymimic.recording.playing import playing
-from raymimic.recording.progress import Progress
+from raymimic.recording.progress import ProgressBar
 from raymimic.recording.source_policy import FloatArray, SourcePolicy
 from raymimic.storage import check_writable
 
@@ -101,7 +101,7 @@ def make_dataset(
     with keeping_parts(path, {"dataset": task, "seed": seed, **wanted}) as parts:
         with (
             playing(_Player(task), num_actors) as players,
-            Progress(name, sum(wanted.values()), "steps", progress) as bar,
+            ProgressBar(name, sum(wanted.values()), "steps", progress) as bar,
         ):
             for level, index, shown in _recorded(parts, players, seed, wanted):
                 returns[level].append(shown.total)

@@ -114,7 +114,7 @@ class Row:
 
 
 @dataclass
-class Section:
+class CameraPictures:
     """The pictures of one camera.
 
     Attributes:
@@ -200,7 +200,7 @@ def _moved(box: Box, left: int, top: int) -> Box:
     return box[0] + left, box[1] + top, box[2] + left, box[3] + top
 
 
-def _section_block(number: int, section: Section) -> _Block:
+def _section_block(number: int, section: CameraPictures) -> _Block:
     """Places the pictures of a camera, a row for each demo."""
     widths = _column_widths(section)
     block = _Block(max(_LABELS + sum(widths) + _GAP * (len(widths) - 1), _LEAST_WIDTH))
@@ -239,7 +239,9 @@ class Sheet:
         places: left, top, right and bottom of each picture, by section, row and column.
     """
 
-    def __init__(self, title: str, lines: Sequence[str], sections: Sequence[Section]) -> None:
+    def __init__(
+        self, title: str, lines: Sequence[str], sections: Sequence[CameraPictures]
+    ) -> None:
         blocks = [_section_block(i, section) for i, section in enumerate(sections)]
         columns = _columns(blocks)
         width = sum(max(block.width for block in column) for column in columns)
@@ -290,7 +292,7 @@ def _columns(blocks: Sequence[_Block]) -> list[list[_Block]]:
     return min(options, key=lambda option: option[0])[1]
 
 
-def _column_widths(section: Section) -> list[int]:
+def _column_widths(section: CameraPictures) -> list[int]:
     widths = [
         max(_LEAST_COLUMN, min(_LARGEST, math.ceil(_font(12, bold=True).getlength(title))))
         for title in section.columns

@@ -31,7 +31,7 @@ from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
-from raymimic.recording.progress import Progress
+from raymimic.recording.progress import ProgressBar
 from raymimic.recording.source import (
     Source,
     SourceDemo,
@@ -224,7 +224,7 @@ def play_back(
     with ExitStack() as stack:
         players = stack.enter_context(playing(player, num_actors, imports))
         players.prepare()
-        bar = stack.enter_context(Progress(Path(given.path).name, len(names), "demos", progress))
+        bar = stack.enter_context(ProgressBar(Path(given.path).name, len(names), "demos", progress))
         if video is None:
             for name, outcome in zip(names, players.play(names), strict=True):
                 _note(report, name, _taken(outcome)[0])

@@ -18,7 +18,7 @@ from raymimic.envs.fit import check_fit
 from raymimic.envs.kinds import env_from_metadata, render_settings
 from raymimic.envs.render_settings import settings_of
 from raymimic.errors import ConfigError
-from raymimic.recording.demos import Demo, ExpertPlayer, Recipe
+from raymimic.recording.demos import ExpertPlayer, PlayedEpisode, Recipe
 from raymimic.recording.experts.expert import Expert
 from raymimic.rollout.episodes import OneRow
 from raymimic.rollout.playable import Playable
@@ -175,7 +175,7 @@ class PolicyPlayer(ExpertPlayer):
         check_fit(self._of_policy.env_meta, self._of_policy.policy.interface)
         return super().prepare()
 
-    def play(self, job: int) -> Demo:
+    def play(self, job: int) -> PlayedEpisode:
         """Plays the episode of a seed."""
         demo = super().play(job)
         if self._of_policy.stores_obs:

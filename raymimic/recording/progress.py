@@ -9,7 +9,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 _MANY = 9999  # from then on thousands are counted
 
 
-class Progress(tqdm):  # type: ignore[misc] # tqdm has no types
+class ProgressBar(tqdm):  # type: ignore[misc] # tqdm has no types
     """A progress bar; without a terminal, a line for each quarter.
 
     Args:

@@ -34,7 +34,7 @@ DEFAULT_OUT = Path(__file__).parent / "policies"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How the policies of one task are made.
 
     Attributes:
@@ -54,9 +54,9 @@ class Recipe:
 
 
 RECIPES = {
-    "walker2d": Recipe("Walker2d-v5", 4000.0, budget=1_200_000, snapshot_every=40_000),
-    "hopper": Recipe("Hopper-v5", 3000.0, budget=1_200_000, snapshot_every=40_000),
-    "halfcheetah": Recipe("HalfCheetah-v5", 4000.0, budget=240, snapshot_every=8),
+    "walker2d": TrainingRecipe("Walker2d-v5", 4000.0, budget=1_200_000, snapshot_every=40_000),
+    "hopper": TrainingRecipe("Hopper-v5", 3000.0, budget=1_200_000, snapshot_every=40_000),
+    "halfcheetah": TrainingRecipe("HalfCheetah-v5", 4000.0, budget=240, snapshot_every=8),
 }
 
 
@@ -74,7 +74,7 @@ def play(policy: SourcePolicy, env: gymnasium.Env[Any, Any], seed: int, noise: f
     return episode_return
 
 
-def ppo_snapshots(recipe: Recipe, seed: int) -> Iterator[SourcePolicy]:
+def ppo_snapshots(recipe: TrainingRecipe, seed: int) -> Iterator[SourcePolicy]:
     """Trains PPO with a linearly decaying learning rate and yields a policy at each snapshot."""
     import torch
     from stable_baselines3 import PPO
@@ -84,12 +84,20 @@ def ppo_snapshots(recipe: Recipe, seed: int) -> Iterator[SourcePolicy]:
     torch.set_num_threads(1)
     envs = VecNormalize(make_vec_env(recipe.env_name, n_envs=4, seed=seed))
     obs_rms: Any = envs.obs_rms
-    model = PPO("MlpPolicy", envs, n_steps=512, batch_size=64, seed=seed, device="cpu")
+    rate = 3e-4
+    model = PPO(
+        "MlpPolicy",
+        envs,
+        learning_rate=lambda _: rate,
+        n_steps=512,
+        batch_size=64,
+        seed=seed,
+        device="cpu",
+    )
 
     while model.num_timesteps < recipe.budget:
         done = model.num_timesteps / recipe.budget
-        model.learning_rate = 3e-4 * (1.0 - 0.95 * done)
-        model._setup_lr_schedule()
+        rate = 3e-4 * (1.0 - 0.95 * done)  # read at the next update
         model.learn(recipe.snapshot_every, reset_num_timesteps=False)
         network = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
         layers: list[Any] = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
@@ -102,7 +110,7 @@ def ppo_snapshots(recipe: Recipe, seed: int) -> Iterator[SourcePolicy]:
 
 
 def ars_snapshots(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     seed: int,
     directions: int = 8,
     best: int = 4,

@@ -27,7 +27,7 @@ RETRIES = 3
 """How often a part of an evaluation is played again after its process ended."""
 
 
-class _Actor:
+class _RolloutActor:
     """A process that plays parts of evaluations, one after the other."""
 
     def __init__(self, num_envs: int, imports: Sequence[str], import_path: ImportPath) -> None:
@@ -89,7 +89,7 @@ class RolloutPool:
         if cluster is not None:
             bundle, patience_s = {"CPU": cpus_per_actor}, cluster.patience_s
             self._room = RoomWatch(bundle, "a rollout actor", patience_s, logger.warning)
-        actor_class: Any = ray.remote(_Actor)
+        actor_class: Any = ray.remote(_RolloutActor)
         # Not within the placement group of a sweep's trial, which reserves its own process only.
         actor_class = actor_class.options(
             num_cpus=cpus_per_actor,

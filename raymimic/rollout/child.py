@@ -1,5 +1,7 @@
 """A second Python process, for simulators that may crash or hang."""
 
+from __future__ import annotations
+
 import os
 import pickle
 import signal
@@ -123,7 +125,7 @@ def _main() -> None:
     os._exit(1)  # some simulators hang at the end of their process
 
 
-def _receive(connection: Connection, calls: "SimpleQueue[bytes]") -> None:
+def _receive(connection: Connection, calls: SimpleQueue[bytes]) -> None:
     """Queues the calls of the parent process, and ends this one with it."""
     with suppress(EOFError, OSError):
         while True:

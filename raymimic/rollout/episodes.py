@@ -190,7 +190,7 @@ class _Running:
         )
 
 
-class _Rows:
+class _ObservationRows:
     """The observations of one forward pass, `{key: [width, ...]}`, in aligned memory.
 
     Args:
@@ -319,8 +319,10 @@ class _Play:
     ) -> None:
         self.policy, self.envs, self.rules, self.film = policy, envs, rules, film
         self.width = _width(policy)
-        self.rows = _Rows(policy.obs_keys, OBSERVATION, self.width, rules.blank)
-        self.goals = _Rows(policy.goal_keys, GOAL, self.width) if rules.use_goals else None
+        self.rows = _ObservationRows(policy.obs_keys, OBSERVATION, self.width, rules.blank)
+        self.goals = (
+            _ObservationRows(policy.goal_keys, GOAL, self.width) if rules.use_goals else None
+        )
         self.idle = list(range(len(envs)))
         self.running: dict[int, _Running] = {}  # by row
         self.finished: dict[int, Episode] = {}
@@ -436,8 +438,8 @@ class OneRow:
     def start(self, seed: int) -> None:
         """Begins the episode of a seed."""
         self._row = seed % self._width
-        self._rows = _Rows(self._policy.obs_keys, OBSERVATION, self._width)
-        goals = _Rows(self._policy.goal_keys, GOAL, self._width)
+        self._rows = _ObservationRows(self._policy.obs_keys, OBSERVATION, self._width)
+        goals = _ObservationRows(self._policy.goal_keys, GOAL, self._width)
         self._goals = goals if self._use_goals else None
         row_seeds = [0] * self._width
         row_seeds[self._row] = seed

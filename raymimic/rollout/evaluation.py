@@ -1,5 +1,7 @@
 """One evaluation of one checkpoint, in this process or as a part of a larger one."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,7 +61,13 @@ class EvalJob:
 
 @dataclass(frozen=True)
 class Video:
-    """The film of one episode, as the contents of an mp4 file."""
+    """The film of one episode.
+
+    Attributes:
+        env: name of the environment.
+        seed: of the episode.
+        mp4: contents of the file.
+    """
 
     env: str
     seed: int
@@ -91,7 +99,7 @@ class EvalResult:
         return cls(job, {env: list(failed) for env in job.env_metas}, 0.0)
 
     @classmethod
-    def merge(cls, job: EvalJob, parts: "Sequence[EvalResult]") -> Self:
+    def merge(cls, job: EvalJob, parts: Sequence[EvalResult]) -> Self:
         """Joins the results of parts of a job (`EvalJob.split`), in their order."""
         reasons = [part.no_video for part in parts if part.no_video]
         return cls(
@@ -109,7 +117,7 @@ class EvalResult:
 class Evaluator(Protocol):
     """Plays evaluations: a pool of Ray actors, or a process beside the training."""
 
-    def begin_tryout(self, tryout: "Tryout") -> None:
+    def begin_tryout(self, tryout: Tryout) -> None:
         """Begins to try environments in a process that will play episodes."""
 
     def tried(self) -> dict[str, TriedEnv] | None:

@@ -1,5 +1,7 @@
 """A checkpoint's policy and the environment that it is to play in, checked before any process."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +41,7 @@ class Playable:
     imports: tuple[str, ...]
 
     @classmethod
-    def read(cls, checkpoint: str, env: str | None, imports: Sequence[str]) -> "Playable":
+    def read(cls, checkpoint: str, env: str | None, imports: Sequence[str]) -> Playable:
         """Reads a checkpoint that storage has.
 
         Args:

@@ -1,5 +1,7 @@
 """`python -m raymimic.scripts.train --config … --dataset …`: robomimic's name for training."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: "BaseConfig", device: "torch.device | str | None" = None, resume: bool = False
-) -> "TrainResult":
+    config: BaseConfig, device: torch.device | str | None = None, resume: bool = False
+) -> TrainResult:
     """Trains a policy, see `raymimic.train`.
 
     Args:

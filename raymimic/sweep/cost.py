@@ -1,5 +1,7 @@
 """The trials and the cost of a sweep, before it runs: `raymimic tune --dry-run`."""
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import Mapping
@@ -202,7 +204,7 @@ def _rate(per_second: float) -> str:
 
 
 def measure(
-    config: BaseConfig, envs: Mapping[str, Mapping[str, Any]], language: "Language | None" = None
+    config: BaseConfig, envs: Mapping[str, Mapping[str, Any]], language: Language | None = None
 ) -> Speed:
     """Measures for some seconds how fast this process trains and plays.
 
@@ -229,7 +231,7 @@ def measure(
         data = make_loaders(config, reads, device, language=language)
         fill_in_schedule_lengths(config, data.train.num_steps)
 
-        def algo_on(place: torch.device) -> "Algo":
+        def algo_on(place: torch.device) -> Algo:
             return algo_factory(
                 config.algo_name,
                 config,
@@ -254,7 +256,7 @@ class _EnoughError(Exception):
     """Ends the measurement."""
 
 
-def _steps_per_s(algo: "Algo", data: "TrainData") -> float:
+def _steps_per_s(algo: Algo, data: TrainData) -> float:
     import torch
 
     from raymimic.training.epoch import EpochRunner
@@ -278,7 +280,7 @@ def _steps_per_s(algo: "Algo", data: "TrainData") -> float:
 
 
 def _env_steps_per_s(
-    algo: "Algo", data: "TrainData", config: BaseConfig, env_meta: Mapping[str, Any]
+    algo: Algo, data: TrainData, config: BaseConfig, env_meta: Mapping[str, Any]
 ) -> float:
     from raymimic.algo.rollout_policy import RolloutPolicy
     from raymimic.errors import EnvError

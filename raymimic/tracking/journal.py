@@ -8,6 +8,8 @@ A spool is untrusted: everything read from it is checked, no file outside of it 
 and only its owner may read it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -343,7 +345,7 @@ class Cursor:
     deferred: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def load(cls, spool_dir: Path) -> "Cursor":
+    def load(cls, spool_dir: Path) -> Cursor:
         """The stored cursor, or one at the beginning."""
         stored = read_json(spool_dir / CURSOR)
         run_id, offset, deferred = (stored.get(key) for key in ("run_id", "offset", "deferred"))

@@ -5,6 +5,8 @@ Records go first into a spool beside the run (`raymimic.tracking.journal`); a se
 MLflow or changes this process's environment.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import json
@@ -102,7 +104,7 @@ def flatten(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def make_tracker(config: BaseConfig, run: RunInfo) -> "MLflowTracker | None":
+def make_tracker(config: BaseConfig, run: RunInfo) -> MLflowTracker | None:
     """The tracker of a run; None with `mlflow.enabled` off.
 
     Raises:
@@ -428,7 +430,7 @@ class MLflowTracker(Tracker):
         if left:
             self._say_rest(left)
 
-    def _wait_for(self, delivery: "subprocess.Popen[str]", deadline_s: float) -> None:
+    def _wait_for(self, delivery: subprocess.Popen[str], deadline_s: float) -> None:
         """Waits for the delivery's end, and ends it when it takes too long."""
         begin = time.monotonic()
         while True:
@@ -482,7 +484,7 @@ class MLflowTracker(Tracker):
     def _append_to(journal: JournalWriter, kind: str, **data: Any) -> None:
         journal.append({"type": kind, "time": int(time.time() * 1000), **data})
 
-    def _spawn(self) -> "subprocess.Popen[str]":
+    def _spawn(self) -> subprocess.Popen[str]:
         """Starts the delivery, and a thread that passes its messages on to the user."""
         command = _delivery_command(self._spool_dir, self._run_dir, self._resolved_uri)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -556,7 +558,7 @@ def delivery_environment(server: ServerUri, *, named_by_run: bool) -> dict[str, 
 
 def run_with_mlflow(
     command: Sequence[str], server: ServerUri, *, named_by_run: bool
-) -> "subprocess.CompletedProcess[str]":
+) -> subprocess.CompletedProcess[str]:
     """Runs a command that talks to a store, to its end; its folder leads to no module.
 
     Args:

@@ -5,6 +5,8 @@ samples here, and so does a worker on each other machine; the numbers go the way
 Without `MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING` there is neither a thread nor an import of psutil.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import threading
@@ -41,7 +43,7 @@ class Sampling:
     node: str = ""
 
     @classmethod
-    def of_environment(cls) -> "Sampling | None":
+    def of_environment(cls) -> Sampling | None:
         """The sampling that MLflow's variables ask for; None where they ask for none.
 
         Raises:

@@ -4,6 +4,8 @@ Those that people read and filter by have plain names; the others begin with `ra
 raymimic 0.1.0 keep its names, see `names_of_0_1_0`.
 """
 
+from __future__ import annotations
+
 import shutil
 import subprocess
 import sys
@@ -104,7 +106,7 @@ def _git(*arguments: str) -> str | None:
     return None if asked is None or asked.returncode else asked.stdout.strip() or None
 
 
-def _asked(*arguments: str) -> "subprocess.CompletedProcess[str] | None":
+def _asked(*arguments: str) -> subprocess.CompletedProcess[str] | None:
     git = shutil.which("git")
     if git is None:
         return None

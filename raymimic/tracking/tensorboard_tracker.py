@@ -1,5 +1,7 @@
 """TensorBoard event files beside the run (`experiment.logging.log_tb`)."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 
-def make_tracker(config: BaseConfig, run: RunInfo) -> "TensorBoardTracker | None":
+def make_tracker(config: BaseConfig, run: RunInfo) -> TensorBoardTracker | None:
     """The tracker of a training with `experiment.logging.log_tb`; sweeps have none."""
     if run.kind == "training" and config.experiment.logging.log_tb:
         return TensorBoardTracker()

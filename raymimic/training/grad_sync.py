@@ -17,6 +17,7 @@ import torch.distributed.nn
 from torch import Tensor, nn
 
 from raymimic.errors import OutputError, TrainingError
+from raymimic.tensors import copy_each
 
 
 class GradientSync:
@@ -49,7 +50,7 @@ class GradientSync:
         flat.mul_(self.weight)
         dist.all_reduce(flat)
         pieces = torch.split(flat, [g.numel() for g in grads])
-        torch._foreach_copy_(grads, [p.view_as(g) for p, g in zip(pieces, grads, strict=True)])
+        copy_each(grads, [p.view_as(g) for p, g in zip(pieces, grads, strict=True)])
 
     def mean(self, x: Tensor) -> Tensor:
         """The global batch's mean, from this rank's mean over its samples; detached."""

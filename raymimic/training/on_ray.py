@@ -4,6 +4,8 @@ Ray Train can restart workers itself, but does not notify its driver, and gives 
 is lost while they start. So each start is a `TorchTrainer.fit` without retries.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shlex
@@ -172,7 +174,7 @@ class WorkersOnRay:
                     raise
             raise
 
-    def _show_phase(self, driver: Driver, thread: "TrainerThread") -> None:
+    def _show_phase(self, driver: Driver, thread: TrainerThread) -> None:
         """Names the present task, as long as training has not begun."""
         if not thread.placed:
             number = self._resources.num_workers
@@ -180,7 +182,7 @@ class WorkersOnRay:
         elif not driver.started:
             self._progress.phase(driver.preparation, driver.loading)
 
-    def _stop(self, thread: "TrainerThread", reason: str, seconds: float) -> None:
+    def _stop(self, thread: TrainerThread, reason: str, seconds: float) -> None:
         """Asks the workers to end, and waits until they have or the cluster ends.
 
         If Ray were shut down before, the thread would spin or abort the process.
@@ -192,12 +194,12 @@ class WorkersOnRay:
             thread.join(1.0)
             self._cluster.check()
 
-    def _note(self, failure: "_Failure") -> None:
+    def _note(self, failure: _Failure) -> None:
         """Appends the whole story to a file."""
         with self._log.open("a") as file:
             file.write(masked(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{failure.story}\n\n"))
 
-    def _raise_if_final(self, failure: "_Failure", failures: int, driver: Driver) -> None:
+    def _raise_if_final(self, failure: _Failure, failures: int, driver: Driver) -> None:
         """Raises the error of a failure that ends the training."""
         assert self._thread is not None
         cause = self._thread.error

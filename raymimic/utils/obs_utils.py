@@ -6,6 +6,8 @@ key and no modality look it up in one table, `OBS_KEYS_TO_MODALITIES`, which rob
 makes: one written for robomimic may read it. Nothing else does.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -208,7 +210,7 @@ def has_modality(modality: str, obs_keys: Iterable[str]) -> bool:
 
 # -------------------------------------------------------------------------------- modalities
 
-OBS_MODALITY_CLASSES: dict[str, type["Modality"]] = {}
+OBS_MODALITY_CLASSES: dict[str, type[Modality]] = {}
 """Classes of modalities by name, a registry."""
 
 

@@ -1,5 +1,7 @@
 """robomimic's `vis_utils`: looks at images."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +64,7 @@ def visualize_image_randomizer(
     original_image: npt.NDArray[Any],
     randomized_image: npt.NDArray[Any],
     randomizer_name: str | None = None,
-) -> "Figure":
+) -> Figure:
     """Shows images beside their randomized variants.
 
     Args:

@@ -133,7 +133,7 @@ def test_a_killed_raylet_ends_a_sweep(tmp_path: Path) -> None:
 
 def plays(command: Command) -> bool:
     assert command.process.poll() is None, [file.read_text() for file in command.files]
-    return bool(command.family("ray::_Actor.play"))
+    return bool(command.family("ray::_RolloutActor.play"))
 
 
 def test_a_long_temporary_folder_is_refused(tmp_path: Path, hopper: Path) -> None:

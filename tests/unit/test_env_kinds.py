@@ -82,7 +82,8 @@ def test_whatever_a_class_raises_is_explained(monkeypatch: pytest.MonkeyPatch) -
 
     with pytest.raises(EnvError, match=r"'Push' cannot be made: TypeError: .*abstract"):
         env_from_metadata({**TOY, "type": "half", "env_kwargs": {}})
-    monkeypatch.setitem(kinds._KINDS, "robosuite", "no_such_simulator.env:Env")
+    missing = kinds.OwnKind("no_such_simulator.env:Env")
+    monkeypatch.setitem(kinds._KINDS, "robosuite", missing)
     with pytest.raises(EnvError, match=r"needs a package .* No module named 'no_such_simulator'"):
         env_from_metadata({**TOY, "type": "robosuite"})
 
@@ -190,8 +191,8 @@ def test_a_simulator_that_is_not_installed_is_named_with_its_extra(
         monkeypatch.delitem(sys.modules, "ogbench", raising=False)
         name = "cube-quintuple-v0"
     else:
-        assert isinstance(entry, str)
-        monkeypatch.delitem(sys.modules, entry.partition(":")[0], raising=False)
+        assert isinstance(entry, kinds.OwnKind)
+        monkeypatch.delitem(sys.modules, entry.place.partition(":")[0], raising=False)
         monkeypatch.setitem(sys.modules, package, None)
         name = "task"
     with pytest.raises(EnvError, match=rf"'{name}' .*{re.escape(pip_install(package))}"):

@@ -1,5 +1,7 @@
 """Builds columns of the cache: one pass over a dataset, by one builder, resumed if killed."""
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib
@@ -70,7 +72,7 @@ class DemoGroup:
     demos: tuple[DemoRef, ...]
     given: Given
 
-    def version(self) -> "Version":
+    def version(self) -> Version:
         """The files' content as it is now.
 
         Raises:
@@ -89,7 +91,7 @@ class DemoGroup:
         return Version(digest, times)
 
     def column_file(
-        self, key: str, column: Column, dtype: FloatType, version: "Version"
+        self, key: str, column: Column, dtype: FloatType, version: Version
     ) -> ColumnFile:
         """The file of one of its columns.
 
@@ -354,7 +356,7 @@ def _write_demo(
     demo: DemoRef,
     opened: DemoReader,
     columns: Mapping[str, Column],
-    writers: dict[str, "_ColumnWriter"],
+    writers: dict[str, _ColumnWriter],
 ) -> None:
     """Writes the rows of one demo; drops the columns that turn out to be unreadable."""
     for key in list(writers):
@@ -432,7 +434,7 @@ class _ColumnWriter:
 
     _extent: Extent | None
 
-    def __enter__(self) -> "_ColumnWriter":
+    def __enter__(self) -> _ColumnWriter:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -5,6 +5,8 @@ place of the first row, and that object. The rows lie there as they do in memory
 are compressed (`raymimic.data.cache.packing`) with an index of the blocks at the file's end.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import itertools
@@ -121,7 +123,7 @@ class ColumnFile:
         numbers = _NUMBERS.pack(len(content), zlib.crc32(content), self.offset)
         return (_MAGIC + numbers + content).ljust(self.offset, b"\0")
 
-    def open(self) -> "OpenColumn | None":
+    def open(self) -> OpenColumn | None:
         """Opens the file for reading, and marks it as used just now.
 
         Returns:

@@ -1,5 +1,7 @@
 """Takes rows out of columns of the cache: through a memory map, or by reads on a few threads."""
 
+from __future__ import annotations
+
 import itertools
 import mmap
 import threading
@@ -50,7 +52,7 @@ class CachedColumn:
         self,
         files: Sequence[OpenColumn],
         rows: np.ndarray | None,
-        maps: "_Maps | None",
+        maps: _Maps | None,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._files, self._rows, self._maps, self._pool = files, rows, maps, pool
@@ -215,7 +217,7 @@ class DemoCache:
         dtype: FloatType,
         say: Say = lambda text: None,
         window: int = 1,
-    ) -> "DemoCache":
+    ) -> DemoCache:
         """Opens the columns, and builds those first that are not there.
 
         Args:

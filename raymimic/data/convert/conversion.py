@@ -24,7 +24,7 @@ from raymimic.data.metadata import content_digest, digest_of_files
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.errors import DatasetError
 
-Progress = Callable[[int, int | None], None]
+ProgressCallback = Callable[[int, int | None], None]
 """Called with the number of converted episodes, and of all episodes (None: not known)."""
 
 SOURCE = "source"
@@ -90,7 +90,7 @@ def convert_dataset(
     source: str | Path,
     target: str | Path,
     format_name: str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ConvertedDataset:
     """Writes a dataset of any registered format as robomimic's HDF5.
 
@@ -110,7 +110,7 @@ def convert_dataset(
 
 
 def convert(
-    reader: FormatReader, target: str | Path, progress: Progress | None = None
+    reader: FormatReader, target: str | Path, progress: ProgressCallback | None = None
 ) -> ConvertedDataset:
     """As `convert_dataset`, of a dataset that is open."""
     before = stamps(reader.files)
@@ -138,7 +138,7 @@ def export_dataset(
     source: str | Path,
     target: str | Path,
     format_name: str,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     source_format: str | None = None,
 ) -> ConvertedDataset:
     """Writes robomimic's HDF5, or a dataset of any registered format, as a folder of another one.
@@ -215,7 +215,7 @@ class _Count:
         total: episodes, where that is known.
     """
 
-    def __init__(self, progress: Progress | None, total: int | None) -> None:
+    def __init__(self, progress: ProgressCallback | None, total: int | None) -> None:
         self._progress, self._total = progress, total
         self._demos = self._steps = self._terminated = self._truncated = 0
         self._low, self._high = np.inf, -np.inf

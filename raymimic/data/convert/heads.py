@@ -19,7 +19,7 @@ _MOST_JSON_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
-class Demo:
+class FirstDemo:
     """The first demo of an HDF5 file in robomimic's form.
 
     Attributes:
@@ -57,7 +57,7 @@ class Head:
         return is_folder(self.source)
 
     @property
-    def demo(self) -> Demo | None:
+    def demo(self) -> FirstDemo | None:
         """The first demo of an HDF5 file; None if it is no such file, or has none."""
         return self._hdf5[0]
 
@@ -67,7 +67,7 @@ class Head:
         return self._hdf5[1]
 
     @cached_property
-    def _hdf5(self) -> tuple[Demo | None, dict[str, bool]]:
+    def _hdf5(self) -> tuple[FirstDemo | None, dict[str, bool]]:
         demo, members = None, {}
         with contextlib.suppress(RaymimicError):
             if self.is_file:
@@ -79,11 +79,11 @@ class Head:
         return demo, members
 
 
-def _first_demo(reader: DatasetReader) -> Demo | None:
+def _first_demo(reader: DatasetReader) -> FirstDemo | None:
     for name in reader.names(reader.data):
         if (demo := reader.demo(name)) is not None:
             names, attrs = reader.names(demo.group), reader.attributes(demo.group)
-            return Demo(names, attrs, reader.attributes(reader.data))
+            return FirstDemo(names, attrs, reader.attributes(reader.data))
     return None
 
 

@@ -73,7 +73,7 @@ class _Feature:
 
 
 @dataclass(frozen=True)
-class _Episode:
+class _LeRobotEpisode:
     """An episode of the metadata.
 
     Attributes:
@@ -256,7 +256,7 @@ class LeRobotReader(FormatReader):
             texts: list[Any] = rows.pop("task", None) or next(iter(rows.values()))
             return {int(n): str(text) for n, text in zip(numbers, texts, strict=True)}
 
-    def _read_episodes(self) -> list[_Episode]:
+    def _read_episodes(self) -> list[_LeRobotEpisode]:
         with reading(f"the metadata of the episodes of '{self._root}'"):
             rows = self._episodes_2() if self._major == 2 else self._episodes_3()
             episodes = sorted(rows, key=lambda episode: episode.index)
@@ -271,12 +271,12 @@ class LeRobotReader(FormatReader):
     def _videos(self) -> list[str]:
         return [f.key for f in self._features if f.kind == "video" and f.name is not None]
 
-    def _episodes_2(self) -> Iterator[_Episode]:
+    def _episodes_2(self) -> Iterator[_LeRobotEpisode]:
         chunks = int(self._info.get("chunks_size", 1000))
         for row in _json_lines(inside(self._root, "meta/episodes.jsonl")):
             index = int(row["episode_index"])
             values = {"episode_chunk": index // chunks, "episode_index": index}
-            yield _Episode(
+            yield _LeRobotEpisode(
                 index,
                 int(row["length"]),
                 _filled(self._info["data_path"], values),
@@ -286,7 +286,7 @@ class LeRobotReader(FormatReader):
                 },
             )
 
-    def _episodes_3(self) -> Iterator[_Episode]:
+    def _episodes_3(self) -> Iterator[_LeRobotEpisode]:
         import pyarrow.parquet as parquet
 
         files = sorted((self._root / "meta/episodes").glob("*/*.parquet"))
@@ -302,7 +302,7 @@ class LeRobotReader(FormatReader):
                     video = _filled(self._info["video_path"], {**values, "video_key": key})
                     videos[key] = (video, float(row[f"videos/{key}/from_timestamp"]))
                 data = {name: int(row[f"data/{name}"]) for name in place}
-                yield _Episode(
+                yield _LeRobotEpisode(
                     int(row["episode_index"]),
                     int(row["length"]),
                     _filled(self._info["data_path"], data),
@@ -337,7 +337,7 @@ class LeRobotReader(FormatReader):
             if parts:
                 yield number, pa.Table.from_batches(parts)
 
-    def _read(self, episode: _Episode, table: Any, what: str) -> RecordedEpisode:
+    def _read(self, episode: _LeRobotEpisode, table: Any, what: str) -> RecordedEpisode:
         arrays = {}
         size = sum(math.prod(f.shape) for f in self._features if f.kind in ("image", "video"))
         if size * episode.length > free_memory():
@@ -359,7 +359,7 @@ class LeRobotReader(FormatReader):
         tasks = _numbers(table.column("task_index"), (1,), f"{what}: 'task_index'").ravel()
         return self._episode(episode, arrays, tasks)
 
-    def _frames(self, feature: _Feature, episode: _Episode, times: Array) -> Array:
+    def _frames(self, feature: _Feature, episode: _LeRobotEpisode, times: Array) -> Array:
         name, start = episode.videos[feature.key]
         path = inside(self._root, name)
         video = self._video.get(feature.key)
@@ -371,7 +371,7 @@ class LeRobotReader(FormatReader):
         return video.take(start + times)
 
     def _episode(
-        self, episode: _Episode, arrays: dict[str, Array], tasks: Array
+        self, episode: _LeRobotEpisode, arrays: dict[str, Array], tasks: Array
     ) -> RecordedEpisode:
         own = self._own(episode.index)
         filter_keys = self._subsets(episode.index, tasks)

@@ -53,7 +53,7 @@ Tree = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class _Episode:
+class _MinariEpisode:
     """An episode as Minari has it.
 
     Attributes:
@@ -179,7 +179,7 @@ class MinariReader(FormatReader):
 
     # -- HDF5 --
 
-    def _of_hdf5(self) -> Iterator[_Episode]:
+    def _of_hdf5(self) -> Iterator[_MinariEpisode]:
         with open_hdf5(self._data / _HDF5) as reader:
             names = [n for n in reader.names(reader.root) if re.fullmatch(r"episode_\d+", n)]
             for name in sorted(names, key=demo_order):
@@ -187,13 +187,13 @@ class MinariReader(FormatReader):
                 if isinstance(group, h5py.Group):
                     yield self._hdf5_episode(reader, DemoReader(reader, name, group))
 
-    def _hdf5_episode(self, reader: DatasetReader, demo: DemoReader) -> _Episode:
+    def _hdf5_episode(self, reader: DatasetReader, demo: DemoReader) -> _MinariEpisode:
         where = f"{reader}: '{demo.name}'"
         seed = reader.attribute(demo.group, "seed", where)
         flat = {
             name: _numbers(demo, name, where) for name in ("rewards", "terminations", "truncations")
         }
-        return _Episode(
+        return _MinariEpisode(
             where=where,
             observations=self._hdf5_tree(demo, "observations", self._spaces["observation"]),
             actions=self._hdf5_tree(demo, "actions", self._spaces["action"]),
@@ -234,7 +234,7 @@ class MinariReader(FormatReader):
 
     # -- Arrow and Parquet --
 
-    def _of_arrow(self) -> Iterator[_Episode]:
+    def _of_arrow(self) -> Iterator[_MinariEpisode]:
         import pyarrow
         import pyarrow.dataset
 
@@ -252,7 +252,7 @@ class MinariReader(FormatReader):
                     f"{where} cannot be read ({reason}): it is damaged; copy or make it again"
                 ) from error
 
-    def _arrow_episode(self, folder: Path, where: str, table: Any) -> _Episode:
+    def _arrow_episode(self, folder: Path, where: str, table: Any) -> _MinariEpisode:
         def tree(name: str, spaces: Mapping[str, Space]) -> Tree:
             column = table.column(name).combine_chunks()
             return dict(self._arrow_tree(column, name, "", spaces, where))
@@ -262,7 +262,7 @@ class MinariReader(FormatReader):
             for name in ("rewards", "terminations", "truncations")
         }
         seed = json_of(folder / _METADATA).get("seed")
-        return _Episode(
+        return _MinariEpisode(
             where=where,
             observations=tree("observations", self._spaces["observation"]),
             actions={k: x[:-1] for k, x in tree("actions", self._spaces["action"]).items()},
@@ -307,7 +307,7 @@ class MinariReader(FormatReader):
     def _note(self, line: str) -> None:
         self._lines[line] = None
 
-    def _recorded(self, episode: _Episode) -> RecordedEpisode:
+    def _recorded(self, episode: _MinariEpisode) -> RecordedEpisode:
         where = episode.where
         if set(episode.actions) != {""}:
             parts = ", ".join(map(repr, sorted(filter(None, episode.actions))))
@@ -353,7 +353,7 @@ class MinariReader(FormatReader):
             attrs=attrs,
         )
 
-    def _note_names(self, episode: _Episode, observations: Tree) -> None:
+    def _note_names(self, episode: _MinariEpisode, observations: Tree) -> None:
         for (name, values), key in zip(episode.observations.items(), observations, strict=True):
             full = f"observations/{name}".rstrip("/")
             form = f"[{_sizes(values.shape[1:])}] {values.dtype}"

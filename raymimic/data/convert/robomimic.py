@@ -3,6 +3,8 @@
 Other formats that are forms of it have a subclass each.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +32,7 @@ class DemoArrays:
     others: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, demo: DemoReader) -> "DemoArrays":
+    def read(cls, demo: DemoReader) -> DemoArrays:
         """Reads a demo.
 
         Raises:

@@ -144,7 +144,7 @@ def demo_digest(arrays: Iterable[tuple[str, NDArray[Any]]]) -> bytes:
 
 
 @dataclass
-class _Seen:
+class _SoundColumns:
     """The columns of a demo that were found sound.
 
     Attributes:
@@ -168,7 +168,7 @@ class _Validator:
     def __init__(self, file: DatasetFile, reader: DatasetReader, demand: Demand | None) -> None:
         self._file, self._reader, self._demand = file, reader, demand
         self._faults: list[Fault] = []
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _SoundColumns] = {}
         self._rows: dict[str, int] = {}
         self._copies: dict[bytes, str] = {}
         self._dtype: FloatType = np.float32 if demand is None else demand.dtype
@@ -226,7 +226,7 @@ class _Validator:
         if length is None:
             return
         self._rows[demo.name] = length
-        seen = self._seen[demo.name] = _Seen({}, set())
+        seen = self._seen[demo.name] = _SoundColumns({}, set())
         request = self._request(items)
         digest = []
         for key, names in wanted_arrays(request).items():
@@ -295,7 +295,7 @@ class _Validator:
         names: tuple[str, ...],
         length: int,
         request: ColumnRequest,
-        seen: _Seen,
+        seen: _SoundColumns,
         items: dict[str, h5py.Dataset],
     ) -> NDArray[Any] | None:
         """Looks at one column of a demo; returns its values, if there are any that can be read."""

@@ -5,6 +5,8 @@ A backbone maps images `[B, C, H, W]` to a map of features. A config names it in
 user's own known.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from raymimic.errors import ConfigError, did_you_mean
 from raymimic.models.base_nets import Module
 from raymimic.models.named_classes import NamedClasses
 
-BACKBONES: NamedClasses["ConvBase"] = NamedClasses("a backbone")
+BACKBONES: NamedClasses[ConvBase] = NamedClasses("a backbone")
 register_backbone = BACKBONES.register
 
 

@@ -7,6 +7,8 @@ is cropped, and colours, noise and place stay as they are. `register_randomizer`
 user's own known.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ from raymimic.models.vision.draws import DrawingModule
 _LUMA = (0.2989, 0.587, 0.114)
 
 
-RANDOMIZERS: NamedClasses["Randomizer"] = NamedClasses("a randomizer")
+RANDOMIZERS: NamedClasses[Randomizer] = NamedClasses("a randomizer")
 register_randomizer = RANDOMIZERS.register
 
 

@@ -5,6 +5,8 @@ of its seeds plays new episodes, with seeds that no evaluation of any training u
 (`raymimic.envs.seeds.final_seeds`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 def evaluate_winner(
     spec: SweepSpec,
-    config: "BaseConfig",
+    config: BaseConfig,
     environments: Mapping[str, str],
     results: Iterable[TrialResult],
     setting_id: str,

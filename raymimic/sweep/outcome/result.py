@@ -1,5 +1,7 @@
 """The result of one trial of a sweep, a line of `results.jsonl`."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -107,7 +109,7 @@ class TrialResult:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrialResult":
+    def from_dict(cls, values: Mapping[str, Any]) -> TrialResult:
         """Reads a result that `to_dict` wrote.
 
         Raises:

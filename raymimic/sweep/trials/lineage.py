@@ -4,6 +4,8 @@ The checkpoint whose evaluation gave the score is copied, through Ray Tune. A tr
 another's weights goes on in a new folder.
 """
 
+from __future__ import annotations
+
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -60,7 +62,7 @@ class Lineage:
     run_dir: str
     step: int = 0
 
-    def after(self, checkpoint: Checkpoint | None, home: str) -> "Lineage":
+    def after(self, checkpoint: Checkpoint | None, home: str) -> Lineage:
         """The lineage of a process that Ray Tune starts with a checkpoint.
 
         Args:

@@ -4,6 +4,8 @@ A trial reports to Ray Tune; Ray Tune hands a trial its order. A trial that ende
 an `Ended` in its folder.
 """
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +42,7 @@ class Ended:
     error: str | None
 
     @classmethod
-    def of(cls, home: str) -> "Ended | None":
+    def of(cls, home: str) -> Ended | None:
         """Reads the end of the trial of a folder; None if there is none."""
         try:
             return cls(json.loads(storage.read_bytes(storage.join(home, _ENDED)))["error"])
