@@ -48,7 +48,7 @@ from raymimic.training.link import (
     Started,
 )
 from raymimic.training.machines import sampled, sampling_of
-from raymimic.user_modules import ImportPath
+from raymimic.user_modules import ImportPath, noting_own_place
 
 # With so many evaluations under way, training waits: the best checkpoint is never decided long
 # after it was trained.
@@ -114,7 +114,7 @@ def ray_train_loop(loop_config: dict[str, Any]) -> None:
         node = ray.get_runtime_context().get_node_id()
         sampling = sampling_of(sampling, node, live_nodes()) if link.is_first_of(node) else None
     try:
-        with sampled(sampling, link):
+        with sampled(sampling, link), noting_own_place():
             train_loop(
                 spec,
                 link,
