@@ -10,12 +10,13 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raymimic.errors import ConfigError, ModuleNotImportedError
+from raymimic.errors import ConfigError, ModuleNotImportedError, RaymimicError, reason
 
 
 def same_definition(one: Any, other: Any) -> bool:
@@ -97,6 +98,34 @@ def place_in_own_code(error: BaseException) -> str | None:
         if path.is_file() and not any(path.is_relative_to(folder) for folder in installed):
             return f"{path}, line {frame.lineno}"
     return None
+
+
+def with_own_place(error: Exception) -> str | None:
+    """An exception of the user's own code in one line, which ends with its place.
+
+    Args:
+        error: an exception that was raised.
+
+    Returns:
+        such as `KeyError: 'flat' (/home/me/my_algo.py, line 12)`; None: see `place_in_own_code`.
+    """
+    place = place_in_own_code(error)
+    return None if place is None else f"{reason(error)} ({place})"
+
+
+@contextmanager
+def noting_own_place() -> Iterator[None]:
+    """Adds `with_own_place` to an exception as a note, the last line of its traceback.
+
+    For Ray's processes, whose exceptions reach the driver as the text of their traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = None if isinstance(error, RaymimicError) else with_own_place(error)
+        if line is not None:
+            error.add_note(line)
+        raise
 
 
 def _installed() -> list[Path]:

@@ -86,7 +86,6 @@ def run(args: argparse.Namespace) -> None:
         OutputError: the file is there already, or cannot be written.
     """
     from raymimic.config import import_modules
-    from raymimic.data.curation.copying import check_new
     from raymimic.recording.experts.expert import has_expert
 
     import_modules(args.imports)
@@ -103,7 +102,6 @@ def run(args: argparse.Namespace) -> None:
         return
     _refuse(args, _OF_POLICIES)
     out = args.out or f"{args.name.replace('-', '_')}.hdf5"
-    check_new(out)
     if has_expert(args.name):
         _refuse(args, _OF_WALKERS)
         _record(args, out)
@@ -123,6 +121,7 @@ def _make(args: argparse.Namespace, out: str) -> None:
         n_medium=_TRANSITIONS if args.medium is None else args.medium,
         num_actors=args.actors,
         seed=args.seed,
+        replace=False,
     )
     print(f"dataset: {shown(made.path)}")
     for line in resumed(made.resumed, "episodes"):
@@ -156,6 +155,7 @@ def _record(args: argparse.Namespace, out: str) -> None:
         keep_failures=args.keep_failures,
         compress=args.compress,
         imports=args.imports,
+        replace=False,
     )
     for line in _lines(made, "expert"):
         print(line)
@@ -163,7 +163,6 @@ def _record(args: argparse.Namespace, out: str) -> None:
 
 def _record_policy(args: argparse.Namespace) -> None:
     from raymimic.checkpoints.sources import fetched
-    from raymimic.data.curation.copying import check_new
     from raymimic.recording.demos import record_demos
     from raymimic.recording.policy import PolicyRecipe
     from raymimic.rollout.playable import Playable
@@ -182,7 +181,6 @@ def _record_policy(args: argparse.Namespace) -> None:
             next_obs=args.next_obs or None,
         )
         out = args.out or f"{file_names([recipe.name])[recipe.name]}_policy.hdf5"
-        check_new(out)
         made = record_demos(
             recipe,
             out,
@@ -192,6 +190,7 @@ def _record_policy(args: argparse.Namespace) -> None:
             keep_failures=True,
             compress=args.compress,
             imports=policy.imports,
+            replace=False,
         )
     for line in _lines(made, "policy"):
         print(line)

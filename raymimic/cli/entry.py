@@ -24,10 +24,9 @@ from raymimic.errors import (
     ModuleNotImportedError,
     RaymimicError,
     full_disk,
-    reason,
 )
 from raymimic.terminal import Once, write_to_nowhere
-from raymimic.user_modules import join_current_folder, place_in_own_code
+from raymimic.user_modules import join_current_folder, with_own_place
 
 _PAUSE_S = 0.05
 
@@ -90,12 +89,11 @@ def _run(args: argparse.Namespace, argv: Sequence[str] | None) -> NoReturn:
             _explain(f"error: the name is too long: '{error.filename}'", args.traceback)
         explained = full_disk(error) if isinstance(error, OSError) else error
         if not isinstance(explained, RaymimicError):
-            place = place_in_own_code(error) if isinstance(error, Exception) else None
-            if place is None or args.traceback is None:
+            line = with_own_place(error) if isinstance(error, Exception) else None
+            if line is None or args.traceback is None:
                 raise
             _explain(
-                f"error: {reason(error)} ({place}): fix it there; --traceback shows the call stack",
-                args.traceback,
+                f"error: {line}: fix it there; --traceback shows the call stack", args.traceback
             )
         _explain(f"error: {explained}{_remedy(explained, argv)}", args.traceback)
 

@@ -248,6 +248,7 @@ def record_demos(
     keep_failures: bool = False,
     compress: bool = False,
     imports: Sequence[str] = (),
+    replace: bool = True,
     progress: bool = True,
 ) -> RecordedDataset:
     """Plays an expert and writes its demonstrations.
@@ -258,7 +259,7 @@ def record_demos(
 
     Args:
         recipe: expert, cameras, noise.
-        out: the HDF5 file; an existing one is replaced once the new one is complete.
+        out: the HDF5 file.
         demos: their number.
         num_actors: Ray actors; 0: one process beside this one, without Ray; None: one actor for
             each CPU of the cluster.
@@ -266,13 +267,14 @@ def record_demos(
         keep_failures: keeps episodes in which the task was not solved.
         compress: stores images compressed, frame by frame (gzip).
         imports: modules to import first, such as those of experts of your own.
+        replace: whether an existing file is replaced, once the new one is complete.
         progress: shows a bar on a terminal, and prints a line now and then elsewhere.
 
     Raises:
         ConfigError: there is no such expert or task, or a number is out of range.
         EnvError: the environment cannot be made or rendered, or too many episodes in a row were of
             no use.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is there already, or another process writes it.
     """
     import_modules(imports)
     if not 0 < demos <= _MOST_DEMOS or not 0 <= seed < _LARGEST_SEED:
@@ -284,7 +286,7 @@ def record_demos(
     check_writable(str(out))
     made = RecordedDataset(Path(out))
     plan = {**recipe.plan(), "seed": seed, "keep_failures": keep_failures, "compress": compress}
-    with keeping_parts(out, plan, compress) as parts:
+    with keeping_parts(out, plan, compress, replace) as parts:
         made.resumed = parts.num_kept
         with (
             playing(recipe.player(), num_actors, imports) as players,

@@ -170,7 +170,7 @@ def extract_observations(
     check_writable(str(out))
     plan = {"source": content_digest(given.path), "demos": names, **asdict(extraction)}
     made = ExtractedDataset(Path(out))
-    with keeping_parts(out, plan, extraction.compress) as parts:
+    with keeping_parts(out, plan, extraction.compress, replace=False) as parts:
         made.kept = parts.num_kept
         with (
             playing(player, num_actors, imports) as players,

@@ -71,6 +71,7 @@ def make_dataset(
     n_medium: int = 100_000,
     num_actors: int | None = None,
     seed: int = 0,
+    replace: bool = True,
     progress: bool = True,
 ) -> MadeDataset:
     """Plays the shipped policies and writes their episodes.
@@ -80,17 +81,18 @@ def make_dataset(
 
     Args:
         name: one of `DATASETS`; `_` and `-` are the same.
-        out: the HDF5 file; an existing one is replaced once the new one is complete.
+        out: the HDF5 file.
         n_expert: least number of the expert's transitions; episodes are kept whole.
         n_medium: least number of the medium policy's transitions.
         num_actors: Ray actors; 0: one process beside this one, without Ray; None: one actor for
             each CPU of the cluster.
         seed: of all episodes.
+        replace: whether an existing file is replaced, once the new one is complete.
         progress: shows a bar on a terminal, and prints a line now and then elsewhere.
 
     Raises:
         ConfigError: no such dataset.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is there already, or another process writes it.
     """
     task = dataset_task(name)
     path, wanted = Path(out), {"expert": n_expert, "medium": n_medium}
@@ -98,7 +100,8 @@ def make_dataset(
     transitions = dict.fromkeys(wanted, 0)
     returns: dict[str, list[float]] = {level: [] for level in _LEVELS}
     demos: list[tuple[int, tuple[str, str]]] = []
-    with keeping_parts(path, {"dataset": task, "seed": seed, **wanted}) as parts:
+    plan = {"dataset": task, "seed": seed, **wanted}
+    with keeping_parts(path, plan, replace=replace) as parts:
         with (
             playing(_Player(task), num_actors) as players,
             ProgressBar(name, sum(wanted.values()), "steps", progress) as bar,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import h5py
 
 from raymimic import __version__
+from raymimic.data.curation.copying import check_new
 from raymimic.data.writer import DatasetWriter, RecordedEpisode, writing_dataset
 from raymimic.errors import OutputError
 from raymimic.recording.players import Players
@@ -214,7 +216,7 @@ class Parts:
 
 @contextmanager
 def keeping_parts(
-    out: str | Path, plan: Mapping[str, Any], compress: bool = False
+    out: str | Path, plan: Mapping[str, Any], compress: bool = False, replace: bool = True
 ) -> Iterator[Parts]:
     """Scope in which the outcomes of the episodes of a file are kept until it is written.
 
@@ -222,12 +224,14 @@ def keeping_parts(
         out: the file; its parts are in the folder `<out>.parts`.
         plan: all that the outcomes follow from, as JSON values. Parts of another plan are refused.
         compress: stores images compressed, see `DatasetWriter`.
+        replace: whether a file that is there already may be replaced.
 
     Yields:
         The parts. They are deleted at the end, and stay if the block raises.
 
     Raises:
-        OutputError: the folder belongs to another plan or another process, or cannot be written.
+        OutputError: the folder belongs to another plan or another process, or cannot be written, or
+            the file is there already.
     """
     if is_uri(str(out)):
         raise OutputError(f"cannot write '{out}': write a local file, and copy it there afterwards")
@@ -235,7 +239,14 @@ def keeping_parts(
     with ExitStack() as stack:
         try:
             whole = {**json.loads(json.dumps(plan)), "version of raymimic": __version__}
-            _begin(stack, str(out), folder, whole)
+            _hold(stack, str(out), folder)
+            try:
+                if not replace:  # only now can no other process be writing it
+                    check_new(out)
+                _begin(folder, whole)
+            except BaseException:
+                _remove_if_empty(folder)
+                raise
         except OSError as error:
             raise OutputError(
                 f"cannot write '{folder}': {error.strerror or error}; make room there or choose "
@@ -244,16 +255,22 @@ def keeping_parts(
         try:
             yield Parts(Path(out), folder, compress)
         except BaseException:
-            if not any(folder.glob(_PARTS)):
-                remove_tree(str(folder))  # nothing to go on with
-            else:
+            if not _remove_if_empty(folder):
                 logger.warning("finished demos are in '%s': the same command goes on", folder)
             raise
         remove_tree(str(folder))
 
 
-def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) -> None:
-    """Takes the folder for this process and this plan."""
+def _remove_if_empty(folder: Path) -> bool:
+    """Deletes the folder if it holds no outcome to go on with; returns whether it did."""
+    if any(folder.glob(_PARTS)):
+        return False
+    remove_tree(str(folder))
+    return True
+
+
+def _hold(stack: ExitStack, out: str, folder: Path) -> None:
+    """Takes the folder for this process."""
     folder.mkdir(parents=True, exist_ok=True)
     # A kill may leave the lock, and a plan that has no name yet.
     others = [x for x in folder.iterdir() if x.name != _LOCK and not x.match(f".{_PLAN}.*.tmp")]
@@ -262,13 +279,24 @@ def _begin(stack: ExitStack, out: str, folder: Path, plan: Mapping[str, Any]) ->
             f"'{folder}' exists already and holds other files, which this command would delete: "
             "move it, or choose another name"
         )
-    held = stack.enter_context((folder / _LOCK).open("w"))
+    try:
+        held = stack.enter_context((folder / _LOCK).open("w"))
+    except OSError:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
     try:
         lock(held)
+        if not os.fstat(held.fileno()).st_nlink:  # deleted by the process that held it
+            raise BlockingIOError
     except BlockingIOError as error:
         raise OutputError(
             f"another process is writing '{out}': wait for it, or choose another name"
         ) from error
+
+
+def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Makes sure that kept outcomes are of this plan, and writes the plan."""
     kept = read_json(folder / _PLAN)
     if any(folder.glob(_PARTS)) and kept != plan:
         differing = [key for key in plan if kept.get(key) != plan[key]]

@@ -89,6 +89,10 @@ class Playback:
             meta["render"] = {**settings.serialize(), "cameras": list(cameras)}
         return meta
 
+    def picture(self, env: EnvBase) -> Picture:
+        """Takes a frame: the views of all cameras side by side, `[H, W, 3]`."""
+        return env.render("rgb_array", self.height, self.width)
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -211,10 +215,8 @@ def play_back(
         OutputError: the film cannot be written.
     """
     import_modules(imports)
-    if video is not None and is_uri(str(video)):
-        raise OutputError(
-            f"cannot write '{video}': write a local file, and copy it there afterwards"
-        )
+    if video is not None:
+        check_film(video)
     given = Source.locate(source, allow_links)
     names = given.demos(n, filter_key)
     if not playback.use_obs:
@@ -230,7 +232,6 @@ def play_back(
                 _note(report, name, _taken(outcome)[0])
                 bar.update(1)
         else:
-            check_writable(str(video))
             plan = {"source": content_digest(given.path), "demos": names, **asdict(playback)}
             parts = stack.enter_context(keeping_parts(video, plan))
             report.video, report.resumed = str(video), parts.num_kept
@@ -258,6 +259,35 @@ def play_back(
                 ) from error
         _check_played(report, names)
     return report
+
+
+def check_film(video: str | Path) -> None:
+    """Makes sure, before long work, that a film can be written.
+
+    Raises:
+        OutputError: its place takes no file, or is a URI.
+    """
+    if is_uri(str(video)):
+        raise OutputError(f"cannot write '{video}': it must be a local file; copy it then")
+    check_writable(str(video))
+
+
+def try_film(playback: Playback, env_args: Mapping[str, Any]) -> None:
+    """Makes an environment and takes a picture of it, before demos are recorded to be filmed.
+
+    Args:
+        playback: of the states of the demos.
+        env_args: of their dataset.
+
+    Raises:
+        EnvError: the environment has not got a camera, or cannot be rendered.
+    """
+    env = env_from_metadata(playback.env_meta(env_args), render=True, reads={})
+    try:
+        env.reset(seed=0)
+        playback.picture(env)
+    finally:
+        env.close()
 
 
 def _taken(outcome: Played | Crash) -> tuple[Shown, bytes | None]:
@@ -303,7 +333,7 @@ class StatePlayer(SourcePlayer[Played]):
         """Makes the environment, plays the first state of a demo, and takes a picture."""
         env, _ = self.try_out()
         if self._playback.film:
-            self._picture(env)
+            self._playback.picture(env)
 
     def played(self, env: EnvBase, demo: SourceDemo) -> Played:
         """Plays a demo, films it, and measures how far its actions lead from its states."""
@@ -323,16 +353,13 @@ class StatePlayer(SourcePlayer[Played]):
             elif row:
                 env.reset_to({"states": demo.states[row]})
             if playback.film and row % playback.skip == 0:
-                frames.append(_png(self._picture(env)))
+                frames.append(_png(playback.picture(env)))
         if not playback.use_actions:
             return Played(frames)
         distances = distances or [0.0]  # a demo of one step
         most = int(np.argmax(distances))
         drift = Drift(len(demo.actions), distances[most], most + 1, distances[-1], solved)
         return Played(frames, drift)
-
-    def _picture(self, env: EnvBase) -> Picture:
-        return env.render("rgb_array", self._playback.height, self._playback.width)
 
 
 class ImagePlayer:

@@ -20,6 +20,7 @@ from raymimic.envs.render_settings import settings_of
 from raymimic.errors import ConfigError
 from raymimic.recording.demos import ExpertPlayer, PlayedEpisode, Recipe
 from raymimic.recording.experts.expert import Expert
+from raymimic.recording.playback import Playback, try_film
 from raymimic.rollout.episodes import OneRow
 from raymimic.rollout.playable import Playable
 
@@ -32,11 +33,13 @@ class PolicyRecipe(Recipe):
         policy: the policy and its environment.
         source: the checkpoint as the user names it.
         stores_obs: whether observations are stored; states always are.
+        film: of the recorded states, which is tried before the first episode.
     """
 
     policy: Playable = field(kw_only=True)
     source: str = field(kw_only=True)
     stores_obs: bool = field(kw_only=True, default=True)
+    film: Playback | None = field(kw_only=True, default=None)
 
     stage: ClassVar[int] = 16  # those of experts and of shipped policies are below
 
@@ -171,9 +174,12 @@ class PolicyPlayer(ExpertPlayer):
         self._of_policy = recipe
 
     def prepare(self) -> dict[str, Any]:
-        """Tries the environment with the policy, and begins an episode."""
+        """Tries the environment with the policy and the film, and begins an episode."""
         check_fit(self._of_policy.env_meta, self._of_policy.policy.interface)
-        return super().prepare()
+        env_args = super().prepare()
+        if self._of_policy.film is not None:
+            try_film(self._of_policy.film, env_args)
+        return env_args
 
     def play(self, job: int) -> PlayedEpisode:
         """Plays the episode of a seed."""

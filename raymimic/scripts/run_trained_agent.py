@@ -10,7 +10,7 @@ import numpy as np
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import CHECKPOINT_HELP, Parser, add_actors, add_import, natural, positive
 from raymimic.errors import ConfigError
-from raymimic.storage import check_writable, write_bytes
+from raymimic.storage import absolute, check_writable, write_bytes
 from raymimic.terminal import shown
 
 
@@ -27,20 +27,30 @@ def run_trained_agent(args: argparse.Namespace) -> dict[str, float]:
         robomimic's averages: `Return`, `Horizon`, `Success_Rate`, `Num_Success`.
 
     Raises:
-        ConfigError: a screen is asked for.
+        ConfigError: a screen is asked for, or two files have one name.
         RaymimicError: see `record_demos` and `play_back`.
     """
     from raymimic.checkpoints.sources import fetched
     from raymimic.recording.demos import record_demos
-    from raymimic.recording.playback import Playback, play_back
+    from raymimic.recording.playback import Playback, check_film, play_back
     from raymimic.recording.policy import PolicyRecipe
     from raymimic.rollout.playable import Playable
 
     if args.render:
         raise ConfigError("--render needs a screen: --video_path OUT.mp4 films the same")
     json_path = getattr(args, "json_path", None)
-    for path in filter(None, (args.video_path, json_path)):
-        check_writable(path)
+    files = [path for path in (args.video_path, json_path, args.dataset_path) if path is not None]
+    if len(set(map(absolute, files))) < len(files):
+        raise ConfigError(
+            "--video_path, --json_path and --dataset_path name the same file twice: give another"
+        )
+    film = None
+    if args.video_path is not None:
+        check_film(args.video_path)
+        cameras = tuple(args.camera_names) if args.camera_names else None
+        film = Playback(cameras=cameras, skip=args.video_skip)
+    if json_path is not None:
+        check_writable(json_path)
     imports = getattr(args, "imports", ())
     actors = getattr(args, "actors", None)
     with fetched(args.agent) as checkpoint, tempfile.TemporaryDirectory() as folder:
@@ -50,6 +60,7 @@ def run_trained_agent(args: argparse.Namespace) -> dict[str, float]:
             horizon=args.horizon,
             next_obs=True,
             stores_obs=args.dataset_obs,
+            film=film,
         )
         made = record_demos(
             recipe,
@@ -60,11 +71,9 @@ def run_trained_agent(args: argparse.Namespace) -> dict[str, float]:
             keep_failures=True,
             imports=recipe.policy.imports,
         )
-        if args.video_path is not None:
-            cameras = tuple(args.camera_names) if args.camera_names else None
-            playback = Playback(cameras=cameras, skip=args.video_skip)
+        if film is not None:
             imported = recipe.policy.imports
-            play_back(made.path, playback, args.video_path, num_actors=actors, imports=imported)
+            play_back(made.path, film, args.video_path, num_actors=actors, imports=imported)
     averages = {
         "Return": float(np.mean(made.returns)),
         "Horizon": float(np.mean(made.lengths)),

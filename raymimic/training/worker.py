@@ -48,7 +48,7 @@ from raymimic.training.link import (
     Started,
 )
 from raymimic.training.machines import sampled, sampling_of
-from raymimic.user_modules import ImportPath
+from raymimic.user_modules import ImportPath, noting_own_place
 
 # With so many evaluations under way, training waits: the best checkpoint is never decided long
 # after it was trained.
@@ -90,6 +90,24 @@ class WorkerSpec:
     language: Language = field(default_factory=dict)
 
 
+def _other_depth(content: CheckpointContent, path: str, config: BaseConfig) -> list[str]:
+    """Warns of weights that have learned from another kind of depth than the training shows.
+
+    Args:
+        content: the checkpoint that the training begins with.
+        path: of it.
+        config: of the training, which says how depth is seen.
+    """
+    learned = json.loads(content.config)["train"].get("cut_depth") is not False
+    if "depth" not in config.all_modalities.values() or learned == config.cuts_depth:
+        return []
+    seen = {True: "cut off at 0 and 1", False: "as it is"}
+    return [
+        f"the weights of '{path}' have learned from depth {seen[learned]}, and this training shows "
+        f"it {seen[config.cuts_depth]}: train.cut_depth={str(learned).lower()} shows it as before"
+    ]
+
+
 def ray_train_loop(loop_config: dict[str, Any]) -> None:
     """Runs on each Ray Train worker.
 
@@ -114,7 +132,7 @@ def ray_train_loop(loop_config: dict[str, Any]) -> None:
         node = ray.get_runtime_context().get_node_id()
         sampling = sampling_of(sampling, node, live_nodes()) if link.is_first_of(node) else None
     try:
-        with sampled(sampling, link):
+        with sampled(sampling, link), noting_own_place():
             train_loop(
                 spec,
                 link,
@@ -221,7 +239,9 @@ class _Worker:
         if content is None or last is None:
             path = self.spec.initial_weights
             if path is not None:
-                self._deserialize(read_checkpoint(path), path)
+                content = read_checkpoint(path)
+                self._deserialize(content, path)
+                self.warnings += _other_depth(content, path, self.config)
             return
         path, section = self.store.path(last), content.training
         if section.dataset_digest != self.spec.dataset_digest:

@@ -97,3 +97,36 @@ def test_its_trials_find_it(hopper: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout.splitlines()[-1])["table"]
     assert row["trials"] == {"finished": 1}
+
+
+@pytest.mark.parametrize("command", ["train --workers 0", "train --workers 2", "tune sweep.yaml"])
+def test_its_exception_names_its_file_and_line(hopper: Path, folder: Path, command: str) -> None:
+    module = folder / "my_td3_bc.py"
+    begin = "        info = OrderedDict()\n\n        # Actor loss"
+    text = module.read_text()
+    assert text.count(begin) == 1
+    line = text[: text.index(begin)].count("\n") + 1
+    module.write_text(text.replace(begin, f"        batch['nobs']\n{begin}"))
+    sweep = {"space": {"algo.discount": {"grid": [0.9]}}, "metric": "Rollout/Return"}
+    sweep |= {"algo": "my_td3_bc", "final_episodes": 0}
+    (folder / "sweep.yaml").write_text(json.dumps(sweep))
+    settings = [*SETTINGS, "ray.max_failures=0", "algo.actor.layer_dims=[8,8]"]
+    if command.startswith("tune"):
+        settings += ["experiment.rollout.enabled=true", "experiment.rollout.rate=2"]
+    else:
+        command += " --algo my_td3_bc"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "raymimic", *command.split(), "--import", "my_td3_bc"),
+            *("--dataset", str(hopper), "--set", *settings),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    told = done.stderr if command.startswith("train") else done.stdout + done.stderr
+    assert f"KeyError: 'nobs' ({module}, line {line})" in told

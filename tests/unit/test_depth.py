@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from image_files import replace_key, write_cameras
+from recording import RecordingLink
 
 from raymimic.algo import algo_class, algo_factory
 from raymimic.checkpoints.export import export_checkpoint
@@ -20,10 +21,12 @@ from raymimic.data.training_data import make_loaders
 from raymimic.errors import ConfigError
 from raymimic.models.obs_nets import ObservationEncoder
 from raymimic.recording.augmented import Augmentations, Augmented
+from raymimic.training.link import Started
 from raymimic.training.prepare import prepare, prepare_resumed
 from raymimic.training.resume import check_resume
 from raymimic.training.run_folder import RunFolder
 from raymimic.training.trainable import demand_of
+from raymimic.training.worker import train_loop
 from raymimic.utils import file_utils, obs_utils, train_utils
 
 ROBOSUITE, GYM = {"env_name": "Lift", "type": 1}, {"env_name": "Walker2d-v5", "type": 2}
@@ -257,3 +260,45 @@ def test_a_loop_in_robomimics_form(metres: Path, others: Path) -> None:
         assert float(seen.max()) == pytest.approx(far)
         theirs = obs_utils.process_obs(np.full((4, 6, 1), FAR, np.float32), "depth")
         assert float(theirs.max()) == pytest.approx(far)
+
+
+def test_weights_of_another_depth_are_told(metres: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    for learned, env_meta, robomimic, told in (
+        (True, GYM, False, "depth cut off at 0 and 1, and this training shows it as it is: "),
+        (False, GYM, False, ""),
+        (None, ROBOSUITE, True, ""),
+        (None, GYM, True, "train.cut_depth=true shows it as before"),
+    ):
+        config = config_for(metres, train__cut_depth=learned)
+        write_checkpoint(weights, config, env_meta, robomimic)
+        settings = {"experiment__ckpt_path": str(weights), "train__num_epochs": 1}
+        settings |= {"experiment__epoch_every_n_steps": 1, "ray__threads_per_worker": 1}
+        begun = prepare(config_for(metres, **settings))
+        run = RunFolder.create(begun.config)
+        link, threads = RecordingLink(), torch.get_num_threads()
+        train_loop(begun.worker_spec(run), link, rank=0, world_size=1, device=CPU)
+        torch.set_num_threads(threads)
+        run.release()
+        (started,) = (event for event in link.events if isinstance(event, Started))
+        warnings = [text for text in started.info["warnings"] if "depth" in text]
+        assert len(warnings) == bool(told)
+        assert all(told in text and str(weights) in text for text in warnings)
+
+
+def test_a_cache_of_another_depth_is_not_taken(
+    others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whole depth in the cache has no record of its extent, of which a training that cuts warns."""
+    monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "cache"))
+    for cut, far in ((False, FAR), (True, 1.0), (False, FAR)):
+        caplog.clear()
+        settings = {"train__hdf5_cache_mode": None, "train__cut_depth": cut}
+        config = settled(config_for(others, **settings))
+        data = make_loaders(config, algo_class("bc", config).reads(config), CPU)
+        assert data.train.dataset.store.cache is not None
+        made = algo_factory("bc", config, data.shape_meta["all_shapes"], 2, CPU)
+        batch, _, _ = next(data.train.epoch(1))
+        seen = made.postprocess_batch_for_training(made.process_batch_for_training(batch), None)
+        assert float(seen["obs"]["camera_0"].max()) == pytest.approx(far)
+        assert ("networks see 0 to 1" in caplog.text) == cut

@@ -1,15 +1,20 @@
 """Outcomes that are kept until a file is complete: what a kill, damage and strangers leave."""
 
 import json
+import multiprocessing
+import resource
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from raymimic.errors import OutputError
+from raymimic.recording import parts as parts_module
 from raymimic.recording.parts import Facts, keeping_parts
+from raymimic.storage import lock, remove_tree
 
 JOBS = range(5)
 
@@ -107,3 +112,48 @@ def test_a_damaged_plan_is_another_one(out: Path) -> None:
     with pytest.raises(OutputError, match="with another seed: give the same"):
         play(out, seed=1)
     assert play(out) == ([3, 4], WHOLE)
+
+
+def begin_without_room(out: Path) -> None:
+    """Begins in a process that can make files and write nothing into them."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    with pytest.raises(OutputError, match="make room there"):
+        play(out)
+
+
+def test_a_disk_without_room_for_the_plan_is_left_as_it_was(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(
+        target=begin_without_room, args=(tmp_path / "out",)
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(out: Path) -> None:
+    with keeping_parts(out, {}) as parts:
+        assert parts.num_kept == 3
+        with pytest.raises(OutputError, match=f"another process is writing '{out}'"):
+            play(out)
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="exists already"), keeping_parts(out, {}, replace=False):
+        pass
+    assert out.read_text() == "mine"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_its_process_has_just_deleted_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process finishes between the opening of the lock and the locking."""
+
+    def finish_first(held: IO[str]) -> None:
+        remove_tree(str(tmp_path / "out.parts"))
+        lock(held)
+
+    monkeypatch.setattr(parts_module, "lock", finish_first)
+    with pytest.raises(OutputError, match="another process is writing"):
+        play(tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,9 @@ from tiny import process_as_it_was, start_ray, train_args
 
 from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.envs.seeds import EPISODES, Purpose, episode_seeds
+from raymimic.errors import ConfigError, EnvError, OutputError
 from raymimic.recording.demos import record_demos
+from raymimic.recording.parts import Parts
 from raymimic.recording.policy import PolicyRecipe
 from raymimic.rollout.episodes import Rules, run_episodes
 from raymimic.rollout.playable import Playable
@@ -111,4 +113,24 @@ def test_robomimics_script_records_plays_and_films(renderer, checkpoint, tmp_pat
 def test_bad_input_is_one_sentence(renderer, cli, checkpoint, tmp_path, args, names) -> None:
     words = [checkpoint if word == "CKPT" else word for word in args]
     assert_refused(cli("dataset", "make", *words, "--actors", "0"), *names)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        (["--video_path", "a.mp4", "--camera_names", "trac"], EnvError, "did you mean 'track'"),
+        (["--video_path", "memory://a.mp4"], OutputError, "it must be a local file"),
+        (["--video_path", "."], OutputError, "cannot write"),
+        (["--video_path", "a", "--json_path", "./a"], ConfigError, "name the same file twice"),
+    ],
+)
+def test_robomimics_script_refuses_before_it_plays(
+    renderer, checkpoint, tmp_path, monkeypatch, args, error, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Parts, "play", None)
+    words = ["--agent", checkpoint, "--actors", "0", *args]
+    with pytest.raises(error, match=message):
+        run_trained_agent.run_trained_agent(run_trained_agent.arguments().parse_args(words))
     assert not list(tmp_path.iterdir())

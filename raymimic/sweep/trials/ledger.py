@@ -5,7 +5,9 @@ change to `results.jsonl`, passes it to the sweep's records, and shows it on the
 """
 
 import math
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,7 +16,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from raymimic import storage
 from raymimic.checkpoints.store import CheckpointStore
-from raymimic.errors import LeaseLostError, OutputError
+from raymimic.errors import LeaseLostError, OutputError, printable
 from raymimic.sweep.outcome.result import TrialResult
 from raymimic.sweep.spec.space import Setting
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
@@ -219,11 +221,10 @@ class TrialLedger(TrialProgressCallback):
         self._end(result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Closes a trial that failed for good: its process was lost again and again."""
+        """Closes a trial that failed for good: it was lost, or its code failed, again and again."""
         result = self.results.get(str(trial))
         if result is not None:
-            lines = str(trial.get_error() or "its process was lost").strip().splitlines()
-            self._end(replace(result, status="failed", error=lines[-1]))
+            self._end(replace(result, status="failed", error=_last_error(trial)))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Ends a round of Ray Tune's loop."""
@@ -290,6 +291,19 @@ class TrialLedger(TrialProgressCallback):
             self._folder.add(result)
         except (LeaseLostError, OutputError) as error:  # Ray Tune would blame the trial
             self._failure = self._failure or error
+
+
+def _last_error(trial: Any) -> str:
+    """The last line of a trial's last error.
+
+    Ray Tune appends each error to a file; `Trial.get_error` looks for it where it is copied later.
+    """
+    story = ""
+    with suppress(OSError, TypeError):  # a trial that had no process has no file
+        story = Path(trial.error_file).read_text(errors="replace").rpartition("Failure # ")[2]
+    # Of an exception this is the traceback in the process, which begins with its name in Ray.
+    lines = story.strip().splitlines() if "ray::" in story else []
+    return printable(lines[-1]) if lines else "its process was lost"
 
 
 class Budget(Stopper):

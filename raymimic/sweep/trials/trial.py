@@ -13,7 +13,7 @@ from raymimic.config import BaseConfig
 from raymimic.errors import LeaseLostError, RaymimicError
 from raymimic.sweep.spec.sweep_spec import SweepSpec, Trial
 from raymimic.sweep.trials.messages import ORDER_KEY, SCORE, STEP, Ended, TuneTracker
-from raymimic.user_modules import ImportPath
+from raymimic.user_modules import ImportPath, noting_own_place
 
 # How long a trial waits for an earlier, killed process to let go of its folder [s].
 _PATIENCE_S = 60.0
@@ -77,7 +77,8 @@ def run_trial(
     home = storage.join(folder, trial_id)
     Ended.forget(home)
     try:
-        _train(spec, order, trial_id, home)
+        with noting_own_place():
+            _train(spec, order, trial_id, home)
     except LeaseLostError:
         raise  # another process has taken over the folder
     except RaymimicError as error:
