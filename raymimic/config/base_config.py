@@ -104,7 +104,7 @@ class BaseConfig(SettingRules, Config):
         "experiment.epoch_every_n_steps": (1, inf),
         "experiment.validation_epoch_every_n_steps": (1, inf),
         "experiment.video_skip": (1, inf),
-        "experiment.rollout.n": (1, inf),
+        "experiment.rollout.n": (1, 2**16),  # the seeds of one evaluation
         "experiment.rollout.horizon": (1, inf),
         "experiment.rollout.rate": (1, inf),
         "experiment.rollout.warmstart": (0, inf),

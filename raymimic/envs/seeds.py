@@ -2,13 +2,19 @@
 
 A seed is `((base * 3 + purpose) * 2**20 + stage) * 2**16 + index`, so two episodes of different
 purpose, base seed, stage (the epoch of an evaluation, say) or index never share one, and
-consecutive episodes have consecutive seeds.
+consecutive episodes have consecutive seeds. Simulators and torch's generators take seeds below
+`2**63`, so a base seed from 44,739,242 on is replaced by a hash below that. Two such base seeds
+might share a hash; episodes of one base seed never share a seed.
 """
 
+import hashlib
 from enum import IntEnum
+
+from raymimic.errors import ConfigError
 
 STAGES = 2**20
 EPISODES = 2**16
+_LIMIT = 2**63
 
 
 class Purpose(IntEnum):
@@ -25,19 +31,32 @@ def episode_seeds(purpose: Purpose, base_seed: int, stage: int, n: int) -> list[
     Args:
         purpose: the reason for playing them.
         base_seed: non-negative; the user's seed.
-        stage: below `2**20`; the epoch, or the number of another batch of episodes.
+        stage: the epoch, or the number of another batch of episodes. Those that differ by `2**20`
+            have the same seeds.
         n: at most `2**16`.
 
     Returns:
-        `n` distinct, consecutive, non-negative integers (they may exceed 32 bits).
+        `n` distinct, consecutive integers from 0, below `2**63`.
 
     Raises:
-        ValueError: an argument is out of range.
+        ConfigError: there are not so many.
+        ValueError: an argument is negative.
     """
-    if base_seed < 0 or not 0 <= stage < STAGES or not 0 <= n <= EPISODES:
+    if base_seed < 0 or stage < 0 or n < 0:
         raise ValueError(f"no seeds for base seed {base_seed}, stage {stage}, {n} episodes")
-    first = ((base_seed * len(Purpose) + purpose) * STAGES + stage) * EPISODES
+    if n > EPISODES:
+        raise ConfigError(f"{n:,} episodes are too many: ask for at most {EPISODES:,}")
+    first = ((_small(base_seed) * len(Purpose) + purpose) * STAGES + stage % STAGES) * EPISODES
     return list(range(first, first + n))
+
+
+def _small(base_seed: int) -> int:
+    """The base seed, or a hash of one whose episodes would leave the range of seeds."""
+    bases = _LIMIT // (len(Purpose) * STAGES * EPISODES)
+    if base_seed < bases:
+        return base_seed
+    digest = hashlib.sha256(str(base_seed).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % bases
 
 
 def evaluation_seeds(base_seed: int, epoch: int, n: int) -> list[int]:

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from raymimic.envs.env_base import EnvType
 from raymimic.envs.env_gym import EnvGym, current_name
 from raymimic.envs.fit import read
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.seeds import Purpose, episode_seeds, evaluation_seeds, final_seeds
-from raymimic.errors import EnvError, RaymimicError
+from raymimic.errors import ConfigError, EnvError, RaymimicError
 from raymimic.rollout.video import captioned, enable_rendering, encode_mp4
 
 HOPPER = {"env_name": "Hopper-v5", "type": 2, "env_kwargs": {}}
@@ -370,14 +371,25 @@ def test_seeds_of_different_purposes_never_coincide():
     groups = [
         episode_seeds(purpose, base, stage, 50)
         for purpose in Purpose
-        for base in (0, 1, 2**31)
+        for base in (0, 1, 44_739_241, 44_739_242, 2**31, 2**63 - 1)
         for stage in (0, 1, 2**20 - 1)
     ]
-    assert len(set().union(*groups)) == sum(len(g) for g in groups) == 27 * 50
+    assert len(set().union(*groups)) == sum(len(g) for g in groups) == 54 * 50
     assert evaluation_seeds(3, 7, 5)[:3] == evaluation_seeds(3, 7, 3)
     assert not set(evaluation_seeds(0, 0, 2**16)) & set(final_seeds(0, 2**16))
+    assert evaluation_seeds(0, 2**20 + 4, 1) == evaluation_seeds(0, 4, 1)
+    with pytest.raises(ConfigError, match="65,537 episodes are too many: ask for at most 65,536"):
+        evaluation_seeds(0, 0, 2**16 + 1)
     with pytest.raises(ValueError, match="no seeds"):
-        evaluation_seeds(0, 2**20, 1)
+        evaluation_seeds(-1, 0, 1)
+
+
+@pytest.mark.parametrize("base", [0, 44_739_241, 44_739_242, 1_700_000_000, 2**63 - 1, 10**30])
+def test_seeds_are_taken_by_generators_of_torch(base: int) -> None:
+    seeds = [*final_seeds(base, 2), *evaluation_seeds(base, 2**20 - 1, 2**16)[-1:]]
+    drawn = [torch.rand((), generator=torch.Generator().manual_seed(s)).item() for s in seeds]
+    assert len(set(drawn)) == 3
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_a_video_of_odd_size_keeps_its_picture(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Sweeps: read from files, checked, cut into trials with a config each."""
 
 import json
+import os
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,55 @@ def test_files_mean_numbers_by_1e_3_and_name_themselves(tmp_path):
         sweep_from_file(path)
     with pytest.raises(ConfigError, match=r"cannot read sweep .*none.yaml: No such file"):
         sweep_from_file(tmp_path / "none.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"cannot read sweep .*pipe.yaml: it is a pipe"):
+        sweep_from_file(tmp_path / "pipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("2026-13-01", "'2026-13-01' is no timestamp"),
+        ("!!timestamp x", "'x' is no timestamp"),
+        ("!!int x", "'x' is no int"),
+        ("!!float x", "'x' is no float"),
+        ("!!bool x", "'x' is no bool"),
+        ("9" * 5000, "is no int"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_its_place(tmp_path, value, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"algo: td3_bc\nname: {value}\n")
+    with pytest.raises(ConfigError, match=r"line 2, column 7: not valid YAML") as refused:
+        sweep_from_file(path)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"search": "grid", "space": {"algo.alpha": {"randint": [1, 10**12]}}}, "'randint: "),
+        ({"search": "grid", "space": {"algo.alpha": {"quniform": [1, 2, 1e-300]}}}, "'quniform: "),
+        (
+            {
+                "search": "grid",
+                "space": {
+                    "algo.alpha": {"randint": [1, 1000]},
+                    "algo.n_step": {"randint": [1, 1000]},
+                },
+            },
+            "the grid of 'space' has more than 100,000 settings",
+        ),
+        (
+            {"search": "random", "budget": {"trials": 10**12}},
+            "'budget.trials' is 1000000000000: it must be a whole number from 0 to 100,000",
+        ),
+        ({"final_episodes": 10**6}, "'final_episodes' is 1000000: it must be a whole number"),
+    ],
+)
+def test_a_sweep_without_end_is_refused_at_once(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        sweep_from_dict(sweep() | changes)
 
 
 def test_a_base_config_lies_beside_the_sweep(tmp_path):

@@ -18,8 +18,16 @@ from raymimic.config.checks import check_config, problems
 from raymimic.config.limits import perturbable, range_problems, shown, type_problems
 from raymimic.config.names import name_problem
 from raymimic.credentials import ServerUri
+from raymimic.envs.seeds import EPISODES
 from raymimic.errors import ConfigError, did_you_mean, perhaps, pip_install
-from raymimic.sweep.spec.space import Grid, canonical, draw_setting, grid_settings, sample
+from raymimic.sweep.spec.space import (
+    MOST_SETTINGS,
+    Grid,
+    canonical,
+    draw_setting,
+    grid_settings,
+    sample,
+)
 from raymimic.sweep.spec.sweep_spec import SweepSpec
 from raymimic.sweep.spec.terms import (
     METRICS,
@@ -119,14 +127,14 @@ def check_fields(spec: SweepSpec) -> None:
             hint = did_you_mean(str(value), get_args(choices))
             raise ConfigError(f"'{key}' cannot be {value!r}{hint}")
     _check_metric(spec.metric, spec.mode)
-    _whole("budget.trials", spec.num_trials, 0)
+    _whole("budget.trials", spec.num_trials, 0, most=MOST_SETTINGS)
     _number("budget.hours", spec.hours, 0.001, nullable=True)
     _whole("budget.episodes", spec.episodes, 1, nullable=True)
     _whole("resources.workers", spec.resources.workers, 1)
     _number("resources.cpus_per_worker", spec.resources.cpus_per_worker, 0.001)
     _number("resources.gpus_per_worker", spec.resources.gpus_per_worker, 0.0, nullable=True)
     _whole("max_concurrent", spec.max_concurrent, 1, nullable=True)
-    _whole("final_episodes", spec.final_episodes, 0)
+    _whole("final_episodes", spec.final_episodes, 0, most=EPISODES)
     _whole("search_seed", spec.search_seed, 0)
     if not spec.seeds:
         raise ConfigError("'seeds' is empty: list at least one, such as [1]")
@@ -157,11 +165,14 @@ def check_fields(spec: SweepSpec) -> None:
         raise ConfigError("'scheduler.pbt.resample' is a probability: at most 1")
 
 
-def _whole(name: str, value: Any, least: int, nullable: bool = False) -> None:
+def _whole(
+    name: str, value: Any, least: int, nullable: bool = False, most: float = math.inf
+) -> None:
     if value is None and nullable:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"'{name}' is {value!r}: it must be a whole number from {least}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        to = f" to {most:,}" if most < math.inf else ""
+        raise ConfigError(f"'{name}' is {shown(value)}: it must be a whole number from {least}{to}")
 
 
 def _number(name: str, value: Any, least: float, nullable: bool = False) -> None:

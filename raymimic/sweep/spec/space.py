@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,9 @@ from raymimic.sweep.spec.tune_space import from_tune
 
 Setting = dict[str, Any]
 Space = Mapping[str, "Dimension"]
+
+MOST_SETTINGS = 100_000
+"""More settings than anybody trains, and few enough to be listed."""
 
 # A space counts as exhausted after so many repeated draws for one new setting.
 _TRIES = 1000
@@ -203,7 +207,7 @@ class QUniform(Uniform):
     @property
     def values(self) -> tuple[Any, ...]:  # noqa: D102
         first, last = round(self.low / self.step), round(self.high / self.step)
-        return tuple(self._multiple(k) for k in range(first, last + 1))
+        return tuple(self._multiple(k) for k in _listed(self, first, last + 1))
 
     def _multiple(self, k: int) -> float:
         return float(f"{k * self.step:.12g}")  # 0.3, not 3 * 0.1 = 0.30000000000000004
@@ -234,7 +238,7 @@ class RandInt(Dimension):
 
     @property
     def values(self) -> tuple[Any, ...]:  # noqa: D102
-        return tuple(range(self.low, self.high))
+        return tuple(_listed(self, self.low, self.high))
 
     @property
     def ends(self) -> tuple[Any, ...]:  # noqa: D102
@@ -479,6 +483,16 @@ def _ordered(space: Space) -> list[str]:
     return done
 
 
+def _listed(dimension: Dimension, start: int, stop: int) -> range:
+    """The whole numbers of a dimension whose values are listed one by one."""
+    if stop - start > MOST_SETTINGS:
+        raise ConfigError(
+            f"'{dimension.KIND}: {dimension.arguments()}' in 'space' has more than "
+            f"{MOST_SETTINGS:,} values: give fewer"
+        )
+    return range(start, stop)
+
+
 # -- settings --
 
 
@@ -501,7 +515,13 @@ def grid_settings(space: Space) -> list[Setting]:
             )
     partial: list[tuple[Setting, dict[str, int]]] = [({}, {})]
     for path in _ordered(space):
-        partial = [grown for s, groups in partial for grown in _grown(space, path, s, groups)]
+        grown = (grown for s, groups in partial for grown in _grown(space, path, s, groups))
+        partial = list(islice(grown, MOST_SETTINGS + 1))
+        if len(partial) > MOST_SETTINGS:
+            raise ConfigError(
+                f"the grid of 'space' has more than {MOST_SETTINGS:,} settings: list fewer values, "
+                "or set 'search' to random"
+            )
     return [_in_order(space, setting) for setting, _ in partial]
 
 

@@ -20,6 +20,7 @@ from raymimic.config.base_config import (
     import_modules,
 )
 from raymimic.config.config import leaves
+from raymimic.config.limits import shown
 from raymimic.config.templates import config_named
 from raymimic.data.convert import absolute_dataset
 from raymimic.errors import ConfigError
@@ -59,6 +60,16 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
         content: dict[Any, Any] = super().construct_mapping(node, deep)
         return content
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Names the place of a value that is not of its kind, such as the date 2026-13-01."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, OverflowError):
+            kind = str(node.tag).rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown(node.value)} is no {kind}", node.start_mark
+            ) from None
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -73,10 +84,11 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ConfigError: it cannot be read or is no YAML.
     """
-    if storage.starts_as_lfs_pointer(str(path)):
-        raise ConfigError(f"{path} is not a sweep but {storage.LFS_POINTER}")
     try:
-        return yaml.load(path.read_text(), Loader=_Loader)
+        content = storage.read_bytes(str(path))
+        if storage.is_lfs_pointer(content):
+            raise ConfigError(f"{path} is not a sweep but {storage.LFS_POINTER}")
+        return yaml.load(content.decode(), Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigError(
