@@ -247,7 +247,10 @@ def keeping_parts(
             if not any(folder.glob(_PARTS)):
                 remove_tree(str(folder))  # nothing to go on with
             else:
-                logger.warning("finished demos are in '%s': the same command goes on", folder)
+                logger.warning(
+                    "finished demos are kept in '%s': give the same command again to continue",
+                    folder,
+                )
             raise
         remove_tree(str(folder))
 
