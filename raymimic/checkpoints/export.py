@@ -247,13 +247,13 @@ def _warn_of_depth(config: BaseConfig, env_meta: Mapping[str, Any] | None) -> No
         return
     if not config.cuts_depth:
         logger.warning(
-            "robomimic cuts depth off at 0 and 1, and this policy has learned from all of it: call "
+            "robomimic clips depth to [0, 1], but this policy was trained without clipping: call "
             "robomimic.utils.env_utils.set_env_specific_obs_processing(env_type=1) before it acts"
         )
     elif (env_meta or {}).get("type") == EnvType.ROBOSUITE_TYPE:
         logger.warning(
-            "this policy has learned from depth that is cut off at 0 and 1 (train.cut_depth), and "
-            "robomimic does not cut it off once it has opened a dataset of robosuite: call "
+            "this policy was trained on depth that is clipped to [0, 1] (train.cut_depth), and "
+            "robomimic does not clip it once it has opened a dataset of robosuite: call "
             "robomimic.utils.obs_utils.DepthModality.set_obs_processor(None) after that"
         )
 

@@ -193,7 +193,7 @@ class CheckpointStore:
             if reasons:
                 self.notes.append(
                     f"{'; '.join(reasons)}: training goes on from '{last.file}', the newest "
-                    "checkpoint that is whole"
+                    "checkpoint that can be used"
                 )
             return content
         if reasons:

@@ -215,7 +215,7 @@ def _lines(made: RecordedDataset, actor: str) -> list[str]:
         mean, length = (sum(x) / len(x) for x in (made.returns, made.lengths))
         lines.append(f"mean return {readable(mean)}, mean length {length:.1f} steps")
     if made.spoiled:
-        lines.append(f"left out: {counted(made.spoiled, 'episode')} of no use")
+        lines.append(f"left out: {counted(made.spoiled, 'episode')} that became useless")
     if made.crashes:
         number = counted(len(made.crashes), "episode")
         lines.append(f"left out: {number} that crashed ({made.crashes[0]})")

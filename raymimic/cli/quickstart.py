@@ -26,7 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="quickstart", help="folder for all results")
     parser.add_argument("--seed", type=natural, default=1, help="seed of the training")
     parser.add_argument(
-        "--fast", action="store_true", help="a tiny dataset and training, to see it all work"
+        "--fast",
+        action="store_true",
+        help="use a tiny dataset and a short training, to check the installation",
     )
 
 

@@ -126,7 +126,7 @@ def _env_meta(config: BaseConfig, path: str) -> dict[str, Any]:
     except DatasetError as error:
         if config.experiment.rollout.enabled:
             raise
-        warn_once(f"{error} (no episodes are played, so that nothing needs it)")
+        warn_once(f"{error} (this training goes on, as it plays no episodes)")
         return {}
 
 

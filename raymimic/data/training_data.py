@@ -582,7 +582,7 @@ def _out_of_reach(config: BaseConfig, reach: Mapping[str, float]) -> list[str]:
             method = (config.train.action_config.get(key) or {}).get("normalization")
             sentences.append(
                 f"{config.algo_name} learns actions in [-1, 1], but '{key}' reaches {greatest:.4g}"
-                f"{f' with {method} normalization' if method else ''}, where it can never act: set "
+                f"{f' with {method} normalization' if method else ''}, which it cannot reach: set "
                 f"train.action_config['{key}'].normalization to 'min_max'"
             )
     return sentences

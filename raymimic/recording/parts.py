@@ -256,7 +256,10 @@ def keeping_parts(
             yield Parts(Path(out), folder, compress)
         except BaseException:
             if not _remove_if_empty(folder):
-                logger.warning("finished demos are in '%s': the same command goes on", folder)
+                logger.warning(
+                    "finished demos are kept in '%s': give the same command again to continue",
+                    folder,
+                )
             raise
         remove_tree(str(folder))
 

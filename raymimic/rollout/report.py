@@ -217,7 +217,7 @@ def evaluation_lines(report: EvaluationReport, every_episode: bool) -> list[str]
         f"{s['Success_Rate_CI_High']:.3f}]",
     ]
     if (failed := failures(report.episodes)) is not None:
-        lines.append(f"{failed}: they count as not solved, and in no other average")
+        lines.append(f"{failed}: they count as not solved; other averages leave them out")
     if report.video is not None:
         lines.append(f"video: {shown(report.video)}")
     elif report.no_video is not None:

@@ -6,8 +6,8 @@ beside the training, and `raymimic mlflow sync` after it. A separate process kee
 killed training, to deliver the rest and to close the run as KILLED. A password reaches it by its
 environment alone, and none of its messages holds one.
 
-It reports mishaps to its parent on standard output, one line each: `LEVEL text`. A line `STATE 1`
-says that MLflow takes nothing now, and `STATE 0` that it does again.
+It reports faults to its parent on standard output, one line each: `LEVEL text`. A line `STATE 1`
+means that MLflow accepts no records now, and `STATE 0` that it does again.
 """
 
 import argparse

@@ -258,8 +258,8 @@ class Modality(modality.Modality):
     def _tell_of(cls, kind: str, function: Callable[[Values], Values] | None) -> None:
         if function is not None and cls.__module__ == __name__:
             logger.warning(
-                "the %s of '%s' is that of obs_utils alone, and not of trainings: write a modality "
-                "of your own for these (docs/own_modality.md)",
+                "the %s of '%s' changes obs_utils only, not trainings: write a modality of your "
+                "own for these (docs/own_modality.md)",
                 *(kind, cls.name),
             )
 

@@ -132,7 +132,7 @@ def test_batches_and_statistics(
         stats = data.obs_normalization_stats["camera_0"]
         np.testing.assert_allclose(stats["offset"], (0.5 + far) / 2, rtol=1e-6)
         np.testing.assert_allclose(stats["scale"], (far - 0.5) / 2 + 1e-3, rtol=1e-5)
-        assert ("networks see 0 to 1" in caplog.text) == (far == 1)
+        assert ("networks see it clipped to 0 to 1" in caplog.text) == (far == 1)
 
 
 def depth_seen(checkpoint: Path) -> float:

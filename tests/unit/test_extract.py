@@ -175,7 +175,7 @@ def test_a_full_disk_costs_nothing_that_is_finished(tmp_path: Path, cli) -> None
     )
     assert ran.returncode == 2
     *_, warning, error = ran.stderr.splitlines()
-    assert "finished demos are in 'obs.hdf5.parts'" in warning
+    assert "finished demos are kept in 'obs.hdf5.parts'" in warning
     assert error.startswith("raymimic: error: cannot write dataset 'obs.hdf5")
     assert not (tmp_path / "obs.hdf5").exists()
     done = cli(*words)

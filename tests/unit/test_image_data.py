@@ -234,6 +234,8 @@ def test_distances_that_are_cut_off_are_told(
     assert column.dtype == torch.float32
     assert column.max() == pytest.approx(scale)
     told = [r.getMessage() for r in caplog.records]
-    message = f"dataset '{path}': 'obs/camera_0' holds 0 to 2.5, and networks see 0 to 1"
+    message = (
+        f"dataset '{path}': 'obs/camera_0' holds 0 to 2.5, and networks see it clipped to 0 to 1"
+    )
     assert [m.startswith(message) for m in told] == ([] if scale == 1.0 else [True])
     assert all("train.cut_depth=false" in m for m in told)

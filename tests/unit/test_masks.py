@@ -103,7 +103,7 @@ def test_the_function_of_robomimic(path: Path) -> None:
     assert lengths == [13, 5]  # of demo_10 and demo_2, as robomimic sorts them
     assert masks(path)["mine"] == ["demo_2", "demo_10"]
     before = path.read_bytes()
-    with pytest.raises(DatasetError, match=r"no demo 'demo_20'.*did you mean"):
+    with pytest.raises(DatasetError, match=r"cannot name demo 'demo_20'.*did you mean"):
         create_hdf5_filter_key(str(path), ["demo_20"], "mine")
     assert path.read_bytes() == before
 

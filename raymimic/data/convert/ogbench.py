@@ -169,6 +169,8 @@ def _lengths(file: NpzFile, total: int) -> list[int]:
     ends = file.values("valids") == 0 if compact else file.values("terminals") != 0
     last = np.flatnonzero(ends) + 1
     if total and (not len(last) or last[-1] != total):
-        logger.warning("the last trajectory of '%s' has no end: it is taken as it is", file.path)
+        logger.warning(
+            "the last trajectory of '%s' has no end: it is read up to the last row", file.path
+        )
         last = np.append(last, total)
     return [int(length) for length in np.diff(last, prepend=0)]

@@ -1,7 +1,7 @@
 """The winner's score on episodes that the search never saw: the number to quote.
 
-A setting won by the best of many noisy scores, which is too good. Here the best checkpoint of each
-of its seeds plays new episodes, with seeds that no evaluation of any training uses
+The winner has the best of many noisy scores, so that score is too high on average. Here the best
+checkpoint of each of its seeds plays new episodes; no evaluation of any training uses their seeds
 (`raymimic.envs.seeds.final_seeds`).
 """
 

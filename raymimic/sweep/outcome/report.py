@@ -198,7 +198,7 @@ def _notes(outcome: SweepOutcome) -> list[str]:
         )
     seeds = len(spec.seeds)
     if seeds == 1:
-        notes.append("one seed each: an interval tells of episodes, not of other trainings")
+        notes.append("one seed each: the intervals cover episodes, not other seeds of the training")
     elif seeds in _COVERAGE:
         notes.append(
             f"{seeds} seeds each: a bootstrap of so few is too narrow; its 95% interval may hold "
@@ -207,12 +207,12 @@ def _notes(outcome: SweepOutcome) -> list[str]:
     if spec.search == "optuna" or spec.scheduler == "pbt":
         notes.append(
             "later settings follow from the scores of earlier ones, so the expected online "
-            "performance, which supposes random draws, is that of this search and too high"
+            "performance, which assumes random draws, is too high"
         )
     if spec.scheduler == "pbt":
         notes.append(
-            "a setting is that of its trial's best score; the weights have been through "
-            "others before (schedules), which best_config.json does not repeat"
+            "each row has the setting of a trial's best score; its weights were trained with "
+            "other settings before (schedules), which best_config.json does not repeat"
         )
     if spec.scheduler in ("asha", "median"):
         notes.append("the last checkpoint of a stopped trial is an early one")

@@ -45,13 +45,12 @@ def estimate(
 ) -> Estimate:
     """Sums up the trainings of one setting.
 
-    The interval is a stratified percentile bootstrap. Agarwal et al. 2021 (arXiv:2108.13264) draw
-    each task's trainings with replacement, among themselves: tasks are their strata. Here is one
-    task, so seeds are drawn from all; besides, each drawn seed, a stratum too, has its episodes
-    drawn among themselves. With one seed it tells of episodes alone. As every bootstrap of few
-    values it is too narrow: where seeds are normally distributed and differ by more than their
-    episodes do, 95% intervals hold the true mean in 50, 73, 80, 83, 90% of cases with 2, 3, 4,
-    5, 10 seeds; the noise of episodes brings that nearer to 95.
+    The interval is a percentile bootstrap in two levels: it draws seeds with replacement, and for
+    each drawn seed its episodes with replacement. (Agarwal et al. 2021, arXiv:2108.13264, draw the
+    trainings of each task; here is one task.) With one seed it covers the randomness of episodes
+    alone. Like every bootstrap of few values it is too narrow: if seeds are normally distributed
+    and differ by more than their episodes do, 95% intervals hold the true mean in 50, 73, 80, 83,
+    90% of cases with 2, 3, 4, 5, 10 seeds; the noise of episodes brings that nearer to 95.
 
     Args:
         scores: `[S]`, one for each seed, S at least 1.
@@ -149,9 +148,9 @@ def importances(
     Settings are grouped by the hyperparameter's value (numbers of more than four values by
     quarters), and the share is Kelley's epsilon squared of a one-way analysis of variance on
     ranks: (SS_between - (k - 1) MS_within) / SS_total, which is 0 on average without an
-    effect (Kelley 1935; on ranks it is Kruskal and Wallis's test). Ranks, since one diverged
-    training would otherwise be all of the variance. Interactions have no bar, unlike in fANOVA
-    (Hutter et al. 2014): a model of their kind, fitted to a dozen settings, invents them.
+    effect (Kelley 1935; on ranks it is Kruskal and Wallis's test). Ranks are used, as one diverged
+    training would otherwise dominate the variance. Interactions have no bar, unlike in fANOVA
+    (Hutter et al. 2014): a dozen settings are too few to estimate them.
 
     Args:
         settings: value by config path; a missing path counts as a value.

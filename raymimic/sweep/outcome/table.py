@@ -156,7 +156,7 @@ class SweepOutcome:
 
     @property
     def lasts(self) -> list[float]:
-        """Their last checkpoints' scores; empty where one has diverged, as the others flatter."""
+        """Their last checkpoints' scores; empty if one diverged, as the rest would be too good."""
         lasts = [row.last for row in self.scored if row.last is not None]
         return lasts if len(lasts) == len(self.scored) else []
 

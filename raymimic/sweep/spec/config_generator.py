@@ -264,7 +264,7 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def train_command(config: str) -> str:
-    """The line of a script that trains a config: robomimic's, which other programs take apart."""
+    """The line of a script that trains a config, as robomimic writes it for other programs."""
     return f"python {shlex.quote(str(_TRAIN))} --config {shlex.quote(config)}"
 
 
