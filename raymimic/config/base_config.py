@@ -354,7 +354,7 @@ class BaseConfig(SettingRules, Config):
     def mlflow_config(self) -> None:
         """Fills `mlflow`: the tracking server, and the names of the run."""
         self.mlflow.enabled = True  # log parameters, metrics and results to MLflow
-        # null: MLFLOW_TRACKING_URI, else mlflow.db in the current folder
+        # Server or database; null: MLFLOW_TRACKING_URI, else mlflow.db in the current folder.
         self.mlflow.tracking_uri = None
         self.mlflow.experiment_name = None  # null: MLFLOW_EXPERIMENT_NAME, else "raymimic"
         self.mlflow.run_name = None  # null: experiment.name
