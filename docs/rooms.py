@@ -61,6 +61,7 @@ ORDER: list[dict[str, tuple[str, int]]] = [
         "scripts": ("robomimic's scripts", 580),
         "__main__": ("python -m raymimic", 780),
     },
+    {"stand_in": ("for child processes", 180)},
 ]
 GROUND = {
     *("errors", "start", "torch_file", "credentials", "storage", "tensors", "rotations"),

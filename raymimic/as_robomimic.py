@@ -7,7 +7,8 @@ One line at the beginning of a script, `import raymimic.as_robomimic`, or no lin
 
 `robomimic.utils.obs_utils` is then the module `raymimic.utils.obs_utils` itself, and so with all
 others. Where robomimic is installed this is refused, unless the option `--replace` stands before
-the script, or the environment holds `RAYMIMIC_AS_ROBOMIMIC=replace`.
+the script, or the environment holds `RAYMIMIC_AS_ROBOMIMIC=replace`. Processes that multiprocessing
+starts for the script have it too, by `stand_in/robomimic.py`.
 """
 
 import importlib
@@ -26,6 +27,7 @@ from raymimic.errors import ConfigError
 
 _THEIRS, _OURS = "robomimic", "raymimic"
 _VARIABLE = "RAYMIMIC_AS_ROBOMIMIC"
+_STAND_IN = Path(__file__).with_name("stand_in") / "robomimic.py"
 _USAGE = "usage: python -m raymimic.as_robomimic [--replace] SCRIPT.py | -m MODULE …"
 
 
@@ -88,18 +90,23 @@ def install(replace: bool = False) -> None:
     """
     if any(getattr(finder, "gives_raymimic", False) for finder in sys.meta_path):
         return
-    if _THEIRS in sys.modules:
+    place = importlib.util.find_spec(_THEIRS)
+    # A folder of that name without a package in it, such as a checkout's own, has no origin.
+    origin = None if place is None else place.origin
+    is_theirs = origin not in (None, str(_STAND_IN))
+    if is_theirs and _THEIRS in sys.modules:
         raise ConfigError(
             "robomimic itself is imported already: import raymimic.as_robomimic before it"
         )
-    place = importlib.util.find_spec(_THEIRS)
-    # A folder of that name without a package in it, such as a checkout's own, has no origin.
-    if place is not None and place.origin is not None and not replace:
+    if is_theirs and not replace:
         raise ConfigError(
-            f"robomimic itself is installed ({place.origin}), and raymimic replaces it only on "
+            f"robomimic itself is installed ({origin}), and raymimic replaces it only on "
             f"request: uninstall it, or give --replace or {_VARIABLE}=replace in the environment"
         )
     sys.meta_path.insert(0, _Finder())
+    # Child processes get the import path, and nothing else of this process.
+    if str(_STAND_IN.parent) not in sys.path:
+        sys.path.insert(0, str(_STAND_IN.parent))
 
 
 def main(words: Sequence[str]) -> None:
@@ -129,7 +136,7 @@ def main(words: Sequence[str]) -> None:
         _end(f"error: {error}")
     run: Any = runpy.run_module if is_module else runpy.run_path
     sys.argv = rest
-    sys.path.insert(0, str(Path.cwd() if is_module else Path(rest[0]).resolve().parent))
+    sys.path.insert(1, str(Path.cwd() if is_module else Path(rest[0]).resolve().parent))
     if is_module:
         if (missing := _missing(rest[0])) is not None:
             ours = " of raymimic" if missing.partition(".")[0] == _THEIRS else ""

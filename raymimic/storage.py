@@ -133,27 +133,50 @@ def _replace(target: Path, data: bytes | memoryview, permissions: int) -> None:
 
 
 @contextlib.contextmanager
-def writing_file(path: Path, ending: str = ".part") -> Iterator[Path]:
+def writing_file(path: Path, ending: str = ".part", replace: bool = True) -> Iterator[Path]:
     """Writes a local file, which appears under its name once the block is complete.
 
     Args:
-        path: of the file; an existing one is replaced. Its folder is made.
+        path: of the file. Its folder is made.
         ending: of the name until then, where a library goes by it.
+        replace: whether an existing file is replaced.
 
     Yields:
         The path to write to, beside it. If the block raises, nothing is left.
 
     Raises:
         OSError: the file cannot be written.
+        OutputError: it exists and is not to be replaced: another process may have written it
+            meanwhile.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        part.replace(path)
+        if replace:
+            part.replace(path)
+        else:
+            _place(part, path)
     finally:
         with contextlib.suppress(OSError):  # there may be no such place
             part.unlink()
+
+
+def _place(part: Path, path: Path) -> None:
+    """Gives a file its name, unless there is a file of that name.
+
+    Raises:
+        OSError: it cannot get the name.
+        OutputError: there is one.
+    """
+    try:
+        path.hardlink_to(part)  # in one step, as no renaming is
+    except OSError as error:  # not all file systems can do so
+        if isinstance(error, FileExistsError) or path.exists():
+            raise OutputError(
+                f"'{path}' exists already: choose another name, or remove it"
+            ) from error
+        part.replace(path)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def convert(
         else:
             check_new(target)
             check_writable(target)
-            made = convert_dataset(source, target, source_format, progress)
+            made = convert_dataset(source, target, source_format, progress, replace=False)
     finally:
         progress.clear()
     for line in made.mapping:

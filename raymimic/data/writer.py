@@ -248,46 +248,54 @@ def writing_dataset(
     env_meta: Mapping[str, Any],
     filter_keys: Iterable[str] = (),
     compress: bool = False,
+    replace: bool = True,
 ) -> Iterator[DatasetWriter]:
     """Writes a dataset; the file appears once the block is complete.
 
     Args:
-        path: of the HDF5 file; an existing one is replaced.
+        path: of the HDF5 file.
         env_meta: the environment: `env_name`, `type`, `env_kwargs`; empty: not known.
         filter_keys: named subsets that are written even if they stay empty.
         compress: stores images compressed, see `DatasetWriter`.
+        replace: whether an existing file is replaced.
 
     Yields:
         The writer of the episodes. If the block raises, nothing is left.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or exists and is not to be replaced.
     """
-    with writing_file(path) as (file, check):
+    with writing_file(path, replace) as (file, check):
         writer = DatasetWriter(file.create_group("data"), check, filter_keys, compress)
         yield writer
         writer.finish(env_meta, file)
 
 
 @contextmanager
-def writing_file(path: str | Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+def writing_file(
+    path: str | Path, replace: bool = True
+) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Writes an HDF5 file, which appears once the block is complete.
 
     Args:
-        path: of the file; an existing one is replaced.
+        path: of the file.
+        replace: whether an existing file is replaced.
 
     Yields:
         The file, empty, and the function of `writing_hdf5`. If the block raises, nothing is left.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or exists and is not to be replaced.
     """
     if storage.is_uri(str(path)):
         raise OutputError(
             f"cannot write dataset '{path}': write a local file, and copy it there afterwards"
         )
     try:
-        with storage.writing_file(Path(path)) as part, writing_hdf5(part) as opened:
+        with (
+            storage.writing_file(Path(path), replace=replace) as part,
+            writing_hdf5(part) as opened,
+        ):
             yield opened
     except OSError as error:
         # HDF5's own message spans lines

@@ -176,3 +176,45 @@ def test_a_module_of_algorithms_without_the_line_is_told_it(tmp_path: Path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "put `import raymimic.as_robomimic` above it" in done.stderr
+
+
+CHILDREN = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import robomimic.utils.tensor_utils
+
+def name(way):
+    import robomimic.algo
+    assert robomimic.algo.BC is not None
+    return f"{way} {robomimic.__name__}"
+
+if __name__ == "__main__":
+    for way in ("fork", "spawn", "forkserver"):
+        context = multiprocessing.get_context(way)
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            print(pool.submit(name, way).result())
+"""
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["-m", "raymimic.as_robomimic", "theirs.py"], ""),
+        (["-m", "raymimic.as_robomimic", "-m", "theirs"], ""),
+        (["theirs.py"], "import raymimic.as_robomimic"),
+    ],
+)
+def test_child_processes_have_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], line: str, installed: bool
+):
+    monkeypatch.chdir(tmp_path)
+    Path("theirs.py").write_text(line + CHILDREN)
+    env = {}
+    if installed:
+        Path("robomimic").mkdir()
+        Path("robomimic", "__init__.py").write_text("raise ValueError('the real one')\n")
+        env = {"RAYMIMIC_AS_ROBOMIMIC": "replace"}
+    done = run(*words, **env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["fork raymimic", "spawn raymimic", "forkserver raymimic"]

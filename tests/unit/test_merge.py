@@ -10,9 +10,12 @@ from checks import assert_refused
 from demo_files import write_demos
 from tiny import Ran
 
+from raymimic.data.convert import convert_dataset
 from raymimic.data.curation.merge import merge
+from raymimic.data.curation.repair import repair
 from raymimic.data.curation.validate import validate
 from raymimic.data.metadata import read_metadata
+from raymimic.errors import OutputError
 
 Cli = Callable[..., Ran]
 
@@ -111,3 +114,35 @@ def test_arguments_that_make_no_sense(paths: list[str], cli: Cli) -> None:
     assert_refused(cli("dataset", "merge", paths[0], paths[0], *out), "named twice")
     ran = cli("dataset", "merge", *paths, *out, "--env-from", "experd.hdf5")
     assert_refused(ran, "none of the datasets")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_another_process_writes_meanwhile_stays(
+    paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    out = tmp_path / "all.hdf5"
+    if not links:
+
+        def refuse(self: Path, target: Path) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    merge(paths, out)
+    whole = out.read_bytes()
+    out.unlink()
+
+    def written_meanwhile(done: int, total: int) -> None:
+        out.write_text("theirs")
+
+    for write in (
+        lambda: merge(paths, out, progress=written_meanwhile),
+        lambda: repair(paths[0], out, progress=written_meanwhile),
+        lambda: convert_dataset(paths[0], out, None, written_meanwhile, replace=False),
+    ):
+        with pytest.raises(OutputError, match=f"'{out}' exists already"):
+            write()
+        assert out.read_text() == "theirs"
+        out.unlink()
+    merge(paths, out)
+    assert out.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.hdf5", "expert.hdf5", "old"]

@@ -91,33 +91,38 @@ def convert_dataset(
     target: str | Path,
     format_name: str | None = None,
     progress: ProgressCallback | None = None,
+    replace: bool = True,
 ) -> ConvertedDataset:
     """Writes a dataset of any registered format as robomimic's HDF5.
 
     Args:
         source: where it lies.
-        target: the HDF5 file; it appears once it is complete, and replaces an existing one.
+        target: the HDF5 file; it appears once it is complete.
         format_name: as registered; None looks at the source.
         progress: called after each episode with the numbers done and in all (None: not known).
+        replace: whether an existing file is replaced.
 
     Raises:
         ConfigError: there is no such format.
         DatasetError: the source cannot be read, has no episodes, or changed meanwhile.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or exists and is not to be replaced.
     """
     with reader_of(source, format_name) as reader:
-        return convert(reader, target, progress)
+        return convert(reader, target, progress, replace)
 
 
 def convert(
-    reader: FormatReader, target: str | Path, progress: ProgressCallback | None = None
+    reader: FormatReader,
+    target: str | Path,
+    progress: ProgressCallback | None = None,
+    replace: bool = True,
 ) -> ConvertedDataset:
     """As `convert_dataset`, of a dataset that is open."""
     before = stamps(reader.files)
     if any(_is_same_file(file, target) for file in reader.files):
         raise DatasetError(f"'{target}' is the source itself: choose another file to write")
     count = _Count(progress, reader.num_episodes)
-    with writing_dataset(target, reader.env_meta) as writer:
+    with writing_dataset(target, reader.env_meta, replace=replace) as writer:
         writer.attrs.update(reader.attrs)
         for episode in _episodes(reader):
             writer.add(episode)

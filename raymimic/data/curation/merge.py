@@ -96,7 +96,7 @@ def merge(
     attrs, notes = _attributes(sources)
     total = sum(source.meta.num_demos for source in sources)
     members: dict[str, list[str]] = {}
-    with writing_file(out) as (new, check):
+    with writing_file(out, replace=False) as (new, check):
         data = new.create_group("data")
         done = 0
         for source in sources:

@@ -76,7 +76,7 @@ def repair(
         what = f"demo '{name}': {reason}" if name else reason
         raise DatasetError(f"dataset '{file.path}' cannot be repaired, no demo is sound: {what}")
     changes = [f"left out demo '{name}': {reason}" for name, reason in dropped.items()]
-    with open_dataset(file) as reader, writing_file(out) as (new, _):
+    with open_dataset(file) as reader, writing_file(out, replace=False) as (new, _):
         total = _Copying(reader, found, kept, changes).write(new, actions, progress)
     left = validate(out, progress=progress)
     if left.errors:

@@ -1,0 +1,1 @@
+"""The folder that child processes of a script find robomimic in, see `robomimic.py`."""
