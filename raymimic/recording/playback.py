@@ -229,7 +229,7 @@ def play_back(
                 _note(report, name, _taken(outcome)[0])
                 bar.update(1)
         else:
-            check_writable(str(video))
+            check_writable(str(video), reads=[given.path])
             plan = {"source": content_digest(given.path), "demos": names, **asdict(playback)}
             parts = stack.enter_context(keeping_parts(video, plan))
             report.video, report.resumed = str(video), parts.num_kept

@@ -40,7 +40,7 @@ def run_trained_agent(args: argparse.Namespace) -> dict[str, float]:
         raise ConfigError("--render needs a screen: --video_path OUT.mp4 films the same")
     json_path = getattr(args, "json_path", None)
     for path in filter(None, (args.video_path, json_path)):
-        check_writable(path)
+        check_writable(path, reads=[args.agent])
     imports = getattr(args, "imports", ())
     actors = getattr(args, "actors", None)
     with fetched(args.agent) as checkpoint, tempfile.TemporaryDirectory() as folder:
