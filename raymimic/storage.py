@@ -261,14 +261,16 @@ def link(path: str, target: str) -> bool:
     return True
 
 
-def check_writable(path: str) -> None:
+def check_writable(path: str, reads: Iterable[str] = ()) -> None:
     """Makes sure, before long work, that a file can be written; leaves nothing behind.
 
     Args:
         path: local path or URI of the file; whether a URI can be written shows later.
+        reads: files that the command reads, paths or URIs.
 
     Raises:
-        OutputError: it cannot (no such place, a name that is too long, permissions).
+        OutputError: it cannot (no such place, a name that is too long, permissions), or would
+            replace a file that the command reads, a link, a pipe or a device.
     """
     if is_uri(path):
         return
@@ -276,11 +278,22 @@ def check_writable(path: str) -> None:
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            raise OSError(errno.EINVAL, "it is a link, a pipe or a device")
+        if any(_is_same(target, source) for source in reads):
+            raise OSError(errno.EINVAL, "the command reads this file")
         folder = next(parent for parent in target.parents if parent.exists())
         with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", suffix=".tmp", dir=folder):
             pass
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+def _is_same(target: Path, source: str) -> bool:
+    """Whether both are one file, perhaps by two names."""
+    with contextlib.suppress(OSError):  # one of them is not there, or no path
+        return not is_uri(source) and target.samefile(source)
+    return False
 
 
 def _not_written(path: str, error: OSError) -> OutputError:
@@ -481,17 +494,19 @@ def upload(local: Path, path: str) -> None:
 MAX_DEPTH = 64
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, unique_keys: bool = False) -> Any:
     """Parses JSON that any of our functions can walk through.
 
     Args:
         text: bytes are read as UTF-8.
+        unique_keys: whether to refuse a key that comes twice, of which JSON keeps the last.
 
     Raises:
-        ValueError: it is not JSON (`json.JSONDecodeError` names the place), or nested too deeply.
+        ValueError: it is not JSON (`json.JSONDecodeError` names the place), is nested too deeply,
+            or has a key twice.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise _too_deep() from None
     level = [content]
@@ -500,6 +515,16 @@ def parse_json(text: str | bytes) -> Any:
         if not level:
             return content
     raise _too_deep()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of whose keys none comes twice."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        raise ValueError(f"the key '{twice}' comes twice in one section: remove one")
+    return content
 
 
 def _children(value: Any) -> list[Any]:

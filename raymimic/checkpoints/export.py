@@ -56,6 +56,7 @@ def export_checkpoint(
     """
     if not force and storage.exists(target):
         raise OutputError(f"'{target}' exists already; choose another name, or replace it: --force")
+    storage.check_writable(target, reads=[source])
     ckpt = load_dict_from_checkpoint(source)
     config, _ = config_from_checkpoint(ckpt_path=source, ckpt_dict=ckpt, imports=imports)
     try:

@@ -62,7 +62,6 @@ def convert(
     """
     from raymimic.data.convert import convert_dataset, export_dataset
     from raymimic.data.curation.copying import check_new
-    from raymimic.storage import check_writable
 
     progress = Counting("converted", "episodes")
     try:
@@ -70,7 +69,6 @@ def convert(
             made = export_dataset(source, target, target_format, progress, source_format)
         else:
             check_new(target)
-            check_writable(target)
             made = convert_dataset(source, target, source_format, progress, replace=False)
     finally:
         progress.clear()

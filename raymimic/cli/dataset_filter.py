@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from raymimic.cli.shared import natural, positive, print_masks
+from raymimic.cli.shared import positive, print_masks, seed_of_32_bits
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", help="name of the filter key (default: such as 50_demos or success_min_length_20)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the draw (default 0)")
+    parser.add_argument(
+        "--seed", type=seed_of_32_bits, default=0, help="seed of the draw (default 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 

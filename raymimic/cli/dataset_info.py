@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     config = None if args.config is None else config_from_file(args.config)
     for place in (args.report, _picture(args) if args.images else None):
         if place is not None:
-            check_writable(place)
+            check_writable(place, reads=[args.path])
     summary = summarize(args.path, args.allow_links, Counting("looked at", "demos"))
     found = obstacles(summary)
     images = _draw(args, config, summary) if args.images and summary.meta.demos else None

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
     _check(args)
     if args.json:
-        check_writable(args.json)
+        check_writable(args.json, reads=[args.source])
     report = play_back(
         args.source,
         Playback(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from raymimic.cli.shared import natural, print_masks
+from raymimic.cli.shared import print_masks, seed_of_32_bits
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="split the demos of this filter key, into <KEY>_train and <KEY>_valid",
     )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the draw (default 0)")
+    parser.add_argument(
+        "--seed", type=seed_of_32_bits, default=0, help="seed of the draw (default 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--json and --video name the same file, '{args.json}': name two files")
     for out in (args.json, args.video):
         if out is not None:
-            check_writable(out)
+            check_writable(out, reads=[args.checkpoint])
     import_modules([*args.imports, *filter(None, [module_of(args.env)])])
     with doing(f"playing {args.episodes} episodes"):
         report = evaluate_checkpoint(

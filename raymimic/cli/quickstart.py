@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raymimic.cli.shared import natural
+from raymimic.cli.shared import seed_of_32_bits
 from raymimic.errors import TrainingError
 from raymimic.terminal import duration, shown
 
@@ -24,7 +24,7 @@ DATASET = "walker2d-medium-expert"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `raymimic quickstart`."""
     parser.add_argument("--output-dir", default="quickstart", help="folder for all results")
-    parser.add_argument("--seed", type=natural, default=1, help="seed of the training")
+    parser.add_argument("--seed", type=seed_of_32_bits, default=1, help="seed of the training")
     parser.add_argument(
         "--fast",
         action="store_true",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ def writing_results() -> Iterator[None]:
     try:
         yield
     except OutputError as error:
+        if "train.output_dir" in str(error):
+            raise
         places = "results of a training go to train.output_dir or ray.storage_path"
         raise OutputError(f"{error} ({places})") from error
 
@@ -107,6 +110,11 @@ def natural(text: str) -> int:
     return _integer(text, least=0)
 
 
+def seed_of_32_bits(text: str) -> int:
+    """The type of a seed that NumPy's older generators take, as robomimic uses them."""
+    return _integer(text, least=0, most=2**32 - 1)
+
+
 def positive(text: str) -> int:
     """The type of an argument that is a whole number from 1."""
     return _integer(text, least=1)
@@ -118,11 +126,12 @@ def resumed(number: int, unit: str) -> Iterator[str]:
         yield f"{number} of the {unit} are from an earlier, interrupted run"
 
 
-def _integer(text: str, least: int) -> int:
+def _integer(text: str, least: int, most: float = math.inf) -> int:
     with contextlib.suppress(ValueError):
-        if int(text) >= least:
+        if least <= int(text) <= most:
             return int(text)
-    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
+    to = f" to {most}" if most < math.inf else ""
+    raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}{to}")
 
 
 def print_masks(written: WrittenMasks, as_json: bool) -> None:

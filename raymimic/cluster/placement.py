@@ -10,6 +10,8 @@ from raymimic.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
+_LEAST_CPUS = 0.001
+
 
 @dataclass(frozen=True)
 class Reservation:
@@ -198,6 +200,21 @@ def _fitting_factor(wanted: Reservation, capacity: Capacity) -> float:
     return min(1.0, max(by_sum, by_count))
 
 
+def share_of_cpus(cpus: float, number: int) -> float:
+    """The CPUs of each of some actors: one, or an equal part of all.
+
+    Args:
+        cpus: of the cluster.
+        number: of actors.
+
+    Raises:
+        ClusterError: Ray cannot count so small a part.
+    """
+    if cpus / number < _LEAST_CPUS:
+        raise ClusterError(f"{number:,} actors are too many for {cpus:g} CPUs: lower --actors")
+    return min(1.0, cpus / number)
+
+
 def _round_down(cpus: float) -> float:
     """Rounds down to thousandths, which Ray can count; at least one of them."""
-    return max(int(cpus * 1000 + 1e-6) / 1000, 0.001)
+    return max(int(cpus * 1000 + 1e-6) / 1000, _LEAST_CPUS)

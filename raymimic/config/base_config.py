@@ -188,6 +188,15 @@ class BaseConfig(SettingRules, Config):
             )
         REGISTERED_CONFIGS[name] = cls
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        own = type(self).ALGO_NAME
+        if key == "algo_name" and value != own:
+            raise ConfigError(
+                f"'algo_name' of a config for '{own}' cannot become {value!r}: begin with the "
+                "other algorithm's config (--algo, or the file's 'algo_name')"
+            )
+        super().__setitem__(key, value)
+
     def __init__(self, dict_to_load: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.algo_name = type(self).ALGO_NAME
@@ -354,7 +363,7 @@ class BaseConfig(SettingRules, Config):
     def mlflow_config(self) -> None:
         """Fills `mlflow`: the tracking server, and the names of the run."""
         self.mlflow.enabled = True  # log parameters, metrics and results to MLflow
-        # Server or database; null: MLFLOW_TRACKING_URI, else mlflow.db in the current folder.
+        # Server or database; null: MLFLOW_TRACKING_URI, else ./mlflow.db.
         self.mlflow.tracking_uri = None
         self.mlflow.experiment_name = None  # null: MLFLOW_EXPERIMENT_NAME, else "raymimic"
         self.mlflow.run_name = None  # null: experiment.name
@@ -584,7 +593,7 @@ def json_from_file(path: str | Path) -> dict[str, Any]:
         text = storage.read_bytes(storage.absolute(str(path)))
         if storage.is_lfs_pointer(text):
             raise ConfigError(f"{path} is not a config but {storage.LFS_POINTER}")
-        content = parse_json(text)
+        content = parse_json(text, unique_keys=True)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
@@ -609,6 +618,11 @@ def import_modules(names: Iterable[str]) -> None:
         ConfigError: one of them does not exist on the path, or fails while it is imported.
     """
     for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(
+                f"'{name}' (--import, train.imports) is no name of a module: a file my_env.py in "
+                "the current folder is named my_env, and pkg/my_env.py is pkg.my_env"
+            )
         try:
             importlib.import_module(name)
         except RaymimicError:
@@ -617,9 +631,10 @@ def import_modules(names: Iterable[str]) -> None:
             module = f"module '{name}' (--import, train.imports)"
             absent = error.name if isinstance(error, ModuleNotFoundError) else None
             if absent and f"{name}.".startswith(f"{absent}."):
+                hint = f" (did you mean '{name[:-3]}'?)" if name.endswith(".py") else ""
                 raise ConfigError(
-                    f"{module} is not on the Python path: put its folder on PYTHONPATH, install "
-                    "it, or, if it is in the current folder, name it with --import"
+                    f"{module} is not on the Python path{hint}: put its folder on PYTHONPATH, "
+                    "install it, or, if it is in the current folder, name it with --import"
                 ) from error
             remedy = "fix it there"
             if absent == "robomimic":

@@ -275,8 +275,9 @@ class Config(dict[str, Any]):
         old = self.get(key)
         if self._keys_locked and isinstance(old, Config):
             if not isinstance(value, Mapping):
+                given = "null" if value is None else repr(value)
                 raise ConfigError(
-                    f"'{self.dotted(key)}' is a section and cannot be set to {value!r}; "
+                    f"'{self.dotted(key)}' is a section and cannot be set to {given}; "
                     f"set one of its keys{_listed(old)}"
                 )
             if old._keys_locked:

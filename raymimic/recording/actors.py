@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from raymimic.cluster.lost import LOST_ACTOR
+from raymimic.cluster.placement import share_of_cpus
 from raymimic.cluster.watch import ClusterWatch, RoomWatch
 from raymimic.config import import_modules
 from raymimic.errors import EnvError, RaymimicError
@@ -58,7 +59,7 @@ class ActorPlayers:
     ) -> None:
         cpus = ray.cluster_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
         number = num_actors or max(1, int(cpus))
-        bundle = {"CPU": min(1.0, cpus / number)}
+        bundle = {"CPU": share_of_cpus(cpus, number)}
         self._cluster = cluster
         self._room = RoomWatch(bundle, "a recording actor", cluster.patience_s, logger.warning)
         actor_class: Any = ray.remote(_RecordingActor)

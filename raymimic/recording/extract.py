@@ -35,7 +35,6 @@ from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import ProgressBar
 from raymimic.recording.source import Source, SourceDemo, SourcePlayer, begin
-from raymimic.storage import check_writable
 
 _SUCCESS, _END, _BOTH = DONE_MODES = (0, 1, 2)
 
@@ -167,7 +166,6 @@ def extract_observations(
     given.check_states(names)
     env_meta = extraction.env_meta(given.env_meta())
     player = Extractor(given, env_meta, extraction, (names[0], names[-1]))
-    check_writable(str(out))
     plan = {"source": content_digest(given.path), "demos": names, **asdict(extraction)}
     made = ExtractedDataset(Path(out))
     with keeping_parts(out, plan, extraction.compress, replace=False) as parts:

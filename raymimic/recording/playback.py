@@ -6,7 +6,7 @@ As in robomimic's `playback_dataset`, a frame is taken after each state or actio
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -215,9 +215,9 @@ def play_back(
         OutputError: the film cannot be written.
     """
     import_modules(imports)
-    if video is not None:
-        check_film(video)
     given = Source.locate(source, allow_links)
+    if video is not None:
+        check_film(video, reads=[given.path])
     names = given.demos(n, filter_key)
     if not playback.use_obs:
         given.check_states(names)
@@ -261,15 +261,19 @@ def play_back(
     return report
 
 
-def check_film(video: str | Path) -> None:
+def check_film(video: str | Path, reads: Iterable[str] = ()) -> None:
     """Makes sure, before long work, that a film can be written.
 
+    Args:
+        video: path of the film.
+        reads: files that the command reads, paths or URIs.
+
     Raises:
-        OutputError: its place takes no file, or is a URI.
+        OutputError: its place takes no file, or is a URI, or the command reads it.
     """
     if is_uri(str(video)):
         raise OutputError(f"cannot write '{video}': it must be a local file; copy it then")
-    check_writable(str(video))
+    check_writable(str(video), reads)
 
 
 def try_film(playback: Playback, env_args: Mapping[str, Any]) -> None:

@@ -167,13 +167,15 @@ def _play(
     # Importing Ray takes a second, which an evaluation without it saves.
     import ray
 
+    from raymimic.cluster.placement import share_of_cpus
     from raymimic.cluster.session import ray_session
     from raymimic.rollout.actors import RolloutPool
 
     with ray_session(config) as cluster:
         cpus = ray.cluster_resources().get("CPU", 1.0)  # type: ignore[no-untyped-call]
+        number = min(num_actors, len(job.seeds))
         pool = RolloutPool(
-            num_actors, settings.envs_per_actor, min(1.0, cpus / num_actors), imports, cluster
+            number, settings.envs_per_actor, share_of_cpus(cpus, number), imports, cluster
         )
         return _tried_and_played(pool, tryout, job)
 

@@ -46,11 +46,11 @@ def run_trained_agent(args: argparse.Namespace) -> dict[str, float]:
         )
     film = None
     if args.video_path is not None:
-        check_film(args.video_path)
+        check_film(args.video_path, reads=[args.agent])
         cameras = tuple(args.camera_names) if args.camera_names else None
         film = Playback(cameras=cameras, skip=args.video_skip)
     if json_path is not None:
-        check_writable(json_path)
+        check_writable(json_path, reads=[args.agent])
     imports = getattr(args, "imports", ())
     actors = getattr(args, "actors", None)
     with fetched(args.agent) as checkpoint, tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 """Every mistake of a user: one sentence that names it, status 2, and nothing left behind."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -252,6 +253,9 @@ def test_set_syntax(refused, hopper, setting):
     [
         (["train", "--workers", "two"], ["--workers", "'two' is not a whole number"]),
         (["evaluate", "x.pth", "--episodes", "0"], ["--episodes", "'0' is not a whole number"]),
+        (["dataset", "split", "x", "--seed", str(2**32)], ["--seed", "from 0 to 4294967295"]),
+        (["dataset", "filter", "x", "--seed", str(2**32)], ["--seed", "from 0 to 4294967295"]),
+        (["quickstart", "--seed", str(2**32)], ["--seed", "from 0 to 4294967295"]),
         (["train", "--datset", "x"], ["--datset"]),
         (["tarin"], ["'tarin'", "train"]),
         ([], ["COMMAND"]),
@@ -259,6 +263,28 @@ def test_set_syntax(refused, hopper, setting):
 )
 def test_arguments(refused, args, names):
     refused(args, *names, "--help")
+
+
+@pytest.mark.parametrize("value", ["bc", "5", "null"])
+def test_another_algorithm_by_set(refused, hopper, value):
+    refused(train_args(hopper, f"algo_name={value}"), "'algo_name'", "'td3_bc'", "--algo")
+
+
+@pytest.mark.parametrize("name", ["../mine", "a/b", ".mine", "my module", ""])
+def test_import_of_no_module(refused, hopper, name):
+    refused([*train_args(hopper), "--import", name], f"'{name}'", "--import", "my_env.py")
+
+
+def test_import_of_a_file(refused, hopper):
+    refused([*train_args(hopper), "--import", "mine.py"], "did you mean 'mine'?")
+
+
+def test_a_key_that_comes_twice(refused, hopper, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"algo_name": "bc", "train": {"seed": 1, "seed": 2}}')
+    refused(
+        ["train", "--config", str(path), "--dataset", str(hopper)], str(path), "'seed'", "twice"
+    )
 
 
 @pytest.mark.parametrize(
@@ -366,6 +392,36 @@ def test_checkpoint_that_does_not_act(cli, hopper):
     assert ran.status == 0, ran.err
     path = ran.result["last_checkpoint"]
     assert_refused(cli("evaluate", path), path, "one of gl, which plans, but does not act")
+
+
+def test_results_in_the_place_of_the_file_that_is_read(refused, checkpoint, tmp_path):
+    shutil.copy(checkpoint, tmp_path / "mine.pth")
+    (tmp_path / "again.pth").hardlink_to(tmp_path / "mine.pth")
+    data = write_hopper(tmp_path / "mine.hdf5")
+    for out in ("mine.pth", "again.pth"):
+        said = (f"cannot write '{out}'", "the command reads this file")
+        refused(["evaluate", "mine.pth", "--actors", "0", "--json", out], *said)
+        refused(["export", "mine.pth", out, "--force"], *said)
+    verify = ["dataset", "playback", str(data), "--verify", "--json", str(data)]
+    refused(verify, f"cannot write '{data}'", "the command reads this file")
+
+
+@pytest.mark.parametrize("out", ["/dev/null", "/dev/stdout", "pipe", "link"])
+def test_results_in_the_place_of_no_file(refused, checkpoint, tmp_path, out):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("elsewhere")
+    args = ["evaluate", str(checkpoint), "--actors", "0", "--json", out]
+    refused(args, f"cannot write '{out}'", "a link, a pipe or a device")
+
+
+def test_export_into_a_folder(refused, checkpoint):
+    args = ["export", str(checkpoint), ".", "--force"]
+    refused(args, "cannot write '.'", "Is a directory")
+
+
+def test_too_many_episodes(refused, checkpoint):
+    args = ["evaluate", str(checkpoint), "--actors", "0", "--episodes", "65537"]
+    refused(args, "65,537 episodes", "at most 65,536")
 
 
 # -- resuming --

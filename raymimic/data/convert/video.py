@@ -10,7 +10,7 @@ import numpy as np
 
 from raymimic.data.hdf5 import reading
 from raymimic.data.writer import Array
-from raymimic.errors import DatasetError
+from raymimic.errors import DatasetError, pip_install
 
 _ERRORS = "crccheck+bitstream+buffer+explode"
 CODEC, PIXELS = "h264", "yuv420p"
@@ -180,6 +180,6 @@ def _library(path: Path) -> Any:
         import av
     except ImportError as error:
         raise DatasetError(
-            f"'{path}' is a video, which needs the package 'av': pip install 'raymimic[lerobot]'"
+            f"'{path}' is a video, which needs the package 'av': {pip_install('lerobot')}"
         ) from error
     return av

@@ -27,7 +27,7 @@ from raymimic.data.fetch import local_path
 from raymimic.data.hdf5 import reading
 from raymimic.data.memory import free_memory
 from raymimic.data.writer import Array, RecordedEpisode
-from raymimic.errors import DatasetError
+from raymimic.errors import DatasetError, pip_install
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,6 @@ _NUMBER_CODECS = (
     *("bytes", "transpose", "sharding_indexed"),
 )
 _CODECS = {*_NUMBER_CODECS, *(f"imagecodecs_{name}" for name in _IMAGE_CODECS)}
-_INSTALL = "pip install 'raymimic[zarr]'"
 _BLOSC_HEAD = 16  # bytes of a chunk, of which the last four are the chunk's size
 _NO_CHUNK = 2**64 - 1  # place, in a shard's index, of a chunk that is not stored
 _SIDE = 16  # of an image at least: smaller arrays are tables
@@ -508,5 +507,5 @@ def _imported(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise DatasetError(
-            f"this dataset is read by the package '{error.name}': {_INSTALL}"
+            f"this dataset is read by the package '{error.name}': {pip_install('zarr')}"
         ) from error

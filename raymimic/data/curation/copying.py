@@ -7,16 +7,18 @@ import h5py
 
 from raymimic.data.hdf5 import DatasetReader, DemoReader, Item
 from raymimic.errors import OutputError
+from raymimic.storage import check_writable
 
 
 def check_new(path: str | Path) -> None:
-    """Makes sure that a dataset which is to be written does not replace a file.
+    """Makes sure, before long work, that a dataset can be written and replaces no file.
 
     Raises:
-        OutputError: there is one, or a link of that name.
+        OutputError: there is one, or a link of that name, or the place cannot be written.
     """
     if Path(path).exists() or Path(path).is_symlink():
         raise OutputError(f"'{path}' exists already: choose another name, or remove it")
+    check_writable(str(path))
 
 
 def copy_demo(
