@@ -34,6 +34,7 @@ class RayTrial:
     """As much of Ray Tune's trial as the board looks at."""
 
     status = "TERMINATED"
+    error_file: str | None = None
 
     def __init__(self, trial: Trial) -> None:
         self.config = {ORDER_KEY: trial_order(trial)}
@@ -41,9 +42,6 @@ class RayTrial:
 
     def __str__(self) -> str:
         return self.name
-
-    def get_error(self) -> Exception:
-        return RuntimeError("The actor died\nits node was lost")
 
 
 def report(step: int, score: float, epoch: int, episodes: int) -> dict[str, Any]:
@@ -227,6 +225,28 @@ def test_what_a_restarted_trial_tells_again_counts_once(spec: SweepSpec) -> None
     assert result.best_checkpoint == f"{result.run_dir}/models/model_epoch_1.pth"
 
 
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("The actor died unexpectedly\n\tpid: 12", "its process was lost"),
+        ("ray::f() (pid=12)\n  File ...\nKeyError: 'x'\nKeyError: 'x' (/a.py, line 3)\n", None),
+    ],
+)
+def test_the_last_error_of_a_trial_is_told(
+    spec: SweepSpec, tmp_path: Path, last: str, told: str | None
+) -> None:
+    board, trial = board_of(spec, folder_of(spec)), RayTrial(spec.trials()[0])
+    file = tmp_path / "error.txt"
+    file.write_text(
+        f"Failure # 1 (occurred at 1)\nray::f()\nValueError: early\nFailure # 2 (at 2)\n{last}\n"
+    )
+    trial.error_file = str(file)
+    board.on_trial_start(0, [], trial)
+    board.on_trial_error(0, [], trial)
+    result = board.results[trial.trial_id]
+    assert (result.status, result.error) == ("failed", told or "KeyError: 'x' (/a.py, line 3)")
+
+
 def test_trials_end_in_different_ways(spec: SweepSpec) -> None:
     board = board_of(spec, folder_of(spec))
     finished, failed, stopped, lost = spec.trials()
@@ -246,7 +266,7 @@ def test_trials_end_in_different_ways(spec: SweepSpec) -> None:
         ("finished", None),
         ("failed", "the loss is not a number"),
         ("stopped", None),
-        ("failed", "its node was lost"),
+        ("failed", "its process was lost"),
     ]
     # A resumed sweep tries those again that failed; a scheduler hears of the others.
     left = [told["trial"]["setting"] | told["trial"] for told in board.left(spec.trials())]
