@@ -509,6 +509,10 @@ def parse_json(text: str | bytes, unique_keys: bool = False) -> Any:
         content = json.loads(text, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise _too_deep() from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise ValueError("a number has more than 4,300 digits") from None
+        raise
     level = [content]
     for _ in range(MAX_DEPTH):
         level = [x for value in level for x in _children(value)]

@@ -96,7 +96,7 @@ def check_resume(
             )
         return ["the run has no checkpoint yet: training begins at the first epoch"]
     _check_checkpoint(content, config, run, store, digest, envs)
-    return []
+    return [f"training goes on after epoch {content.epoch} of {config.train.num_epochs}"]
 
 
 def _check_checkpoint(

@@ -93,6 +93,7 @@ def test_resume_with_more_epochs_equals_an_uninterrupted_run(cli, hopper, settin
     args = ["--algo", "td3_bc", "--name", "short", "--resume"]
     resumed = cli("train", *args, "--json", "--set", "train.num_epochs=4")
     assert resumed.result["run_dir"] == first.result["run_dir"]
+    assert "training goes on after epoch 2 of 4" in resumed.out
     assert_same(state_of(resumed), whole)
     metrics = [one.result["metrics"].get("Valid/Loss") for one in (resumed, ran)]
     assert metrics[0] == metrics[1]

@@ -279,6 +279,12 @@ def test_import_of_a_file(refused, hopper):
     refused([*train_args(hopper), "--import", "mine.py"], "did you mean 'mine'?")
 
 
+def test_a_number_too_long(refused, hopper, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"algo_name": "bc", "train": {"seed": ' + "9" * 5000 + "}}")
+    refused(["train", "--config", str(path)], str(path), "a number has more than 4,300 digits")
+
+
 def test_a_key_that_comes_twice(refused, hopper, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text('{"algo_name": "bc", "train": {"seed": 1, "seed": 2}}')
