@@ -500,7 +500,7 @@ def test_a_store_without_its_packages_names_the_extra(
     write_zarr(path, image_codec=imagecodecs.numcodecs.Jpeg2k(level=50))
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "imagecodecs.numcodecs")
-    with pytest.raises(DatasetError, match=r"pip install 'raymimic\[zarr\]'"):
+    with pytest.raises(DatasetError, match=r"pip install .*\[zarr\]"):
         convert_dataset(path, tmp_path / "made.hdf5")
 
 
