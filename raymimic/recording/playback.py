@@ -272,7 +272,9 @@ def check_film(video: str | Path, reads: Iterable[str] = ()) -> None:
         OutputError: its place takes no file, or is a URI, or the command reads it.
     """
     if is_uri(str(video)):
-        raise OutputError(f"cannot write '{video}': it must be a local file; copy it then")
+        raise OutputError(
+            f"cannot write '{video}': write a local file, and copy it there afterwards"
+        )
     check_writable(str(video), reads)
 
 

@@ -219,14 +219,14 @@ def test_gradients_that_go_round_the_average_stop_the_run(dataset: Path, tmp_pat
 def test_a_node_that_holds_other_data_is_noticed(dataset: Path, tmp_path: Path) -> None:
     write_data(dataset.with_name("other.hdf5"), seed=1)
     said = said_by_two(tmp_path, (spec(dataset, tmp_path / "two"), "other_data"))
-    assert re.search(r"other\.hdf5\) on .* are not those that", said)
+    assert re.search(r"other\.hdf5\) on .* are not those with which", said)
 
 
 def test_data_that_are_replaced_after_the_start_are_noticed(tmp_path: Path) -> None:
     run = spec(write_data(tmp_path / "d.hdf5"), tmp_path / "run")
     trained_alone(run)
     write_data(tmp_path / "d.hdf5", seed=1)
-    with pytest.raises(DatasetError, match="are not those that this training was started with"):
+    with pytest.raises(DatasetError, match="are not those with which this training was started"):
         train_loop(run, RecordingLink(), rank=0, world_size=1, device=torch.device("cpu"))
     # Nor does a driver that saw the new data from the beginning go on with the old checkpoint.
     again = spec(tmp_path / "d.hdf5", tmp_path / "run")

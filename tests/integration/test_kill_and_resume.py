@@ -216,7 +216,7 @@ def test_a_restarted_worker_notices_that_the_data_were_replaced(
     assert training.process.returncode == 2
     (line,) = (line for line in said.splitlines() if line.startswith("raymimic: error: "))
     assert str(dataset) in line
-    assert "are not those that this training was started with (sha256:" in line
+    assert "are not those with which this training was started (sha256:" in line
     assert "Traceback" not in said
 
 

@@ -119,9 +119,9 @@ NORMALIZATION = "train.action_config.actions.normalization"
 @pytest.mark.parametrize(
     ("algo", "settings", "reach"),
     [
-        ("td3_bc", [], "'actions' reaches 2.9, where"),
-        ("bc", [], "'actions' reaches 2.9, where"),
-        ("bc", [f"{NORMALIZATION}=gaussian"], "with gaussian normalization, where it can never"),
+        ("td3_bc", [], "'actions' reaches 2.9, which it cannot reach"),
+        ("bc", [], "'actions' reaches 2.9, which it cannot reach"),
+        ("bc", [f"{NORMALIZATION}=gaussian"], "with gaussian normalization, which it cannot reach"),
         ("bc", [f"{NORMALIZATION}=min_max"], None),
     ],
 )

@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_used_is_said(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAYMIMIC_CACHE", str(tmp_path / "file" / ("" if place == "file" else "x")))
     data = loaders(config_for(path, None))
-    assert data.place.endswith("or mend this one: the data are in memory instead")
+    assert data.place.endswith("or fix this one: the data are in memory instead")
     assert not data.train.dataset.store.is_cached
 
 

@@ -301,4 +301,4 @@ def test_a_cache_of_another_depth_is_not_taken(
         batch, _, _ = next(data.train.epoch(1))
         seen = made.postprocess_batch_for_training(made.process_batch_for_training(batch), None)
         assert float(seen["obs"]["camera_0"].max()) == pytest.approx(far)
-        assert ("networks see 0 to 1" in caplog.text) == cut
+        assert ("networks see it clipped to 0 to 1" in caplog.text) == cut

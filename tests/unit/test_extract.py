@@ -197,7 +197,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
     (tmp_path / "a.hdf5.parts").mkdir()
     (tmp_path / "a.hdf5.parts" / "mine.txt").touch()
     with (
-        pytest.raises(OutputError, match="not of this command"),
+        pytest.raises(OutputError, match="holds other files, which this command would delete"),
         keeping_parts(tmp_path / "a.hdf5", {}),
     ):
         pass
@@ -211,7 +211,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         ({}, ["--size", "20"], ["--size is for images", "--cameras"]),
         ({}, ["--cameras", "front", "--size", "20", "--width", "3"], ["twice"]),
         ({}, ["--done_mode", "3"], ["invalid choice"]),
-        ({}, ["--out", "s3://bucket/a.hdf5"], ["must be a local file"]),
+        ({}, ["--out", "s3://bucket/a.hdf5"], ["write a local file, and copy it there"]),
         ({}, ["--shaped"], ["'Rail' has no shaped rewards", "--shaped"]),
         ({"width": 3}, [], ["'Rail' has states of shape (2,), not (3,)"]),
         ({"bad": {0: RAISES, 4: RAISES}, "steps": 1}, [], ["demo_0", "the cart jams"]),

@@ -97,7 +97,7 @@ def test_a_kill_before_the_plan_has_its_name_leaves_nothing_in_the_way(tmp_path:
     assert play(tmp_path / "out") == ([0, 1, 2, 3, 4], WHOLE)
     folder.mkdir()
     (folder / "mine").touch()
-    with pytest.raises(OutputError, match="not of this command"):
+    with pytest.raises(OutputError, match="holds other files, which this command would delete"):
         play(tmp_path / "out")
     assert (folder / "mine").exists()
 

@@ -148,7 +148,7 @@ def test_a_kept_failure_and_an_expert_that_never_ends(cli, tmp_path: Path) -> No
         (["slider-line", "--size", "20"], ["takes no --size without --cameras"]),
         (["slider-line", "--cameras", "a,a"], ["'a,a'"]),
         (["slider-line", "--cameras", "a", "--size", "0x3"], ["'0x3' is no size"]),
-        (["slider-line", "--noise", "nan"], ["'nan' is no number"]),
+        (["slider-line", "--noise", "nan"], ["'nan' is not a number"]),
         (["slider-line", "--demos", "99999"], ["1 to 32,768 demos"]),
         (["hopper-medium-expert", "--noise", "0"], ["takes no --noise"]),
         (["robosuite-lif"], ["no task 'lif'; did you mean 'lift'"]),

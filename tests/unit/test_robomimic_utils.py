@@ -237,7 +237,7 @@ def test_filter_keys_are_written_and_read(tmp_path: Path):
     assert file_utils.get_demos_for_filter_key(file, "some") == ["demo_0", "demo_2"]
     assert file_utils.create_hdf5_filter_key(str(file), ["demo_1"], "some") == [3]
     assert file_utils.get_demos_for_filter_key(file, "some") == ["demo_1"]
-    with pytest.raises(DatasetError, match="no demo 'demo_9'"):
+    with pytest.raises(DatasetError, match="cannot name demo 'demo_9'"):
         file_utils.create_hdf5_filter_key(file, ["demo_9"], "some")
     assert file_utils.get_demos_for_filter_key(file, "some") == ["demo_1"]
     with pytest.raises(DatasetError, match="no filter key 'sone'"):

@@ -239,7 +239,7 @@ def test_a_sampled_machine_changes_no_bit(spec: WorkerSpec, tmp_path: Path) -> N
 
 def test_other_data_than_the_drivers_are_refused(spec: WorkerSpec) -> None:
     link = RecordingLink()
-    with pytest.raises(DatasetError, match="are not those that this training was started with"):
+    with pytest.raises(DatasetError, match="are not those with which this training was started"):
         train(replace(spec, dataset_digest="0" * 64), link)
     assert link.events == []
 
