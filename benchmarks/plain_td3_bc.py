@@ -39,7 +39,8 @@ class PlainTD3BC:
         def rand(width: int) -> Tensor:
             return torch.rand(transitions, width, device=device) * 2 - 1
 
-        self.data = rand(OBS), rand(ACTIONS), rand(1), rand(OBS)
+        dones = torch.zeros(transitions, 1, device=device)
+        self.data = rand(OBS), rand(ACTIONS), rand(1), rand(OBS), dones
         self.actor = _mlp(OBS, ACTIONS, nn.Tanh()).to(device)
         self.critics = nn.ModuleList(_mlp(OBS + ACTIONS, 1) for _ in range(2)).to(device)
         self.actor_target = copy.deepcopy(self.actor)
@@ -52,13 +53,13 @@ class PlainTD3BC:
     def step(self) -> None:
         """Takes one gradient step; every second one moves the actor and the targets."""
         index = torch.randint(len(self.data[0]), (BATCH,), device=self.device)
-        obs, action, reward, next_obs = (x[index] for x in self.data)
+        obs, action, reward, next_obs, done = (x[index] for x in self.data)
         with torch.no_grad():
             proposed = self.actor_target(next_obs)
             noise = (torch.randn_like(proposed) * NOISE_STD).clamp(-NOISE_CLIP, NOISE_CLIP)
             pair = torch.cat([next_obs, (proposed + noise).clamp(-1, 1)], dim=-1)
             value = torch.min(*(critic(pair) for critic in self.critic_targets))
-            target = reward + DISCOUNT * value
+            target = reward + DISCOUNT * (1 - done) * value
         pair = torch.cat([obs, action], dim=-1)
         self._descend(
             sum(F.mse_loss(critic(pair), target) for critic in self.critics), self.critic_optimizer
