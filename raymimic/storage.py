@@ -173,9 +173,7 @@ def _place(part: Path, path: Path) -> None:
         path.hardlink_to(part)  # in one step, as no renaming is
     except OSError as error:  # not all file systems can do so
         if isinstance(error, FileExistsError) or path.exists():
-            raise OutputError(
-                f"'{path}' exists already: choose another name, or remove it"
-            ) from error
+            raise exists_already(path) from error
         part.replace(path)
 
 
@@ -280,7 +278,7 @@ def check_writable(path: str, reads: Iterable[str] = ()) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if target.is_symlink() or (target.exists() and not target.is_file()):
             raise OSError(errno.EINVAL, "it is a link, a pipe or a device")
-        if any(_is_same(target, source) for source in reads):
+        if any(is_same_file(target, source) for source in reads):
             raise OSError(errno.EINVAL, "the command reads this file")
         folder = next(parent for parent in target.parents if parent.exists())
         with tempfile.NamedTemporaryFile(prefix=f".{target.name}.", suffix=".tmp", dir=folder):
@@ -289,11 +287,16 @@ def check_writable(path: str, reads: Iterable[str] = ()) -> None:
         raise _not_written(path, error) from error
 
 
-def _is_same(target: Path, source: str) -> bool:
-    """Whether both are one file, perhaps by two names."""
-    with contextlib.suppress(OSError):  # one of them is not there, or no path
-        return not is_uri(source) and target.samefile(source)
+def is_same_file(path: str | Path, other: str | Path) -> bool:
+    """Whether both are one local file, perhaps by two names."""
+    with contextlib.suppress(OSError, ValueError):  # one of them is not there, or no path
+        return Path(path).samefile(other)
     return False
+
+
+def exists_already(path: str | Path) -> OutputError:
+    """The error of a command that replaces no file, about a file of that name."""
+    return OutputError(f"'{path}' exists already: choose another name, or remove it")
 
 
 def _not_written(path: str, error: OSError) -> OutputError:

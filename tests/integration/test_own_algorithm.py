@@ -34,11 +34,23 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     assert not list(tmp_path.glob("*-was-imported"))
 
 
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a folder, as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "raymimic", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
 def test_it_trains_on_two_workers_and_its_checkpoint_acts(
     hopper: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [
-        *(sys.executable, "-m", "raymimic", "train", "--import", "my_td3_bc"),
+        *("train", "--import", "my_td3_bc"),
         *("--algo", "my_td3_bc", "--dataset", str(hopper), "--workers", "2", "--json"),
         *("--set", *SETTINGS, "algo.actor.layer_dims=[8,8]", "algo.critic.layer_dims=[8,8]"),
         *("experiment.rollout.enabled=true", "experiment.rollout.rate=2", "experiment.rollout.n=2"),
@@ -46,9 +58,7 @@ def test_it_trains_on_two_workers_and_its_checkpoint_acts(
         *("experiment.save.on_best_rollout_return=true", "ray.rollout_actors=1"),
         "mlflow.enabled=true",  # delivered by a process of its own
     ]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
+    done = run(folder, *command)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert np.isfinite(result["metrics"]["Train/Loss"])
@@ -83,17 +93,7 @@ def test_its_trials_find_it(hopper: Path, folder: Path) -> None:
         *("experiment.rollout.n=1", "experiment.rollout.horizon=5", "train.output_dir=out"),
     ]
     (folder / "sweep.yaml").write_text(json.dumps(sweep))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "raymimic", "tune", "sweep.yaml", "--json"),
-            *("--import", "my_td3_bc", "--set", *settings),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = run(folder, "tune", "sweep.yaml", "--json", "--import", "my_td3_bc", "--set", *settings)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout.splitlines()[-1])["table"]
     assert row["trials"] == {"finished": 1}
@@ -115,17 +115,8 @@ def test_its_exception_names_its_file_and_line(hopper: Path, folder: Path, comma
         settings += ["experiment.rollout.enabled=true", "experiment.rollout.rate=2"]
     else:
         command += " --algo my_td3_bc"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "raymimic", *command.split(), "--import", "my_td3_bc"),
-            *("--dataset", str(hopper), "--set", *settings),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    words = [*command.split(), "--import", "my_td3_bc", "--dataset", str(hopper)]
+    done = run(folder, *words, "--set", *settings)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     told = done.stderr if command.startswith("train") else done.stdout + done.stderr

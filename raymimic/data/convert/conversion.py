@@ -23,6 +23,7 @@ from raymimic.data.hdf5 import HDF5_ENDINGS, open_hdf5
 from raymimic.data.metadata import content_digest, digest_of_files
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.errors import DatasetError
+from raymimic.storage import is_same_file
 
 ProgressCallback = Callable[[int, int | None], None]
 """Called with the number of converted episodes, and of all episodes (None: not known)."""
@@ -119,7 +120,7 @@ def convert(
 ) -> ConvertedDataset:
     """As `convert_dataset`, of a dataset that is open."""
     before = stamps(reader.files)
-    if any(_is_same_file(file, target) for file in reader.files):
+    if any(is_same_file(target, file) for file in reader.files):
         raise DatasetError(f"'{target}' is the source itself: choose another file to write")
     count = _Count(progress, reader.num_episodes)
     with writing_dataset(target, reader.env_meta, replace=replace) as writer:
@@ -260,7 +261,3 @@ def stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     except OSError as error:
         raise DatasetError(f"'{error.filename}' cannot be read: {error.strerror}") from error
     return [(str(file.absolute()), stat.st_size, stat.st_mtime_ns) for file, stat in found]
-
-
-def _is_same_file(file: Path, target: str | Path) -> bool:
-    return Path(target).exists() and file.exists() and file.samefile(target)

@@ -6,8 +6,7 @@ from pathlib import Path, PurePosixPath
 import h5py
 
 from raymimic.data.hdf5 import DatasetReader, DemoReader, Item
-from raymimic.errors import OutputError
-from raymimic.storage import check_writable
+from raymimic.storage import check_writable, exists_already
 
 
 def check_new(path: str | Path) -> None:
@@ -17,7 +16,7 @@ def check_new(path: str | Path) -> None:
         OutputError: there is one, or a link of that name, or the place cannot be written.
     """
     if Path(path).exists() or Path(path).is_symlink():
-        raise OutputError(f"'{path}' exists already: choose another name, or remove it")
+        raise exists_already(path)
     check_writable(str(path))
 
 
