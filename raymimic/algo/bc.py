@@ -24,7 +24,7 @@ from raymimic.config.config import Config
 from raymimic.data.reads import Reads, Window
 from raymimic.errors import ConfigError
 from raymimic.models.base_nets import RNNState, rnn_args_from_config
-from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.obs_coders import obs_encoder_args_from_config
 from raymimic.models.policy_nets import (
     ActorNetwork,
     GaussianActorNetwork,

@@ -20,7 +20,7 @@ from raymimic.algo.losses import categorical_loss, project_onto_atoms, td_target
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError
 from raymimic.models.distributions import DiscreteValueDistribution
-from raymimic.models.obs_nets import obs_encoder_args_from_config, states_for
+from raymimic.models.obs_coders import obs_encoder_args_from_config, states_for
 from raymimic.models.policy_nets import (
     GMMActorNetwork,
     PerturbationActorNetwork,
@@ -174,7 +174,7 @@ class BCQ(CriticAlgo):
         with torch.no_grad():
             actions = self._sample(obs, goal, 1)
         critic = self._critics()[0]
-        with tensors.frozen(critic):  # its weight gradients are of no use here
+        with tensors.frozen(self._optimized("critic")):  # its weight gradients are of no use here
             values: Tensor = critic(obs, self._perturb("actor", obs, actions, goal), goal)
         return -values.mean()
 

@@ -23,7 +23,7 @@ from raymimic.algo.optimization import Adam
 from raymimic.config.config import Config
 from raymimic.models.base_nets import Parameter
 from raymimic.models.distributions import rsample_with_log_prob
-from raymimic.models.obs_nets import obs_encoder_args_from_config, states_for
+from raymimic.models.obs_coders import obs_encoder_args_from_config, states_for
 from raymimic.models.policy_nets import GaussianActorNetwork, stochastic_actor_from_config
 
 
@@ -125,7 +125,7 @@ class CQL(CriticAlgo):
         if self.actor_update_counter < self.algo_config.actor.bc_start_steps:
             gain = policy.log_prob(batch["actions"])
         else:
-            with tensors.frozen(self.nets["critic"]):  # their weights' gradients: of no use
+            with tensors.frozen(self._optimized("critic")):  # their weights' gradients: of no use
                 args = batch["obs"], actions, batch["goal_obs"]
                 gain = self.ensemble_values("critic", *args).amin(dim=0)
         loss = (alpha.detach() * log_prob).mean() - gain.mean()

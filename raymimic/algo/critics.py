@@ -13,7 +13,7 @@ from raymimic.algo.algo import ObsDict, PolicyAlgo, ValueAlgo
 from raymimic.algo.learning import Batch, Losses
 from raymimic.config.base_config import BaseConfig
 from raymimic.data.reads import Reads, one_step
-from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.obs_coders import obs_encoder_args_from_config
 from raymimic.models.value_nets import ActionValueEnsemble, ActionValueNetwork
 
 

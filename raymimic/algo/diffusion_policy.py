@@ -24,11 +24,8 @@ from raymimic.config.diffusion_policy_config import DiffusionPolicyConfig
 from raymimic.data.reads import Reads, Window
 from raymimic.errors import CheckpointError, ConfigError, pip_install
 from raymimic.models.diffusion_nets import ConditionalUnet1D, DiffusionTransformer
-from raymimic.models.obs_nets import (
-    ObservationGroupEncoder,
-    obs_and_goal_groups,
-    obs_encoder_args_from_config,
-)
+from raymimic.models.obs_coders import ObservationGroupEncoder, obs_encoder_args_from_config
+from raymimic.models.obs_nets import obs_and_goal_groups
 from raymimic.models.vision.norms import replace_bn_with_gn
 from raymimic.tensors import map_tensor
 

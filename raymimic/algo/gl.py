@@ -25,7 +25,8 @@ from raymimic.config.config import Config
 from raymimic.config.hbc_config import LATENT_SUBGOAL
 from raymimic.data.reads import Reads, Window
 from raymimic.errors import ConfigError
-from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups, obs_encoder_args_from_config
+from raymimic.models.obs_coders import obs_encoder_args_from_config
+from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups
 from raymimic.models.vae_nets import VAE, gumbel_temperature, vae_args_from_config
 from raymimic.tensors import map_tensor, repeat_rows
 

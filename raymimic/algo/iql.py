@@ -16,7 +16,7 @@ from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import advantage_weights, expectile_loss, regression_loss, td_target
 from raymimic.config.config import Config
-from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.obs_coders import obs_encoder_args_from_config
 from raymimic.models.policy_nets import StochasticActorNetwork, stochastic_actor_from_config
 from raymimic.models.value_nets import ValueNetwork
 

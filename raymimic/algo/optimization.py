@@ -355,7 +355,7 @@ def _squared_gradient_norms(params: Sequence[Sequence[nn.Parameter]]) -> list[Te
     """
     grads = [[p.grad for p in own if p.grad is not None] for own in params]
     flat = list(chain.from_iterable(grads))
-    if len(params) > 1 and len({(grad.device, grad.dtype) for grad in flat}) > 1:
+    if len({own[0].device for own in grads if own}) > 1:
         return [_squared_gradient_norms([own])[0] for own in params]
     norms = norm_of_each(flat) if flat else params[0][0].new_zeros(0)
     ends = list(accumulate(map(len, grads)))[:-1]

@@ -18,7 +18,7 @@ from raymimic.algo.critics import CriticAlgo
 from raymimic.algo.learning import Batch, Learner, Losses, Update
 from raymimic.algo.losses import td_target
 from raymimic.config.config import Config
-from raymimic.models.obs_nets import obs_encoder_args_from_config
+from raymimic.models.obs_coders import obs_encoder_args_from_config
 from raymimic.models.policy_nets import ActorNetwork
 
 
@@ -94,7 +94,7 @@ class TD3_BC(CriticAlgo):
         """
         action = self.nets["actor"](batch["obs"], batch["goal_obs"])
         critic = self._critics()[0]
-        with tensors.frozen(critic):  # its weight gradients are of no use here
+        with tensors.frozen(self._optimized("critic")):  # its weight gradients are of no use here
             q = critic(batch["obs"], action, batch["goal_obs"])
         lam = self.algo_config.alpha / self.dist_mean(q.abs())
         loss: Tensor = F.mse_loss(action, batch["actions"]) - lam * q.mean()

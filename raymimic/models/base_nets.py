@@ -1,15 +1,15 @@
 """Blocks that networks are built from."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn.modules import module as torch_module
 
 from raymimic.errors import ConfigError, did_you_mean
 from raymimic.tensors import map_tensor
@@ -35,6 +35,12 @@ def onednn_pays_from(cpuinfo: Path = Path("/proc/cpuinfo")) -> float:
 
 
 _ONEDNN_FROM = onednn_pays_from()
+_HOOKS_OF_ALL_MODULES = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks,
+    torch_module._global_backward_pre_hooks,
+)
 
 
 def onednn_product(
@@ -58,13 +64,21 @@ def onednn_product(
     return y
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Tells whether a call of the module does more than its `forward`."""
+def is_altered(module: nn.Module) -> bool:
+    """Tells whether a call of the module does something else than its class's `forward`.
+
+    It does where there are hooks, of the module or of all modules, where the module has a `forward`
+    of its own, and where it is compiled.
+    """
+    own = vars(module)
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or any(_HOOKS_OF_ALL_MODULES)
+        or "forward" in own
+        or "_compiled_call_impl" in own
     )
 
 
@@ -93,27 +107,87 @@ class _OneDNNLinear(torch.autograd.Function):
         )
 
 
-class Linear(nn.Linear):
-    """`nn.Linear`, with large products by oneDNN on AMD's processors (`onednn_pays_from`).
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+    """Computes a linear layer, with large products by oneDNN on AMD's processors.
 
-    Torch multiplies float32 matrices by MKL. Results differ by rounding.
+    Torch multiplies float32 matrices by MKL, see `onednn_pays_from`. Results differ by rounding.
+
+    Args:
+        x: `[..., D]`.
+        weight: `[E, D]`.
+        bias: `[E]`, if there is one.
+        relu: apply a ReLU too.
+
+    Returns:
+        `[..., E]`.
     """
+    if (
+        x.numel() * len(weight) >= _ONEDNN_FROM
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    ):
+        flat = x.reshape(-1, x.shape[-1])
+        y: Tensor = _OneDNNLinear.apply(flat, weight, bias, relu)  # type: ignore[no-untyped-call]
+        return y.view(*x.shape[:-1], len(weight))
+    y = F.linear(x, weight, bias)
+    # In place: the layer's gradient needs its input alone, and a second output costs a fifth of
+    # the forward pass.
+    return y.relu_() if relu else y
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, computed by `linear`."""
 
     def forward(self, x: Tensor, relu: bool = False) -> Tensor:
         """Maps `[..., in_features]` to `[..., out_features]`, through a ReLU if wanted."""
-        if (
-            x.numel() * self.out_features >= _ONEDNN_FROM
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        ):
-            flat = x.reshape(-1, self.in_features)
-            y: Tensor = _OneDNNLinear.apply(flat, self.weight, self.bias, relu)  # type: ignore[no-untyped-call]
-            return y.view(*x.shape[:-1], self.out_features)
-        y = F.linear(x, self.weight, self.bias)
-        # In place: the layer's gradient needs its input alone, and a second output costs a fifth of
-        # the forward pass.
-        return y.relu_() if relu else y
+        return linear(x, self.weight, self.bias, relu)
+
+
+class Step(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+        layer: the module.
+        params: of a plain linear layer, its parameters `weight` and `bias`; None: the module is
+            called.
+        relu: whether the ReLU after a linear layer is a part of the step.
+    """
+
+    layer: nn.Module
+    params: Mapping[str, Any] | None = None
+    relu: bool = False
+
+
+def step_of(layer: nn.Module) -> Step:
+    """Makes a step of one layer.
+
+    Weight normalisation, pruning and the like put something else in a parameter's place: such
+    layers are called.
+    """
+    plain = type(layer) in (Linear, nn.Linear) and not is_altered(layer)
+    known = plain and layer._parameters.keys() >= {"weight", "bias"}
+    return Step(layer, layer._parameters if known else None)
+
+
+def steps_of(layers: Iterable[nn.Module]) -> list[Step]:
+    """Makes steps of layers in a row, of a linear layer and the ReLU after it one."""
+    steps: list[Step] = []
+    for layer in layers:
+        last = steps[-1] if steps else None
+        activates = type(layer) is nn.ReLU and not is_altered(layer)
+        if activates and last is not None and last.params is not None and not last.relu:
+            steps[-1] = last._replace(relu=True)
+        else:
+            steps.append(step_of(layer))
+    return steps
+
+
+def through(steps: Iterable[Step], x: Any) -> Any:
+    """Maps an input through layers in a row."""
+    for layer, params, relu in steps:
+        x = layer(x) if params is None else linear(x, params["weight"], params["bias"], relu)
+    return x
 
 
 class Module(nn.Module):
@@ -221,16 +295,8 @@ class MLP(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[..., input_dim]` to `[..., output_dim]`."""
-        activated = False  # the linear layer before has applied the ReLU
-        for layer, following in pairwise([*self._model, None]):
-            if activated:
-                activated = False
-            elif type(layer) is Linear and type(following) is nn.ReLU:
-                activated = not has_hooks(layer) and not has_hooks(following)
-                x = layer(x, activated)
-            else:
-                x = layer(x)
-        return x
+        y: Tensor = through(steps_of(self._model), x)
+        return y
 
 
 RNNState = Tensor | tuple[Tensor, Tensor]

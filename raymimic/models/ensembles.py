@@ -7,14 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymimic.models.base_nets import MLP, Linear, has_hooks
-from raymimic.models.obs_nets import (
-    MIMO_MLP,
-    ObsDict,
-    ObservationDecoder,
-    ObservationEncoder,
-    ObservationGroupEncoder,
-)
+from raymimic.models.base_nets import Step, is_altered
+from raymimic.models.obs_coders import ObsDict
+from raymimic.models.obs_nets import MIMO_MLP
 
 # Multiply-adds of a member's largest product up to which one batched product for all is faster
 # on CPU, where larger ones are better left to oneDNN (benchmarks/results/critic_ensembles.json).
@@ -39,45 +34,22 @@ def can_be_batched(nets: Sequence[nn.Module]) -> bool:
 
 def _shape(net: nn.Module) -> Hashable:
     """Returns the structure that a network shares with those it can be batched with, or None."""
-    if not isinstance(net, MIMO_MLP) or has_hooks(net) or len(net.nets) != 3:
+    if not isinstance(net, MIMO_MLP) or is_altered(net):
         return None
-    encoder, mlp, decoder = (net.nets[name] for name in ("encoder", "mlp", "decoder"))
-    if type(encoder) is not ObservationGroupEncoder or has_hooks(encoder):
+    chain = net.layer_chain()
+    steps = tuple(_step_shape(step) for step in (*chain.steps, *chain.outputs.values()))
+    if not chain.inputs or not chain.outputs or None in steps:
         return None
-    if type(mlp) is not MLP or has_hooks(mlp) or has_hooks(mlp._model):
-        return None
-    if type(decoder) is not ObservationDecoder or has_hooks(decoder):
-        return None
-    inputs = [(group, _encoder_shape(net)) for group, net in encoder.nets.items()]
-    layers = [_layer_shape(layer) for layer in mlp._model]
-    outputs = [_linear_shape(layer) for layer in decoder.nets.values()]
-    if None in layers or None in outputs or any(keys is None for _, keys in inputs):
-        return None
-    return type(net), tuple(inputs), tuple(layers), tuple(outputs), tuple(decoder.shapes.items())
+    return type(net), tuple(chain.inputs), steps, tuple(chain.decoder.shapes.items())
 
 
-def _encoder_shape(encoder: nn.Module) -> Hashable:
-    if type(encoder) is not ObservationEncoder or has_hooks(encoder):
-        return None
-    if len(encoder.obs_nets) or len(encoder.obs_randomizers):
-        return None
-    return tuple(encoder.obs_shapes)
-
-
-def _layer_shape(layer: nn.Module) -> Hashable:
-    if type(layer) in _ELEMENTWISE:
-        return None if has_hooks(layer) else type(layer).__name__
-    return _linear_shape(layer)
-
-
-def _linear_shape(layer: nn.Module) -> Hashable:
-    """Returns the shape of a plain linear layer; None of any other."""
-    if type(layer) not in (Linear, nn.Linear) or has_hooks(layer):
-        return None
-    # Weight normalisation, pruning and the like put something else in a parameter's place.
-    if not (isinstance(layer.weight, nn.Parameter) and isinstance(layer.bias, nn.Parameter)):
-        return None
-    return layer.weight.shape
+def _step_shape(step: Step) -> Hashable:
+    """Returns the shape of a linear layer with a bias, or the class of an activation; else None."""
+    if step.params is None:
+        plain = type(step.layer) in _ELEMENTWISE and not is_altered(step.layer)
+        return type(step.layer) if plain else None
+    weight, bias = step.params["weight"], step.params["bias"]
+    return None if weight is None or bias is None else (weight.shape, step.relu)
 
 
 def rows_worth_batching(nets: Sequence[MIMO_MLP]) -> int:
@@ -98,24 +70,27 @@ def forward_batched(nets: Sequence[MIMO_MLP], **groups: ObsDict | None) -> dict[
     Returns:
         `{output: [n, B, *shape]}`.
     """
-    first = nets[0]
-    x: Tensor = first.nets["encoder"](**groups)
-    mlps = [cast("MLP", net.nets["mlp"]) for net in nets]
-    for members in zip(*(mlp._model for mlp in mlps), strict=True):
-        x = _linear(x, members) if isinstance(members[0], nn.Linear) else members[0](x)
-    decoders = [cast("ObservationDecoder", net.nets["decoder"]) for net in nets]
-    outputs: dict[str, Tensor] = {}
-    for key, shape in decoders[0].shapes.items():
-        y = _linear(x, [decoder.nets[key] for decoder in decoders])
-        outputs[key] = y.view(*y.shape[:-1], *shape)
-    return outputs
+    chains = [net.layer_chain() for net in nets]
+    first = chains[0]
+    x = first.features(groups)
+    for steps in zip(*(chain.steps for chain in chains), strict=True):
+        x = _together(x, steps)
+    return {
+        key: first.decoder.shaped(key, _together(x, [chain.outputs[key] for chain in chains]))
+        for key in first.outputs
+    }
 
 
-def _linear(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-    """Maps `[B, D]`, the same for all, or `[n, B, D]` to `[n, B, E]` by n linear layers."""
-    weights = [cast("Tensor", layer.weight) for layer in layers]
-    biases = [cast("Tensor", layer.bias) for layer in layers]
+def _together(x: Tensor, steps: Sequence[Step]) -> Tensor:
+    """Maps `[B, D]`, the same for all, or `[n, B, D]` to `[n, B, E]` by n steps of one shape."""
+    params = [step.params for step in steps if step.params is not None]
+    if not params:
+        y: Tensor = steps[0].layer(x)
+        return y
+    weights, biases = ([cast("Tensor", own[name]) for own in params] for name in ("weight", "bias"))
     if x.dim() == 2:  # one product serves all
         y = F.linear(x, torch.cat(weights), torch.cat(biases))
-        return y.view(len(x), len(layers), -1).transpose(0, 1)
-    return torch.baddbmm(torch.stack(biases).unsqueeze(1), x, torch.stack(weights).mT)
+        y = y.view(len(x), len(steps), -1).transpose(0, 1)
+    else:
+        y = torch.baddbmm(torch.stack(biases).unsqueeze(1), x, torch.stack(weights).mT)
+    return y.relu() if steps[0].relu else y

@@ -10,13 +10,8 @@ from torch.distributions import Distribution
 from raymimic.errors import ConfigError
 from raymimic.models.base_nets import RNNState
 from raymimic.models.distributions import ActionHead, GaussianHead, GMMHead
-from raymimic.models.obs_nets import (
-    MIMO_MLP,
-    RNN_MIMO_MLP,
-    EncoderKwargs,
-    ObsDict,
-    obs_and_goal_groups,
-)
+from raymimic.models.obs_coders import EncoderKwargs, ObsDict
+from raymimic.models.obs_nets import MIMO_MLP, RNN_MIMO_MLP, obs_and_goal_groups
 from raymimic.observations.shapes import ObsShapes
 from raymimic.tensors import repeat_rows
 

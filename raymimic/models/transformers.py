@@ -16,13 +16,13 @@ from torch.distributions import Distribution
 from raymimic.errors import ConfigError
 from raymimic.models.base_nets import Linear
 from raymimic.models.distributions import GMMHead
-from raymimic.models.obs_nets import (
+from raymimic.models.obs_coders import (
     EncoderKwargs,
     ObsDict,
     ObservationDecoder,
     ObservationGroupEncoder,
-    obs_and_goal_groups,
 )
+from raymimic.models.obs_nets import obs_and_goal_groups
 from raymimic.observations.shapes import ObsShapes
 
 

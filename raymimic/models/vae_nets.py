@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from raymimic.config.config import Config
 from raymimic.errors import ConfigError
 from raymimic.models import vae_losses
-from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
+from raymimic.models.obs_coders import EncoderKwargs, ObsDict
+from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups
 from raymimic.models.vae_priors import (
     CategoricalPrior,
     GaussianPrior,

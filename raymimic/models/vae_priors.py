@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymimic.models import vae_losses
-from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict
+from raymimic.models.obs_coders import EncoderKwargs, ObsDict
+from raymimic.models.obs_nets import MIMO_MLP
 from raymimic.observations.shapes import ObsShapes
 
 Shapes = Mapping[str, Sequence[int]]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from raymimic.models.distributions import DiscreteValueDistribution
 from raymimic.models.ensembles import can_be_batched, forward_batched, rows_worth_batching
-from raymimic.models.obs_nets import MIMO_MLP, EncoderKwargs, ObsDict, obs_and_goal_groups
+from raymimic.models.obs_coders import EncoderKwargs, ObsDict
+from raymimic.models.obs_nets import MIMO_MLP, obs_and_goal_groups
 from raymimic.observations.shapes import ObsShapes
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from raymimic.algo.draws import SampleDraws, share_draws
 from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.errors import RaymimicError, reason
-from raymimic.models.obs_nets import ObservationEncoder
+from raymimic.models.obs_coders import ObservationEncoder
 from raymimic.models.vision.randomizers import Randomizer
 from raymimic.observations.modality import RGB, Modality, modality_named
 from raymimic.observations.shapes import ObsShapes, modalities_of

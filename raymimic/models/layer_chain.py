@@ -1,0 +1,111 @@
+"""The layers of a network in a row, computed without the modules around them."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from raymimic.models.base_nets import MLP, Step, is_altered, step_of, steps_of, through
+from raymimic.models.obs_coders import (
+    ObservationDecoder,
+    ObservationEncoder,
+    ObservationGroupEncoder,
+    joined,
+)
+
+
+class LayerChain:
+    """Maps observations through an encoder, an MLP and a decoder, layer by layer.
+
+    Between products that fill the processor's cache, torch's calls of modules and lookups of their
+    parts take a tenth of the time of a layer of 256 units. A chain finds the layers once. It
+    computes encoders that flatten, linear layers and ReLUs itself. It calls all other modules:
+    those with hooks, with parameters of another kind, or of a user's own class. Weights are read at
+    each call.
+
+    Attributes:
+        inputs: group and key of each observation; empty: the encoder is called.
+        steps: the layers of the MLP, then the decoder if it is called.
+        outputs: the layer of each output; empty: the decoder is called.
+        decoder: gives outputs their shapes.
+
+    Args:
+        net: its `nets` are an `encoder`, an `mlp` and a `decoder`.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        nets = cast("nn.ModuleDict", net.nets)
+        self._encoder, mlp, decoder = (nets[name] for name in ("encoder", "mlp", "decoder"))
+        self.inputs = _inputs(self._encoder)
+        self.outputs = _outputs(decoder)
+        plain = type(mlp) is MLP and not is_altered(mlp)
+        self.steps = steps_of(cast("MLP", mlp)._model) if plain else [Step(mlp)]
+        self.steps += [] if self.outputs else [Step(decoder)]
+        self.decoder = cast("ObservationDecoder", decoder)
+        # All that tells whether the modules have changed. A hook counts, and so does an attribute,
+        # which a `forward` of the module's own is.
+        self._whole = net._modules
+        self._parts: list[Mapping[str, Any]] = [self._whole]
+        self._attributes: list[Mapping[str, Any]] = []
+        for module in nets.modules():
+            if module._modules or isinstance(module, nn.ModuleDict):
+                self._parts.append(module._modules)
+            if isinstance(module, ObservationEncoder):
+                self._parts.append(module.obs_shapes)
+            if not isinstance(module, nn.ModuleDict | nn.Sequential):
+                self._attributes.append(vars(module))
+            if module._parameters:
+                self._attributes.append(module._parameters)
+        self._parts_then = [dict(part) for part in self._parts]
+        self._sizes = [*map(len, self._attributes)]
+        self._hooks_then = RemovableHandle.next_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leaves the chain out of a network's copies, which find their own layers."""
+        return type(None), ()
+
+    def holds(self, net: nn.Module) -> bool:
+        """Tells whether a network still consists of these layers, each called as before."""
+        return (
+            net._modules is self._whole
+            and RemovableHandle.next_id == self._hooks_then
+            and self._parts == self._parts_then
+            and [*map(len, self._attributes)] == self._sizes
+        )
+
+    def __call__(self, groups: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Maps `{group: {key: [B, *shape]}}` to `{output: [B, *shape]}`."""
+        x = through(self.steps, self.features(groups))
+        if self.outputs:
+            x = {key: self.decoder.shaped(key, through([s], x)) for key, s in self.outputs.items()}
+        outputs: dict[str, Tensor] = x
+        return outputs
+
+    def features(self, groups: Mapping[str, Any]) -> Tensor:
+        """Encodes `{group: {key: [B, *shape]}}` to `[B, D]`."""
+        if self.inputs:
+            return joined([groups[group][key] for group, key in self.inputs])
+        x: Tensor = self._encoder(**groups)
+        return x
+
+
+def _inputs(encoder: nn.Module) -> list[tuple[str, str]]:
+    """Returns group and key of the observations that an encoder flattens; none if it does more."""
+    if type(encoder) is not ObservationGroupEncoder or is_altered(encoder):
+        return []
+    inputs: list[tuple[str, str]] = []
+    for group, own in encoder.nets.items():
+        if type(own) is not ObservationEncoder or is_altered(own):
+            return []
+        if len(own.obs_nets) or len(own.obs_randomizers):
+            return []
+        inputs += [(group, key) for key in own.obs_shapes]
+    return inputs
+
+
+def _outputs(decoder: nn.Module) -> dict[str, Step]:
+    """Returns the layers of a decoder, by output; none if it has to be called."""
+    if type(decoder) is not ObservationDecoder or is_altered(decoder):
+        return {}
+    return {key: step_of(layer) for key, layer in decoder.nets.items()}
