@@ -663,7 +663,7 @@ class Algo:
         for key, value in leaves(info, "/"):
             name, is_loss = _log_name(key)
             if isinstance(value, Tensor):
-                value = value.detach()
+                value = value.detach() if value.requires_grad else value
                 log[name] = value if value.dim() == 0 else value.to(self.dtype).mean()
             elif isinstance(value, int | float):
                 log[name] = value

@@ -44,10 +44,10 @@ def _shape(net: nn.Module) -> Hashable:
 
 
 def _step_shape(step: Step) -> Hashable:
-    """Returns the shape of a linear layer with a bias, or the class of an activation; else None."""
+    """Returns the shape of a linear layer with a bias, or an activation's name; else None."""
     if step.params is None:
         plain = type(step.layer) in _ELEMENTWISE and not is_altered(step.layer)
-        return type(step.layer) if plain else None
+        return type(step.layer).__name__ if plain else None
     weight, bias = step.params["weight"], step.params["bias"]
     return None if weight is None or bias is None else (weight.shape, step.relu)
 

@@ -15,14 +15,54 @@ from raymimic.models.obs_coders import (
 )
 
 
+class _Structure:
+    """All that tells, at little cost, whether the modules of a network have changed.
+
+    It sees modules that were replaced, added or removed, hooks that were registered, parameters
+    that became something else, and attributes that a module was given, such as a `forward`.
+
+    Args:
+        net: the network.
+        nets: its parts.
+    """
+
+    def __init__(self, net: nn.Module, nets: nn.Module) -> None:
+        self._whole = net._modules
+        children: list[Mapping[str, Any]] = [net._modules]
+        keys: list[Mapping[str, Any]] = []
+        attributes: list[Mapping[str, Any]] = []
+        for module in nets.modules():
+            if module._modules or isinstance(module, nn.ModuleDict):
+                children.append(module._modules)
+            if isinstance(module, ObservationEncoder):
+                keys.append(module.obs_shapes)
+            if not isinstance(module, nn.ModuleDict | nn.Sequential):
+                attributes.append(vars(module))
+            if module._parameters:
+                attributes.append(module._parameters)
+        self._children, self._children_then = children, [dict(own) for own in children]
+        self._keys, self._keys_then = keys, [list(own) for own in keys]
+        self._attributes, self._sizes_then = attributes, [len(own) for own in attributes]
+        self._hooks_then = RemovableHandle.next_id  # the number of all hooks so far
+
+    def is_that_of(self, net: nn.Module) -> bool:
+        """Tells whether a network has this structure at present."""
+        return (
+            net._modules is self._whole
+            and RemovableHandle.next_id == self._hooks_then
+            and self._children == self._children_then
+            and [*map(list, self._keys)] == self._keys_then
+            and [*map(len, self._attributes)] == self._sizes_then
+        )
+
+
 class LayerChain:
     """Maps observations through an encoder, an MLP and a decoder, layer by layer.
 
-    Between products that fill the processor's cache, torch's calls of modules and lookups of their
-    parts take a tenth of the time of a layer of 256 units. A chain finds the layers once. It
-    computes encoders that flatten, linear layers and ReLUs itself. It calls all other modules:
-    those with hooks, with parameters of another kind, or of a user's own class. Weights are read at
-    each call.
+    Torch's calls of modules, and lookups of their parts, take time that small networks feel. A
+    chain finds the layers once. It computes encoders that flatten, linear layers and ReLUs itself.
+    It calls all other modules: those with hooks, with parameters of another kind, or of a user's
+    own class. Weights are read at each call.
 
     Attributes:
         inputs: group and key of each observation; empty: the encoder is called.
@@ -43,23 +83,7 @@ class LayerChain:
         self.steps = steps_of(cast("MLP", mlp)._model) if plain else [Step(mlp)]
         self.steps += [] if self.outputs else [Step(decoder)]
         self.decoder = cast("ObservationDecoder", decoder)
-        # All that tells whether the modules have changed. A hook counts, and so does an attribute,
-        # which a `forward` of the module's own is.
-        self._whole = net._modules
-        self._parts: list[Mapping[str, Any]] = [self._whole]
-        self._attributes: list[Mapping[str, Any]] = []
-        for module in nets.modules():
-            if module._modules or isinstance(module, nn.ModuleDict):
-                self._parts.append(module._modules)
-            if isinstance(module, ObservationEncoder):
-                self._parts.append(module.obs_shapes)
-            if not isinstance(module, nn.ModuleDict | nn.Sequential):
-                self._attributes.append(vars(module))
-            if module._parameters:
-                self._attributes.append(module._parameters)
-        self._parts_then = [dict(part) for part in self._parts]
-        self._sizes = [*map(len, self._attributes)]
-        self._hooks_then = RemovableHandle.next_id
+        self._structure = _Structure(net, nets)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leaves the chain out of a network's copies, which find their own layers."""
@@ -67,12 +91,7 @@ class LayerChain:
 
     def holds(self, net: nn.Module) -> bool:
         """Tells whether a network still consists of these layers, each called as before."""
-        return (
-            net._modules is self._whole
-            and RemovableHandle.next_id == self._hooks_then
-            and self._parts == self._parts_then
-            and [*map(len, self._attributes)] == self._sizes
-        )
+        return self._structure.is_that_of(net)
 
     def __call__(self, groups: Mapping[str, Any]) -> dict[str, Tensor]:
         """Maps `{group: {key: [B, *shape]}}` to `{output: [B, *shape]}`."""

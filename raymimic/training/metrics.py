@@ -42,8 +42,10 @@ class MetricAccumulator:
         if weight == 0:
             return
         for key, value in metrics.items():
+            if isinstance(value, Tensor) and value.requires_grad:
+                value = value.detach()
             values = self._pending.setdefault(key, [])
-            values.append(value.detach() if isinstance(value, Tensor) else value)
+            values.append(value)
             self._weights.setdefault(key, []).append(weight)
             if len(values) >= _FOLD_EVERY:
                 self._fold(key)
