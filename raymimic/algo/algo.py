@@ -553,13 +553,14 @@ class Algo:
     def _train_by_updates(self, batch: Batch, epoch: int, validate: bool = False) -> dict[str, Any]:
         """Takes the steps that `updates` names, or only computes losses."""
         info = Algo.train_on_batch(self, batch, epoch, validate)
-        for update in self.updates():
-            learners = [] if validate else self._due_learners(update, epoch)
-            with synchronized(self.grad_sync), tensors.maybe_no_grad(not learners):
-                losses = update.losses(batch, epoch)
-            info |= losses.info
-            if learners:
-                info |= self._step(learners, losses)
+        with synchronized(self.grad_sync):
+            for update in self.updates():
+                learners = [] if validate else self._due_learners(update, epoch)
+                with tensors.maybe_no_grad(not learners):
+                    losses = update.losses(batch, epoch)
+                info |= losses.info
+                if learners:
+                    info |= self._step(learners, losses)
         return info
 
     def _due_learners(self, update: Update, epoch: int) -> list[Learner]:
