@@ -58,10 +58,16 @@ def onednn_product(
     return y
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Tells whether a call of the module does more than its `forward`."""
+def is_altered(module: nn.Module) -> bool:
+    """Tells whether a call of the module does something else than its class's `forward`.
+
+    It has hooks, is compiled, or has a `forward` of its own: some libraries add to a network that
+    way.
+    """
     return bool(
-        module._forward_hooks
+        "forward" in vars(module)
+        or module._compiled_call_impl
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
@@ -221,13 +227,16 @@ class MLP(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[..., input_dim]` to `[..., output_dim]`."""
+        layers = self._model
+        if type(layers) is not nn.Sequential or is_altered(layers):
+            return cast("Tensor", layers(x))
         activated = False  # the linear layer before has applied the ReLU
-        for layer, following in pairwise([*self._model, None]):
+        for layer, following in pairwise([*layers, None]):
             if activated:
                 activated = False
             elif type(layer) is Linear and type(following) is nn.ReLU:
-                activated = not has_hooks(layer) and not has_hooks(following)
-                x = layer(x, activated)
+                activated = not is_altered(layer) and not is_altered(following)
+                x = layer(x, True) if activated else layer(x)
             else:
                 x = layer(x)
         return x

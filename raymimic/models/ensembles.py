@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymimic.models.base_nets import MLP, Linear, has_hooks
+from raymimic.models.base_nets import MLP, Linear, is_altered
 from raymimic.models.obs_nets import (
     MIMO_MLP,
     ObsDict,
@@ -30,8 +30,9 @@ def can_be_batched(nets: Sequence[nn.Module]) -> bool:
 
     That is so of several networks of one shape, encoders without parameters, linear layers and
     plain activations between them. A layer with parameters or settings of another kind (LayerNorm,
-    PReLU, dropout, an encoder that learns, a layer of the user's own), or hooks, is left to each
-    member. Looked up at each call, as members may be changed at any time.
+    PReLU, dropout, an encoder that learns, a layer of the user's own), or a module that was altered
+    (`is_altered`), is left to each member. Looked up at each call, as members may be changed at any
+    time.
     """
     shapes = {_shape(net) for net in nets}
     return len(nets) > 1 and len(shapes) == 1 and None not in shapes
@@ -39,14 +40,16 @@ def can_be_batched(nets: Sequence[nn.Module]) -> bool:
 
 def _shape(net: nn.Module) -> Hashable:
     """Returns the structure that a network shares with those it can be batched with, or None."""
-    if not isinstance(net, MIMO_MLP) or has_hooks(net) or len(net.nets) != 3:
+    if not isinstance(net, MIMO_MLP) or is_altered(net) or len(net.nets) != 3:
         return None
     encoder, mlp, decoder = (net.nets[name] for name in ("encoder", "mlp", "decoder"))
-    if type(encoder) is not ObservationGroupEncoder or has_hooks(encoder):
+    if type(encoder) is not ObservationGroupEncoder or is_altered(encoder):
         return None
-    if type(mlp) is not MLP or has_hooks(mlp) or has_hooks(mlp._model):
+    if type(mlp) is not MLP or is_altered(mlp):
         return None
-    if type(decoder) is not ObservationDecoder or has_hooks(decoder):
+    if type(mlp._model) is not nn.Sequential or is_altered(mlp._model):
+        return None
+    if type(decoder) is not ObservationDecoder or is_altered(decoder):
         return None
     inputs = [(group, _encoder_shape(net)) for group, net in encoder.nets.items()]
     layers = [_layer_shape(layer) for layer in mlp._model]
@@ -57,7 +60,7 @@ def _shape(net: nn.Module) -> Hashable:
 
 
 def _encoder_shape(encoder: nn.Module) -> Hashable:
-    if type(encoder) is not ObservationEncoder or has_hooks(encoder):
+    if type(encoder) is not ObservationEncoder or is_altered(encoder):
         return None
     if len(encoder.obs_nets) or len(encoder.obs_randomizers):
         return None
@@ -66,13 +69,13 @@ def _encoder_shape(encoder: nn.Module) -> Hashable:
 
 def _layer_shape(layer: nn.Module) -> Hashable:
     if type(layer) in _ELEMENTWISE:
-        return None if has_hooks(layer) else type(layer).__name__
+        return None if is_altered(layer) else type(layer).__name__
     return _linear_shape(layer)
 
 
 def _linear_shape(layer: nn.Module) -> Hashable:
     """Returns the shape of a plain linear layer; None of any other."""
-    if type(layer) not in (Linear, nn.Linear) or has_hooks(layer):
+    if type(layer) not in (Linear, nn.Linear) or is_altered(layer):
         return None
     # Weight normalisation, pruning and the like put something else in a parameter's place.
     if not (isinstance(layer.weight, nn.Parameter) and isinstance(layer.bias, nn.Parameter)):

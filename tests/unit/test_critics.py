@@ -180,19 +180,32 @@ def hooked_activation(layers: nn.Sequential) -> None:
     layers[1].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 0.3,))
 
 
+def hooked_layers(layers: nn.Sequential) -> None:
+    factor = float(torch.rand(()))
+    layers.register_forward_hook(lambda module, inputs, output: output * factor - 0.1)
+
+
+def patched_layer(layers: nn.Sequential) -> None:
+    factor, forward = float(torch.rand(())), layers[0].forward
+    layers[0].forward = lambda x: forward(x) * factor - 0.1
+
+
+def patched_activation(layers: nn.Sequential) -> None:
+    layers[1].forward = lambda x: x.sin()
+
+
 def tanh(layers: nn.Sequential) -> None:
     layers[1] = nn.Tanh()
 
 
 CHANGES = [layer_norm, batch_norm, prelu, leaky, softmax_over_the_batch, own_module]
 CHANGES += [frozen_first_layer, without_bias, weight_norm, parametrized, pruned]
-CHANGES += [hooked_layer, hooked_activation, tanh]
+CHANGES += [hooked_layer, hooked_activation, hooked_layers, patched_layer, patched_activation, tanh]
 
 
 def by_hand(critic: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """One critic's value, layer by layer, each called as torch calls modules."""
-    for layer in critic.nets["mlp"]._model:
-        x = layer(x)
+    """One critic's value, by layers that torch calls."""
+    x = critic.nets["mlp"]._model(x)
     return critic.nets["decoder"].nets["value"](x)
 
 
