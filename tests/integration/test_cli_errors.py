@@ -656,3 +656,44 @@ def test_traceback_on_request(cli):
     assert ran.err.startswith("Traceback (most recent call last):\n")
     assert "config_named" in ran.err
     assert ran.err.splitlines()[-1].startswith("raymimic: error: unknown algorithm 'td3_cb'")
+
+
+# -- shells --
+
+
+def in_shell(line: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs raymimic as `"$@"` of a shell's line."""
+    command = [sys.executable, "-m", "raymimic", *args]
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nowhere(closed: str, hopper: Path, tmp_path: Path) -> None:
+    done = in_shell(f'"$@" {closed}', *train_args(hopper, algo="bc"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    (last,) = tmp_path.rglob("last.pth")
+    assert torch.load(last, weights_only=True)["raymimic"]["step"] == 10
+    refused = in_shell(f'"$@" {closed}', "dataset", "info", "none.hdf5", cwd=tmp_path)
+    assert refused.returncode == 2
+
+
+@pytest.mark.parametrize("args", [["dataset", "info", "none.hdf5"], ["train", "--nothing"]])
+def test_a_full_stderr_leaves_the_status(args: list[str], tmp_path: Path) -> None:
+    assert in_shell('"$@" 2>/dev/full', *args, cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("args", [["config", "bc"], ["dataset", "info", "none.hdf5"]])
+def test_a_deleted_current_folder(args: list[str], tmp_path: Path) -> None:
+    done = in_shell('mkdir gone && cd gone && rmdir ../gone && "$@"', *args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "raymimic: error: the current folder has been deleted: go to another one\n"
+    )
