@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from checks import assert_refused
-from tiny import LAYERS, Ran, run_process, train_args, train_here, write_hopper
+from tiny import LAYERS, SETTINGS, Ran, run_process, train_args, train_here, write_hopper
 
 
 @pytest.fixture
@@ -656,6 +656,36 @@ def test_traceback_on_request(cli):
     assert ran.err.startswith("Traceback (most recent call last):\n")
     assert "config_named" in ran.err
     assert ran.err.splitlines()[-1].startswith("raymimic: error: unknown algorithm 'td3_cb'")
+
+
+# -- homes --
+
+UNKNOWN = "~no-such-user/x"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "--algo", "bc", "--dataset", "DATA", "--set", f"train.output_dir={UNKNOWN}"],
+        ["train", "--algo", "bc", "--dataset", "DATA", "--set", f"ray.storage_path={UNKNOWN}"],
+        ["train", "--algo", "bc", "--resume", UNKNOWN],
+        ["tune", f"{UNKNOWN}.yaml"],
+        ["tune", "--configs", UNKNOWN],
+        ["dataset", "convert", UNKNOWN, "out.hdf5"],
+        ["dataset", "info", "DATA", "--allow-links", UNKNOWN],
+        ["mlflow", "sync", UNKNOWN],
+    ],
+    ids=lambda args: " ".join(args[:3]),
+)
+def test_the_home_of_an_unknown_user(refused, hopper: Path, args: list[str]) -> None:
+    small = ["--set", *SETTINGS] if args[0] == "train" else []
+    refused([str(hopper) if word == "DATA" else word for word in [*args, *small]], UNKNOWN)
+
+
+def test_results_below_a_link_to_nowhere(refused, hopper: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    refused(train_args(hopper, f"train.output_dir={link}"), f"'{link}' is no folder")
 
 
 # -- shells --
