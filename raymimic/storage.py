@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from raymimic.errors import OutputError
+from raymimic.errors import ConfigError, OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,27 @@ def join(base: str, *parts: str) -> str:
     return posixpath.join(base, *parts) if is_uri(base) else str(Path(base, *parts))
 
 
+def expanded(path: str | Path) -> Path:
+    """A local path with the home folder in the place of a leading `~` or `~user`.
+
+    Raises:
+        ConfigError: that home is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no such user, or one without a home
+        raise ConfigError(
+            f"'{path}' lies in an unknown home: write the path without '~', or set HOME"
+        ) from error
+
+
 def absolute(path: str) -> str:
     """Makes a local path absolute, so that it means the same in every process.
 
     `file://` URIs become plain paths, which are written more safely.
     """
     path = path.removeprefix("file://")
-    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+    return path if is_uri(path) else str(expanded(path).absolute())
 
 
 def _remote(uri: str, call: Callable[[Any, str], T]) -> T:

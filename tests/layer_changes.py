@@ -79,13 +79,22 @@ def hooked_activation(layers: nn.Sequential) -> None:
     layers[1].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 0.3,))
 
 
+def hooked_layers(layers: nn.Sequential) -> None:
+    factor = float(torch.rand(()))
+    layers.register_forward_hook(lambda module, inputs, output: output * factor - 0.1)
+
+
 def tanh(layers: nn.Sequential) -> None:
     layers[1] = nn.Tanh()
 
 
-def own_forward(layers: nn.Sequential) -> None:
-    forward = layers[0].forward
-    layers[0].forward = lambda x: forward(x) * 2.0
+def patched_layer(layers: nn.Sequential) -> None:
+    factor, forward = float(torch.rand(())), layers[0].forward
+    layers[0].forward = lambda x: forward(x) * factor - 0.1
+
+
+def patched_activation(layers: nn.Sequential) -> None:
+    layers[1].forward = lambda x: x.sin()
 
 
 def plain_tensor(layers: nn.Sequential) -> None:
@@ -108,5 +117,6 @@ def one_layer_more(layers: nn.Sequential) -> None:
 
 CHANGES = [layer_norm, batch_norm, prelu, leaky, softmax_over_the_batch, own_module]
 CHANGES += [frozen_first_layer, without_bias, weight_norm, parametrized, pruned]
-CHANGES += [hooked_layer, hooked_activation, tanh, own_forward, plain_tensor]
+CHANGES += [hooked_layer, hooked_activation, hooked_layers, patched_layer]
+CHANGES += [patched_activation, tanh, plain_tensor]
 CHANGES += [another_parameter, one_activation_less, one_layer_more]

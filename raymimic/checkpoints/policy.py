@@ -6,6 +6,8 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,31 +178,41 @@ def algo_from_content(content: CheckpointContent, config: BaseConfig, device: to
         return make(device)
 
 
+@dataclass
+class _Allowance:
+    """The numbers that networks may still have."""
+
+    left: int
+
+
+_ALLOWANCE: ContextVar[_Allowance | None] = ContextVar("_ALLOWANCE", default=None)
+
+
+def _count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+    allowance = _ALLOWANCE.get()
+    if allowance is not None and tensor is not None:
+        allowance.left -= 1 + tensor.numel()
+        if allowance.left < 0:
+            raise CheckpointError("its config describes larger networks than it holds")
+
+
+# Once and for all threads: torch's table must not change while another thread makes networks.
+register_module_parameter_registration_hook(_count)
+register_module_buffer_registration_hook(_count)
+
+
 @contextlib.contextmanager
 def _at_most(numbers: int) -> Iterator[None]:
-    """Limits how many numbers the networks have that are made within.
+    """Limits how many numbers the networks have that this thread makes within.
 
     Raises:
         CheckpointError: they have more.
     """
-    made = 0
-
-    def count(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
-        nonlocal made
-        if tensor is not None:
-            made += 1 + tensor.numel()
-        if made > numbers:
-            raise CheckpointError("its config describes larger networks than it holds")
-
-    hooks = (
-        register_module_parameter_registration_hook(count),
-        register_module_buffer_registration_hook(count),
-    )
+    token = _ALLOWANCE.set(_Allowance(numbers))
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        _ALLOWANCE.reset(token)
 
 
 def _count_numbers(state: Any) -> int:

@@ -14,6 +14,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from raymimic.cli.commands import parse
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
         argv: arguments, those of the process unless given.
     """
+    _open_closed_streams()
     if argv is None:
         _hide_password()
     args = parse(sys.argv[1:] if argv is None else argv)
@@ -60,9 +62,23 @@ def run_script(
     """
     # A script has no `--traceback`: errors of its own code keep theirs.
     parser.set_defaults(run_command=run, traceback=None, verbose=False)
+    _open_closed_streams()
     args = parser.parse_args(argv)
     with _own_stderr():
         _run(args, argv)
+
+
+def _open_closed_streams() -> None:
+    """Opens to nowhere those of stdin, stdout and stderr that are closed, as a daemon's may be.
+
+    Else the next file that is opened, such as a dataset, would get the number of a stream, and all
+    that is written to it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, the stream's
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, os.fdopen(nowhere, mode))
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str] | None) -> NoReturn:
@@ -72,6 +88,10 @@ def _run(args: argparse.Namespace, argv: Sequence[str] | None) -> NoReturn:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("raymimic").setLevel(logging.INFO if args.verbose else logging.WARNING)
     received = _end_in_order()
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # MKL would end the process with another reason
+        _explain("error: the current folder has been deleted: go to another one", args.traceback)
     if getattr(args, "imports", ()):
         join_current_folder()
     try:

@@ -26,7 +26,8 @@ CHECKPOINT_HELP = (
 def leave(status: int, message: str = "") -> NoReturn:
     """Ends the process, with a line on stderr if there is a message."""
     if message:
-        print(f"raymimic: {masked(message)}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the status stays, even if stderr cannot be written
+            print(f"raymimic: {masked(message)}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

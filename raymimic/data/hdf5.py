@@ -79,7 +79,7 @@ class DatasetFile:
         """
         file = local_path(path)
         own = () if is_remote(path) else (file.absolute().parent, file.resolve().parent)
-        allowed = [Path(folder).expanduser() for folder in allow_links]
+        allowed = [storage.expanded(folder) for folder in allow_links]
         for folder in allowed:
             if not folder.is_dir():
                 raise ConfigError(

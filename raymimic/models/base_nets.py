@@ -67,8 +67,8 @@ def onednn_product(
 def is_altered(module: nn.Module) -> bool:
     """Tells whether a call of the module does something else than its class's `forward`.
 
-    It does where there are hooks, of the module or of all modules, where the module has a `forward`
-    of its own, and where it is compiled.
+    There are hooks, of the module or of all modules; or it is compiled, or has a `forward` of its
+    own: some libraries add to a network that way.
     """
     own = vars(module)
     return bool(
@@ -170,8 +170,10 @@ def step_of(layer: nn.Module) -> Step:
     return Step(layer, layer._parameters if known else None)
 
 
-def steps_of(layers: Iterable[nn.Module]) -> list[Step]:
+def steps_of(layers: nn.Module) -> list[Step]:
     """Makes steps of layers in a row, of a linear layer and the ReLU after it one."""
+    if type(layers) is not nn.Sequential or is_altered(layers):
+        return [Step(layers)]
     steps: list[Step] = []
     for layer in layers:
         last = steps[-1] if steps else None

@@ -25,8 +25,9 @@ def can_be_batched(nets: Sequence[nn.Module]) -> bool:
 
     That is so of several networks of one shape, encoders without parameters, linear layers and
     plain activations between them. A layer with parameters or settings of another kind (LayerNorm,
-    PReLU, dropout, an encoder that learns, a layer of the user's own), or hooks, is left to each
-    member. Looked up at each call, as members may be changed at any time.
+    PReLU, dropout, an encoder that learns, a layer of the user's own), or a module that was altered
+    (`is_altered`), is left to each member. Looked up at each call, as members may be changed at any
+    time.
     """
     shapes = {_shape(net) for net in nets}
     return len(nets) > 1 and len(shapes) == 1 and None not in shapes

@@ -36,7 +36,7 @@ class _Structure:
                 children.append(module._modules)
             if isinstance(module, ObservationEncoder):
                 keys.append(module.obs_shapes)
-            if not isinstance(module, nn.ModuleDict | nn.Sequential):
+            if not isinstance(module, nn.ModuleDict):
                 attributes.append(vars(module))
             if module._parameters:
                 attributes.append(module._parameters)

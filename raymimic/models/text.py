@@ -8,11 +8,11 @@ safetensors, and no code of the folder runs.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from raymimic import storage
 from raymimic.errors import ConfigError, pip_install, reason
 
 # robomimic pads to so many tokens. The embedding is that of the end of the text, which the padding
@@ -36,7 +36,7 @@ def embeddings_of(sentences: Sequence[str], folder: str) -> dict[str, list[float
             too long for it.
     """
     name = f"'train.text_encoder' ({folder})"
-    place = Path(folder).expanduser()
+    place = storage.expanded(folder)
     if not place.is_dir():
         raise ConfigError(
             f"{name} is no folder on this machine, and nothing is downloaded: name the folder of a "

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import h5py
 import numpy as np
 
+from raymimic import storage
 from raymimic.data.hdf5 import DemoReader, open_dataset
 from raymimic.data.metadata import demo_names, filter_keys, read_env_meta
 from raymimic.envs.env_base import Array, EnvBase, Observation
@@ -73,7 +74,7 @@ class Source:
     @classmethod
     def locate(cls, path: str | Path, allow_links: Sequence[str] = ()) -> Source:
         """A dataset by its path or URI, and folders that its links may lead into."""
-        folders = tuple(str(Path(folder).expanduser().absolute()) for folder in allow_links)
+        folders = tuple(str(storage.expanded(folder).absolute()) for folder in allow_links)
         return cls(absolute(str(path)), folders)
 
     def demos(self, n: int | None = None, filter_key: str | None = None) -> list[str]:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from raymimic import storage
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import Parser
 from raymimic.data.download import download, is_whole_hdf5
@@ -80,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     wanted_tasks = chosen("--tasks", args.tasks, groups)
     wanted_types = chosen("--dataset_types", args.dataset_types, {"all": types})
     wanted_kinds = chosen("--hdf5_types", args.hdf5_types, {"all": kinds})
-    folder = Path(args.download_dir).expanduser().absolute()
+    folder = storage.expanded(args.download_dir).absolute()
     fetch(
         (
             (f"{task} {source} {kind}", *_place(file["url"], folder / task / source))

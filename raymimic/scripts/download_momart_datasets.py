@@ -1,8 +1,8 @@
 """`python -m raymimic.scripts.download_momart_datasets`: robomimic's name for fetching MOMART's."""
 
 import argparse
-from pathlib import Path
 
+from raymimic import storage
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import Parser
 from raymimic.data.robomimic_datasets import MOMART_DATASET_REGISTRY
@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> None:
     """
     tasks = chosen("--tasks", args.tasks, {"all": [*MOMART_DATASET_REGISTRY]})
     types = chosen("--dataset_types", args.dataset_types, {"all": _TYPES})
-    folder = Path(args.download_dir).expanduser().absolute()
+    folder = storage.expanded(args.download_dir).absolute()
     files = [
         (f"{task} {source} ({file['size']:g} GB)", file["url"], folder / task / source)
         for task, sources in MOMART_DATASET_REGISTRY.items()

@@ -84,9 +84,10 @@ class ResultFolder:
             made._made = [folder for folder in made.local.parents if not folder.exists()]
             try:
                 made.local.mkdir(parents=True)
-            except FileExistsError:
-                continue
             except OSError as error:
+                # A folder above it may be a file, or a link to nowhere.
+                if isinstance(error, FileExistsError) and error.filename == str(made.local):
+                    continue
                 raise _unwritable(made.local, error) from error
             return made
         raise OutputError(
@@ -292,7 +293,7 @@ def run_base(config: BaseConfig) -> str:
     base = str(config.ray.storage_path or config.train.output_dir).removeprefix("file://")
     in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
     if storage.is_uri(base):
-        vanishes = not Path(config.train.output_dir).expanduser().is_absolute()
+        vanishes = not storage.expanded(config.train.output_dir).is_absolute()
         if in_job and vanishes and records_stay_local(config):
             raise ConfigError(
                 "MLflow's records would go to a database in this Ray job's working directory, "
@@ -300,7 +301,7 @@ def run_base(config: BaseConfig) -> str:
                 "train.output_dir that outlives it"
             )
         return base.rstrip("/")
-    if in_job and not Path(base).expanduser().is_absolute():
+    if in_job and not storage.expanded(base).is_absolute():
         raise ConfigError(
             f"results would go to '{base}' in this Ray job's working directory, which is deleted "
             "with the job; give an absolute folder that outlives it, or a URI: "
@@ -403,7 +404,9 @@ def config_of_run(run_dir: str, imports: Sequence[str] = ()) -> BaseConfig:
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
+    # Of a link to nowhere, where a folder should be.
+    reason = f"'{error.filename}' is no folder" if isinstance(error, FileExistsError) else None
     return OutputError(
-        f"cannot write to '{path}': {error.strerror or error}; choose another place with "
+        f"cannot write to '{path}': {reason or error.strerror or error}; choose another place with "
         "--set train.output_dir=… or --set ray.storage_path=…"
     )

@@ -1,5 +1,6 @@
 """From a config to a trained, evaluated, logged policy: `raymimic.train`."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,9 @@ from raymimic.training.resume import Resumed, check_resume, go_back
 from raymimic.training.run import Run
 from raymimic.training.run_folder import RunFolder
 from raymimic.training.worker import train_loop
+
+# Two trainings would draw from the same generators, and share one connection to Ray.
+_TURN = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def train(
 ) -> TrainResult:
     """Trains a policy.
 
+    A process trains one policy at a time: a call in another thread waits for its turn.
+
     Args:
         config: a config, its dictionary, or the path of its JSON file.
         resume: folder or URI of a run to go on with; `config` may then differ from the run's own
@@ -90,15 +96,16 @@ def train(
             f"--from '{from_checkpoint}' needs the run of that checkpoint: name the run after "
             "--resume"
         )
-    if resume is None:
-        prepared = prepare(config)
-        trackers = trackers_for(prepared.config, RunInfo(prepared.config.experiment.name))
-        return _train(prepared, RunFolder.create(prepared.config), trackers, quiet=quiet)
-    prepared = prepare_resumed(config, resume)
-    info = RunInfo(prepared.config.experiment.name, resumed=True)
-    trackers = trackers_for(prepared.config, info)
-    folder, resumed = _resume(prepared, resume, from_checkpoint)
-    return _train(prepared, folder, trackers, resumed=resumed, quiet=quiet)
+    with _TURN:
+        if resume is None:
+            prepared = prepare(config)
+            trackers = trackers_for(prepared.config, RunInfo(prepared.config.experiment.name))
+            return _train(prepared, RunFolder.create(prepared.config), trackers, quiet=quiet)
+        prepared = prepare_resumed(config, resume)
+        info = RunInfo(prepared.config.experiment.name, resumed=True)
+        trackers = trackers_for(prepared.config, info)
+        folder, resumed = _resume(prepared, resume, from_checkpoint)
+        return _train(prepared, folder, trackers, resumed=resumed, quiet=quiet)
 
 
 def train_in_folder(

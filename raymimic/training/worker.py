@@ -6,6 +6,7 @@ import random
 import socket
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,11 +165,32 @@ def train_loop(
     import_modules(spec.imports)
     config = config_factory(spec.algo_name, dic=json.loads(spec.config))
     try:
-        _Worker(spec, config, link, rank, world_size, device).run()
+        with _torch_as_it_starts():
+            _Worker(spec, config, link, rank, world_size, device).run()
     except OSError as error:
         if (explained := full_disk(error)) is not None:
             raise explained from error
         raise
+
+
+@contextlib.contextmanager
+def _torch_as_it_starts() -> Iterator[None]:
+    """Scope with the defaults of a new process, on which results depend.
+
+    Without Ray a training runs in the process of the caller, who may have set others.
+    """
+    dtype, place = torch.get_default_dtype(), torch.get_default_device()
+    elsewhere = place != torch.device("cpu")
+    torch.set_default_dtype(torch.float32)
+    if elsewhere:
+        torch.set_default_device(None)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if elsewhere:
+            torch.set_default_device(place)
 
 
 class _Worker:

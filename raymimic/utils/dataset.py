@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler, WeightedRandomSampler
 
+from raymimic import storage
 from raymimic.data import sequence
 from raymimic.data.columns import ColumnRequest, DemoSource
 from raymimic.data.hdf5 import open_dataset
@@ -95,7 +96,7 @@ class SequenceDataset(Dataset[Item]):
         demo_limit: int | None = None,
     ) -> None:
         self.hdf5_path = (
-            str(Path(hdf5_path).expanduser()) if "://" not in str(hdf5_path) else str(hdf5_path)
+            str(storage.expanded(hdf5_path)) if "://" not in str(hdf5_path) else str(hdf5_path)
         )
         self.obs_keys, self.action_keys = tuple(obs_keys), tuple(action_keys)
         parts = [key for key in action_keys if key != "actions"]

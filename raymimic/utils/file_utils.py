@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raymimic import storage
 from raymimic.checkpoints.policy import (
     algo_from_checkpoint,
     config_from_checkpoint,
@@ -208,7 +209,7 @@ def download_url(url: str, download_dir: str | Path, check_overwrite: bool = Tru
         OutputError: it is there, or it cannot be written.
         DatasetError: the server does not answer, or not with the whole file.
     """
-    target = Path(download_dir).expanduser() / url.split("?")[0].rstrip("/").split("/")[-1]
+    target = storage.expanded(download_dir) / url.split("?")[0].rstrip("/").split("/")[-1]
     if check_overwrite and target.exists():
         raise OutputError(f"'{target}' exists: remove it, or give check_overwrite=False")
     download(url, target)

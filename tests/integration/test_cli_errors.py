@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from checks import assert_refused
-from tiny import LAYERS, Ran, run_process, train_args, train_here, write_hopper
+from tiny import LAYERS, SETTINGS, Ran, run_process, train_args, train_here, write_hopper
 
 
 @pytest.fixture
@@ -656,3 +656,74 @@ def test_traceback_on_request(cli):
     assert ran.err.startswith("Traceback (most recent call last):\n")
     assert "config_named" in ran.err
     assert ran.err.splitlines()[-1].startswith("raymimic: error: unknown algorithm 'td3_cb'")
+
+
+# -- homes --
+
+UNKNOWN = "~no-such-user/x"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "--algo", "bc", "--dataset", "DATA", "--set", f"train.output_dir={UNKNOWN}"],
+        ["train", "--algo", "bc", "--dataset", "DATA", "--set", f"ray.storage_path={UNKNOWN}"],
+        ["train", "--algo", "bc", "--resume", UNKNOWN],
+        ["tune", f"{UNKNOWN}.yaml"],
+        ["tune", "--configs", UNKNOWN],
+        ["dataset", "convert", UNKNOWN, "out.hdf5"],
+        ["dataset", "info", "DATA", "--allow-links", UNKNOWN],
+        ["mlflow", "sync", UNKNOWN],
+    ],
+    ids=lambda args: " ".join(args[:3]),
+)
+def test_the_home_of_an_unknown_user(refused, hopper: Path, args: list[str]) -> None:
+    small = ["--set", *SETTINGS] if args[0] == "train" else []
+    refused([str(hopper) if word == "DATA" else word for word in [*args, *small]], UNKNOWN)
+
+
+def test_results_below_a_link_to_nowhere(refused, hopper: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    refused(train_args(hopper, f"train.output_dir={link}"), f"'{link}' is no folder")
+
+
+# -- shells --
+
+
+def in_shell(line: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs raymimic as `"$@"` of a shell's line."""
+    command = [sys.executable, "-m", "raymimic", *args]
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nowhere(closed: str, hopper: Path, tmp_path: Path) -> None:
+    done = in_shell(f'"$@" {closed}', *train_args(hopper, algo="bc"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    (last,) = tmp_path.rglob("last.pth")
+    assert torch.load(last, weights_only=True)["raymimic"]["step"] == 10
+    refused = in_shell(f'"$@" {closed}', "dataset", "info", "none.hdf5", cwd=tmp_path)
+    assert refused.returncode == 2
+
+
+@pytest.mark.parametrize("args", [["dataset", "info", "none.hdf5"], ["train", "--nothing"]])
+def test_a_full_stderr_leaves_the_status(args: list[str], tmp_path: Path) -> None:
+    assert in_shell('"$@" 2>/dev/full', *args, cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("args", [["config", "bc"], ["dataset", "info", "none.hdf5"]])
+def test_a_deleted_current_folder(args: list[str], tmp_path: Path) -> None:
+    done = in_shell('mkdir gone && cd gone && rmdir ../gone && "$@"', *args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "raymimic: error: the current folder has been deleted: go to another one\n"
+    )

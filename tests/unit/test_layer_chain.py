@@ -52,8 +52,7 @@ def by_hand(net: MIMO_MLP, groups: Groups) -> dict[str, Tensor]:
     encoder, mlp, decoder = (net.nets[name] for name in ("encoder", "mlp", "decoder"))
     x = encoder(**groups)
     if type(mlp) is MLP and not is_altered(mlp):
-        for layer in mlp._model:
-            x = layer(x)
+        x = mlp._model(x)
     else:
         x = mlp(x)
     return decoder(x)

@@ -233,6 +233,44 @@ def test_a_linear_layer_of_a_users_own_is_called_as_it_is():
     torch.testing.assert_close(mlp(x), mlp._model(x))
 
 
+def hooked(layers):
+    layers.register_forward_hook(lambda module, inputs, output: output * 2.0)
+    return layers
+
+
+def patched(layers):
+    """As a library does that adds an adapter to a layer."""
+    for layer in layers:
+        layer.forward = lambda x, forward=layer.forward: 2.0 * forward(x) - 0.1
+    return layers
+
+
+class Residual(nn.Module):
+    """No sequence of layers."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return x[..., :2] + self.layers(x)
+
+
+class Own(nn.Sequential):
+    def forward(self, x):
+        return 3.0 * super().forward(x)
+
+
+@pytest.mark.parametrize("change", [hooked, patched, Residual, lambda layers: Own(*layers)])
+def test_changed_layers_are_called_as_torch_calls_them(change):
+    torch.manual_seed(0)
+    mlp, x = MLP(5, 2, (4, 4)), torch.randn(3, 5)
+    before = mlp(x)
+    mlp._model = change(mlp._model)
+    assert torch.equal(mlp(x), mlp._model(x))
+    assert not torch.allclose(mlp(x), before)
+
+
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_a_layer_without_inputs():
     layer = Linear(0, 2)

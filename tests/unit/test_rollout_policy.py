@@ -1,14 +1,18 @@
 """From raw observations to actions."""
 
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from tiny import train_args, train_here
 
 from raymimic.algo import PolicyAlgo, RolloutPolicy, ValueAlgo, algo_factory
+from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.config import config_factory
 from raymimic.config.templates import config_named
 from raymimic.errors import ConfigError, EnvError
@@ -404,3 +408,34 @@ def test_colours_may_leave_their_range_by_rounding(dtype):
     policy, image = image_policy(), np.full((3, 4, 6), 1 + 1e-7, dtype)
     image[0, 0, 0] = -1e-7
     assert policy({"camera": image}, {"camera": image}).shape == (ACTION_DIM,)
+
+
+def test_policies_are_loaded_beside_networks_of_other_threads(tmp_path: Path, hopper: Path):
+    checkpoint = str(train_here(tmp_path, *train_args(hopper, algo="bc")) / "last.pth")
+    faults: list[BaseException] = []
+    loaded = threading.Event()
+
+    def load() -> None:
+        try:
+            for _ in range(10):
+                policy_from_checkpoint(ckpt_path=checkpoint, device="cpu")
+        except Exception as error:
+            faults.append(error)
+
+    def make_others() -> None:
+        try:
+            while not loaded.is_set():  # each larger than the policy may be
+                torch.nn.Linear(1500, 1500, device="meta")
+        except Exception as error:
+            faults.append(error)
+
+    others = [threading.Thread(target=make_others) for _ in range(2)]
+    loads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in others + loads:
+        thread.start()
+    for thread in loads:
+        thread.join()
+    loaded.set()
+    for thread in others:
+        thread.join()
+    assert not faults

@@ -1,8 +1,11 @@
 """A worker in this process: an epoch in robomimic's numbers, and its events."""
 
+import contextlib
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +13,20 @@ from typing import Any
 import h5py
 import pytest
 import torch
+from checks import assert_same
 from image_files import write_cameras
 from recording import RecordingLink
 from reference import DATA, centred_rng, fill, golden_batch, make, state, variant_config
-from tiny import small_config
+from tiny import SETTINGS, small_config
 
 from raymimic.checkpoints.store import CheckpointStore
 from raymimic.config import BaseConfig, config_factory
+from raymimic.config.base_config import parse_set
 from raymimic.errors import ConfigError, DatasetError, TrainingError
 from raymimic.models.vision.convolutions import ShallowConv, register_backbone
 from raymimic.models.vision.weights import are_needed, read_weights, weights_follow
 from raymimic.tracking.system_metrics import Sampling
-from raymimic.training import worker
+from raymimic.training import trainer, worker
 from raymimic.training.link import Committed, Loading, MachineLoad, Progress, Started
 from raymimic.training.machines import sampled
 from raymimic.training.prepare import prepare
@@ -277,3 +282,51 @@ def test_a_worker_that_builds_a_cache_says_so_and_heeds_its_driver(
     assert said[1:] == [f"caching hopper.hdf5: {i} of 6 demos" for i in range(6)]
     (started,) = (event for event in link.events if isinstance(event, Started))
     assert started.info["place"].endswith(" in the cache file")
+
+
+def tiny_training(hopper: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Trains by `raymimic.train`, in this process; returns the weights."""
+    config = small_config("td3_bc")
+    settings = ("ray.num_workers=0", f"train.data={hopper}", f"train.output_dir={folder}")
+    for setting in (*SETTINGS, *settings):
+        config.set_path(*parse_set(setting))
+    last = trainer.train(config, quiet=True).last_checkpoint
+    return torch.load(last, weights_only=True)["model"]["nets"]
+
+
+@contextlib.contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+        assert torch.get_default_device() == torch.device("meta")
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(
+    "session", [default_dtype, default_device, torch.no_grad, torch.inference_mode]
+)
+def test_a_training_is_the_same_in_any_session(
+    session: Callable[[], AbstractContextManager[Any]], hopper: Path, tmp_path: Path
+) -> None:
+    expected = tiny_training(hopper, tmp_path)
+    with session():
+        assert_same(tiny_training(hopper, tmp_path), expected)
+
+
+def test_trainings_of_threads_take_turns(hopper: Path, tmp_path: Path) -> None:
+    expected = tiny_training(hopper, tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        for weights in pool.map(lambda _: tiny_training(hopper, tmp_path), range(2)):
+            assert_same(weights, expected)

@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 
+from raymimic import storage
 from raymimic.data.hdf5 import DatasetReader, open_hdf5
 from raymimic.errors import RaymimicError
 from raymimic.storage import parse_json
@@ -112,7 +113,7 @@ def zip_members(path: Path) -> list[str]:
 def is_file(source: str) -> bool:
     """Whether a source is a local file."""
     try:
-        return Path(source).expanduser().is_file()
+        return storage.expanded(source).is_file()
     except (OSError, RuntimeError, ValueError):
         return False
 
@@ -120,6 +121,6 @@ def is_file(source: str) -> bool:
 def is_folder(source: str) -> bool:
     """Whether a source is a local folder."""
     try:
-        return Path(source).expanduser().is_dir()
+        return storage.expanded(source).is_dir()
     except (OSError, RuntimeError, ValueError):
         return False

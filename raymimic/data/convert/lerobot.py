@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from raymimic import storage
 from raymimic.data.convert.folders import inside, is_plain, parsed_object, read_object
 from raymimic.data.convert.heads import Head, json_of
 from raymimic.data.convert.pictures import decoded
@@ -102,7 +103,7 @@ class LeRobotReader(FormatReader):
 
     def __init__(self, source: str) -> None:
         super().__init__(source)
-        self._root = Path(source).expanduser()
+        self._root = storage.expanded(source)
         if not self._root.is_dir():
             raise DatasetError(f"'{source}' is not a folder: name the one that holds '{INFO}'")
         self._what = f"'{self._root / INFO}'"
@@ -129,7 +130,7 @@ class LeRobotReader(FormatReader):
         """Whether the folder has LeRobot's `meta/info.json`."""
         if not head.is_folder:
             return False
-        return "codebase_version" in json_of(Path(head.source).expanduser() / INFO)
+        return "codebase_version" in json_of(storage.expanded(head.source) / INFO)
 
     @property
     def version(self) -> str:

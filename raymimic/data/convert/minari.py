@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from raymimic import storage
 from raymimic.data.convert.heads import Head, is_file, is_folder, json_of
 from raymimic.data.convert.pictures import decoded
 from raymimic.data.convert.registry import (
@@ -383,17 +384,17 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 def _local_datasets() -> Path:
     """Where Minari keeps datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets")).expanduser()
+    return storage.expanded(os.environ.get("MINARI_DATASETS_PATH", "~/.minari/datasets"))
 
 
 def _data_folder(source: str) -> Path | None:
     """The folder of `metadata.json` of a dataset; None if there is none."""
     places = []
     if is_folder(source):
-        place = Path(source).expanduser()
+        place = storage.expanded(source)
         places = [place / "data", place]
     elif is_file(source) and Path(source).name in (_HDF5, _METADATA):
-        places = [Path(source).expanduser().parent]
+        places = [storage.expanded(source).parent]
     elif _ID.fullmatch(source):
         places = [_local_datasets() / source / "data"]
     return next((place for place in places if is_file(str(place / _METADATA))), None)

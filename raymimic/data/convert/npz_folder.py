@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raymimic import storage
 from raymimic.data.convert.folders import inside, renamed
 from raymimic.data.convert.heads import Head
 from raymimic.data.convert.npz import NpzFile, array_names, natural_order
@@ -57,7 +58,7 @@ class NpzFolderReader(FormatReader):
 
     def __init__(self, source: str) -> None:
         super().__init__(source)
-        self._folder = Path(source).expanduser()
+        self._folder = storage.expanded(source)
         self._mapping: dict[str, None] = {}  # in order
         if not self._folder.is_dir():
             raise DatasetError(
@@ -79,7 +80,7 @@ class NpzFolderReader(FormatReader):
         if not head.is_folder:
             return False
         try:
-            files = [p for p in Path(head.source).expanduser().iterdir() if p.suffix == ".npz"]
+            files = [p for p in storage.expanded(head.source).iterdir() if p.suffix == ".npz"]
         except OSError:  # may not be read
             return False
         first = min(files, key=lambda path: natural_order(path.name), default=None)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from raymimic import storage
 from raymimic.data.convert.folders import inside
 from raymimic.data.convert.heads import Head
 from raymimic.data.convert.npz import NpzArray, NpzFile, array_names
@@ -49,7 +50,7 @@ class OgbenchReader(FormatReader):
         """Whether the file is .npz and holds OGBench's arrays."""
         if not (head.source.endswith(".npz") and head.is_file):
             return False
-        return set(_REQUIRED) <= array_names(Path(head.source).expanduser())
+        return set(_REQUIRED) <= array_names(storage.expanded(head.source))
 
     @property
     def files(self) -> list[Path]:

@@ -54,7 +54,7 @@ class FormatReader(ABC):
     @property
     def files(self) -> list[Path]:
         """The files that the dataset consists of: what its digest is made of."""
-        place = Path(self.source).expanduser()
+        place = storage.expanded(self.source)
         if not place.is_dir():
             return [local_path(self.source)]
         found = (path for path in place.rglob("*") if path.is_file())
@@ -285,6 +285,6 @@ def recognised_format(source: str | Path) -> type[FormatReader] | None:
 
 def absolute_dataset(source: str) -> str:
     """A dataset's absolute path, or its URI, of whatever format it is."""
-    there = storage.is_uri(source) or Path(source).expanduser().exists()
+    there = storage.is_uri(source) or storage.expanded(source).exists()
     kind = None if there else recognised_format(source)
     return storage.absolute(source) if kind is None else kind.absolute(source)

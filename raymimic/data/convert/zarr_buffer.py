@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from raymimic import storage
 from raymimic.data.convert.folders import inside, is_plain, parsed_object, renamed
 from raymimic.data.convert.heads import Head, is_file, zip_members
 from raymimic.data.convert.registry import FormatReader, register_format
@@ -83,9 +84,9 @@ class ZarrReader(FormatReader):
     def recognises(cls, head: Head) -> bool:
         """Whether there is an array `meta/episode_ends` in a folder or in a .zip file."""
         if head.is_folder:
-            place = Path(head.source).expanduser() / _ENDS
+            place = storage.expanded(head.source) / _ENDS
             return any(is_file(str(place / name)) for name in _METADATA)
-        return head.is_file and _prefix(zip_members(Path(head.source).expanduser())) is not None
+        return head.is_file and _prefix(zip_members(storage.expanded(head.source))) is not None
 
     @property
     def files(self) -> list[Path]:

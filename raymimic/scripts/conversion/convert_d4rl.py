@@ -4,8 +4,8 @@ Neither gym nor d4rl is needed: the file is downloaded, and `raymimic dataset co
 """
 
 import argparse
-from pathlib import Path
 
+from raymimic import storage
 from raymimic.cli.dataset_convert import convert
 from raymimic.cli.entry import run_script
 from raymimic.cli.shared import Parser
@@ -19,7 +19,7 @@ _VERSIONS = ("1", "2")  # whose files have regular names
 
 def main(args: argparse.Namespace) -> None:
     """Downloads a dataset of D4RL into FOLDER/d4rl, and writes FOLDER/d4rl/converted/ENV.hdf5."""
-    folder = Path(args.folder).expanduser() / "d4rl"
+    folder = storage.expanded(args.folder) / "d4rl"
     named = LOCOMOTION.fullmatch(args.env)
     name = f"{named[1]}_{named[2].replace('-', '_')}-v{named[3]}" if named else args.env
     raw = folder / f"{name}.hdf5"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from raymimic import storage
 from raymimic.config.base_config import BaseConfig, config_from_file
 from raymimic.errors import ConfigError
 from raymimic.sweep.spec.sweep_file import sweep_from_dict
@@ -33,7 +34,7 @@ def configs_in(folder: str | Path, overrides: Sequence[tuple[str, Any]] = ()) ->
         ConfigError: the folder has no configs, they are of several algorithms or do not differ,
             or settings have different seeds.
     """
-    configs = _read(Path(folder).expanduser())
+    configs = _read(storage.expanded(folder))
     first = next(iter(configs.values()))
     for path, config in configs.items():
         if config.algo_name != first.algo_name:
@@ -72,7 +73,7 @@ def configs_in(folder: str | Path, overrides: Sequence[tuple[str, Any]] = ()) ->
         for i, key in enumerate(varied)
     }
     sweep = {
-        "name": Path(folder).expanduser().absolute().name,
+        "name": storage.expanded(folder).absolute().name,
         "config": base,
         "space": space,
         "seeds": sorted(next(iter(seeds.values()))),

@@ -218,7 +218,7 @@ class ConfigGenerator:
                     "that 'hidename' or an empty name leaves out"
                 )
             contents[name] = content
-        folder = Path(self.generated_config_dir or self._base_path.parent).expanduser()
+        folder = storage.expanded(self.generated_config_dir or self._base_path.parent)
         paths = [str(folder / f"{name}.json") for name in contents]
         for path, content in zip(paths, contents.values(), strict=True):
             write_text(path, json.dumps(content, indent=4) + "\n")
@@ -229,7 +229,7 @@ class ConfigGenerator:
 
     @property
     def _base_path(self) -> Path:
-        return Path(self.base_config_file).expanduser()
+        return storage.expanded(self.base_config_file)
 
     def _added(self) -> dict[str, _Parameter]:
         if not self.parameters:
@@ -275,7 +275,7 @@ def write_text(path: str | Path, text: str) -> None:
         OutputError: it cannot be written.
     """
     try:
-        with storage.writing_file(Path(path).expanduser()) as part:
+        with storage.writing_file(storage.expanded(path)) as part:
             part.write_text(text)
     except OSError as error:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from error

@@ -114,7 +114,7 @@ def sweep_from_file(path: str | Path, overrides: Iterable[tuple[str, Any]] = ())
     Raises:
         ConfigError: the file cannot be read or understood, or the sweep is wrong.
     """
-    path = Path(path).expanduser()
+    path = storage.expanded(path)
     content = read_yaml(path)
     try:
         return checked(_spec_of(content, overrides, path.parent, path.stem))
@@ -241,7 +241,7 @@ def _base_config(
     changes = _changes(content.get("set"), space)
     import_modules(modules_of(_nested(changes)))
     if isinstance(given, str):
-        config = config_from_file(folder / Path(given).expanduser())
+        config = config_from_file(folder / storage.expanded(given))
     elif isinstance(given, Mapping):
         import_modules(modules_of(given))
         config = config_factory(str(given.get("algo_name")), given)
