@@ -51,10 +51,7 @@ def by_hand(net: MIMO_MLP, groups: Groups) -> dict[str, Tensor]:
     """Each module called as torch calls modules."""
     encoder, mlp, decoder = (net.nets[name] for name in ("encoder", "mlp", "decoder"))
     x = encoder(**groups)
-    if type(mlp) is MLP and not is_altered(mlp):
-        x = mlp._model(x)
-    else:
-        x = mlp(x)
+    x = mlp._model(x) if type(mlp) is MLP and not is_altered(mlp) else mlp(x)
     return decoder(x)
 
 
