@@ -501,7 +501,7 @@ class ObservationGroupEncoder(Module):
             flat[group] = {k: obs[k].flatten(0, len(leading) - 1) for k in encoder.obs_shapes}
             steps = max(steps, leading, key=len)
         features: Tensor = self(**flat)
-        return features.unflatten(0, steps)
+        return features.reshape(*steps, features.shape[-1])
 
 
 class ObservationDecoder(Module):
