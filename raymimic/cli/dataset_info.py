@@ -304,6 +304,7 @@ def _image_settings(summary: DatasetSummary) -> dict[str, list[str]]:
 
 
 def _command(path: str | Path, algo: str, settings: dict[str, list[str]]) -> str:
-    words = [f"{k}={json.dumps(v, separators=(',', ':'))}" for k, v in settings.items()]
-    change = f" --set {shlex.join(words)}" if words else ""
+    from raymimic.data.observation_keys import set_argument
+
+    change = f" {set_argument(settings)}" if settings else ""
     return f"raymimic train --algo {algo} --dataset {shlex.quote(str(path))}{change}"

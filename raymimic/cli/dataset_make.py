@@ -197,6 +197,8 @@ def _record_policy(args: argparse.Namespace) -> None:
 
 
 def _lines(made: RecordedDataset, actor: str) -> list[str]:
+    from raymimic.data.observation_keys import set_argument
+
     size = Path(made.path).stat().st_size / 1e6
     where = shlex.quote(shown(made.path))
     lines = [
@@ -220,14 +222,11 @@ def _lines(made: RecordedDataset, actor: str) -> list[str]:
         number = counted(len(made.crashes), "episode")
         lines.append(f"left out: {number} that crashed ({made.crashes[0]})")
     keys = {"low_dim": made.low_dim, **made.images}
-    settings = " ".join(
-        f"observation.modalities.obs.{modality}=[{','.join(names)}]"
-        for modality, names in keys.items()
-    )
+    settings = {f"observation.modalities.obs.{modality}": names for modality, names in keys.items()}
     return [
         *lines,
         f"look at it: raymimic dataset info {where}",
-        f"train on it: raymimic train --algo bc --dataset {where} --set {settings}",
+        f"train on it: raymimic train --algo bc --dataset {where} {set_argument(settings)}",
     ]
 
 

@@ -115,6 +115,18 @@ def why_not_joined(address: str | None, error: BaseException) -> str:
             f"cannot start a {where}: the disk of Ray's temporary folder is full; make room "
             "there, or set RAY_TMPDIR to a folder on another disk"
         )
+    barred = [e.filename for e in chain if isinstance(e, PermissionError) and e.filename]
+    if barred or "determine home directory" in text:
+        folder = f"in '{barred[0]}'" if barred else "in the home of a user who has none"
+        return (
+            f"cannot start a {where}: Ray cannot write {folder}; set HOME and RAY_TMPDIR to "
+            "folders where you may write"
+        )
+    if any(isinstance(e, UnicodeEncodeError) for e in chain):
+        return (
+            f"cannot start a {where}: Ray needs names in UTF-8, and this command or its folder has "
+            "another one; rename the file or the folder"
+        )
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"cannot join the {where}: {reason}; check ray.address and RAY_ADDRESS, or train without "

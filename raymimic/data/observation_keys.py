@@ -73,7 +73,7 @@ def explanation(config: BaseConfig, known: Mapping[str, Shape]) -> str:
     more = f" and {len(known) - _MOST_SHOWN} more" if len(known) > _MOST_SHOWN else ""
     text = f"; it has {', '.join(shown)}{more}"
     settings = observation_settings(config, known)
-    return f"{text}: {_argument(settings)}" if settings else text
+    return f"{text}: {set_argument(settings)}" if settings else text
 
 
 def relisting(config: BaseConfig, key: str, fits: Mapping[str, str]) -> str:
@@ -96,9 +96,10 @@ def relisting(config: BaseConfig, key: str, fits: Mapping[str, str]) -> str:
                 gained = [k for k in fits if fits[k] == modality and k in listed - {*own}]
                 if kept + gained != own:
                     settings[f"observation.{path}.{name}.{modality}"] = kept + gained
-    return f": list it under {fits[key]}: {_argument(settings)}"
+    return f": list it under {fits[key]}: {set_argument(settings)}"
 
 
-def _argument(settings: Mapping[str, list[str]]) -> str:
+def set_argument(settings: Mapping[str, Sequence[str]]) -> str:
+    """Writes lists of keys, by their settings, as an argument `--set …` of a shell's command."""
     words = [f"{path}={json.dumps(keys, separators=(',', ':'))}" for path, keys in settings.items()]
     return f"--set {shlex.join(words)}"

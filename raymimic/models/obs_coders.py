@@ -476,17 +476,17 @@ class ObservationGroupEncoder(Module):
         Returns:
             Features `[B, T, D]`.
         """
-        features = []
+        flat: dict[str, ObsDict] = {}
+        steps: Sequence[int] = ()  # [B, T]
         for group, net in self.nets.items():
             encoder, obs = cast("ObservationEncoder", net), groups[group]
             assert obs is not None
             key, shape = next(iter(encoder.obs_shapes.items()))
             leading = obs[key].shape[: obs[key].dim() - len(shape)]  # [B, T] or [B]
-            flat = {k: obs[k].flatten(0, len(leading) - 1) for k in encoder.obs_shapes}
-            features.append(encoder(flat).unflatten(0, leading))
-        length = max(x.shape[1] for x in features if x.dim() == 3)
-        features = [x if x.dim() == 3 else x[:, None].expand(-1, length, -1) for x in features]
-        return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+            flat[group] = {k: obs[k].flatten(0, len(leading) - 1) for k in encoder.obs_shapes}
+            steps = max(steps, leading, key=len)
+        features: Tensor = self(**flat)
+        return features.reshape(*steps, features.shape[-1])
 
 
 class ObservationDecoder(Module):

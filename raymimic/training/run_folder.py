@@ -288,7 +288,7 @@ def run_base(config: BaseConfig) -> str:
     """The folder or URI that holds all runs, absolute.
 
     Raises:
-        ConfigError: a relative folder inside a Ray job.
+        ConfigError: a relative folder inside a Ray job, or one whose name is not UTF-8.
     """
     base = str(config.ray.storage_path or config.train.output_dir).removeprefix("file://")
     in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
@@ -307,7 +307,15 @@ def run_base(config: BaseConfig) -> str:
             "with the job; give an absolute folder that outlives it, or a URI: "
             "--set ray.storage_path=/shared/results"
         )
-    return storage.absolute(base)
+    base = storage.absolute(base)
+    try:
+        base.encode()
+    except UnicodeEncodeError as error:  # Ray and MLflow fail there
+        raise ConfigError(
+            f"results would go to '{base}', whose name is not valid UTF-8: give another folder by "
+            "--set train.output_dir=…"
+        ) from error
+    return base
 
 
 def find_run(config: BaseConfig) -> str:

@@ -688,6 +688,13 @@ def test_results_below_a_link_to_nowhere(refused, hopper: Path, tmp_path: Path) 
     refused(train_args(hopper, f"train.output_dir={link}"), f"'{link}' is no folder")
 
 
+def test_a_current_folder_whose_name_is_not_utf8(refused, hopper, tmp_path, monkeypatch) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    refused(train_args(hopper), "not valid UTF-8", "train.output_dir")
+
+
 # -- shells --
 
 

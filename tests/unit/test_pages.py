@@ -86,6 +86,14 @@ def test_lines_of_text_fit(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_brackets_of_commands_are_quoted(page: str) -> None:
+    """Else zsh takes them for the pattern of a file's name, and refuses the command."""
+    for block in blocks(page, *SHELL):
+        text = re.sub(r"#.*", "", block.text)
+        assert "[" not in re.sub(r"'[^']*'|\"[^\"]*\"|\[ |\[\[ ", "", text), block.line
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_exist(page: str) -> None:
     for block in blocks(page, *SHELL):
         for words in commands(block):

@@ -48,6 +48,7 @@ def test_episodes_are_those_of_an_evaluation(cli, checkpoint: str, tmp_path: Pat
     episodes = run_episodes(policy, meta, seeds, Rules(HORIZON), num_envs=2)
     mean = np.mean([episode.episode_return for episode in episodes])
     assert f"mean return {mean:.1f}" in ran.out or f"mean return {mean:.3g}" in ran.out
+    assert """one.hdf5 --set 'observation.modalities.obs.low_dim=["flat"]'""" in ran.out
     with h5py.File("one.hdf5") as file:
         data = file["data"]
         assert data.attrs["policy"] == checkpoint

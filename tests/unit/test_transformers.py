@@ -182,6 +182,8 @@ def test_encoding_sequences_is_encoding_each_step():
     for t in range(5):
         step = encoder(obs={k: x[:, t] for k, x in obs.items()}, goal=goal)
         assert torch.equal(features[:, t], step)
+    encoder.register_forward_hook(lambda module, inputs, output: 2.0 * output)
+    assert torch.equal(encoder.encode_sequence(obs=obs, goal=goal), 2.0 * features)
 
 
 class TestMixture:

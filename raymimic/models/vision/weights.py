@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raymimic import storage
 from raymimic.errors import ConfigError
 from raymimic.torch_file import TorchFileError, read_torch_file
 
@@ -55,7 +54,7 @@ def torchvision_file(name: str, path: str | None) -> Path:
         ConfigError: there is none.
     """
     if path is not None:
-        return storage.expanded(path)
+        return Path(path).expanduser()
     file = Path(torch.hub.get_dir()) / "checkpoints" / TORCHVISION_FILES[name]
     if not file.is_file():
         raise ConfigError(
@@ -131,7 +130,7 @@ def load_r3m(parts: Sequence[nn.Module], path: str | None) -> None:
             "backbone_class R3MConv needs weights, and nothing is downloaded: name the file of R3M "
             "(model.pt) in backbone_kwargs.pretrained_path"
         )
-    file = storage.expanded(path)
+    file = Path(path).expanduser()
     content = read_weights(file)
     if isinstance(content, Mapping):
         content = content.get("r3m", content)
