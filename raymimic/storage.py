@@ -322,6 +322,13 @@ def read_bytes(path: str) -> bytes:
     return data
 
 
+def unread(error: OSError) -> str:
+    """The reason why a file cannot be read, and the remedy, for the end of a message."""
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    remedy = "check its permissions" if isinstance(error, PermissionError) else "check the path"
+    return f"{error.strerror or ('no such file' if missing else error)}; {remedy}"
+
+
 def read_many(uris: list[str]) -> list[bytes]:
     """Reads files of one remote storage, at the same time where it can.
 
