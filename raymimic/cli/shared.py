@@ -8,11 +8,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from raymimic.credentials import masked
-from raymimic.errors import OutputError, perhaps
+from raymimic.errors import ConfigError, OutputError, perhaps
+from raymimic.storage import absolute
 from raymimic.terminal import counted
 
 if TYPE_CHECKING:
@@ -55,6 +56,24 @@ class Parser(argparse.ArgumentParser):
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message):
             hint = perhaps(choice[1], re.findall(r"[^', ]+", choice[2]))
         leave(2, f"error: {message}{hint}; see {self.prog} --help")
+
+
+def check_distinct(outputs: Mapping[str, str | None]) -> None:
+    """Makes sure that no two outputs of a command are one file.
+
+    Args:
+        outputs: path or URI of each option's file; None: the option is not given.
+
+    Raises:
+        ConfigError: two options name the same file.
+    """
+    options: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        other = options.setdefault(absolute(path), option)
+        if other != option:
+            raise ConfigError(f"{other} and {option} name the same file, '{path}': name two files")
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:

@@ -287,10 +287,7 @@ def writing_file(
     Raises:
         OutputError: the file cannot be written, or exists and is not to be replaced.
     """
-    if storage.is_uri(str(path)):
-        raise OutputError(
-            f"cannot write dataset '{path}': write a local file, and copy it there afterwards"
-        )
+    storage.refuse_uri(path)
     try:
         with (
             storage.writing_file(Path(path), replace=replace) as part,

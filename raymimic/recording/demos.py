@@ -33,7 +33,7 @@ from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import ProgressBar
-from raymimic.storage import check_writable
+from raymimic.storage import check_local
 
 VALID_EVERY = 10
 MOST_IN_A_ROW = 20
@@ -283,7 +283,7 @@ def record_demos(
             f"from 0 to {_LARGEST_SEED - 1:,}"
         )
     expert, attrs = recipe.expert(), recipe.attrs()
-    check_writable(str(out))
+    check_local(out)
     made = RecordedDataset(Path(out))
     plan = {**recipe.plan(), "seed": seed, "keep_failures": keep_failures, "compress": compress}
     with keeping_parts(out, plan, compress, replace) as parts:

@@ -31,7 +31,7 @@ from raymimic.recording.players import Crash, Players
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import ProgressBar
 from raymimic.recording.source_policy import FloatArray, SourcePolicy
-from raymimic.storage import check_writable
+from raymimic.storage import check_local
 
 ENVS = {"walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 DATASETS = {f"{task}-medium-expert": task for task in ENVS}
@@ -96,7 +96,7 @@ def make_dataset(
     """
     task = dataset_task(name)
     path, wanted = Path(out), {"expert": n_expert, "medium": n_medium}
-    check_writable(str(path))
+    check_local(path)
     transitions = dict.fromkeys(wanted, 0)
     returns: dict[str, list[float]] = {level: [] for level in _LEVELS}
     demos: list[tuple[int, tuple[str, str]]] = []

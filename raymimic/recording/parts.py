@@ -23,7 +23,7 @@ from raymimic.data.curation.copying import check_new
 from raymimic.data.writer import DatasetWriter, RecordedEpisode, writing_dataset
 from raymimic.errors import OutputError
 from raymimic.recording.players import Players
-from raymimic.storage import is_uri, lock, read_json, remove_tree, write_bytes, write_json
+from raymimic.storage import lock, read_json, refuse_uri, remove_tree, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -233,8 +233,7 @@ def keeping_parts(
         OutputError: the folder belongs to another plan or another process, or cannot be written, or
             the file is there already.
     """
-    if is_uri(str(out)):
-        raise OutputError(f"cannot write '{out}': write a local file, and copy it there afterwards")
+    refuse_uri(out)
     folder = Path(f"{out}.parts")
     with ExitStack() as stack:
         try:
