@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raymimic.errors import ConfigError, RaymimicError, did_you_mean, reason
+from raymimic.errors import ConfigError, RaymimicError, did_you_mean
 from raymimic.models.base_nets import MLP, Linear, Module, RNN_Base, RNNState
 from raymimic.models.named_classes import shown
 from raymimic.models.obs_core import (
@@ -21,6 +21,7 @@ from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
 from raymimic.observations.shapes import ObsShapes, language_keys
 from raymimic.tensors import repeat_rows
+from raymimic.user_modules import own_reason
 
 __all__ = [
     "MIMO_MLP",
@@ -141,7 +142,7 @@ def _works(name: str, section: str, arguments: Any, shape: Sequence[int]) -> Ite
     except Exception as error:
         raise ConfigError(
             f"{section}: {name} with {shown(arguments or {})} fails on the shape {list(shape)}: "
-            f"{reason(error)}"
+            f"{own_reason(error)}"
         ) from error
 
 
