@@ -534,6 +534,10 @@ class ObservationDecoder(Module):
         return outputs
 
 
+class NoLayersError(ConfigError):
+    """A network without a hidden layer."""
+
+
 class MIMO_MLP(Module):
     """Observation groups in, a dict of tensors out: encoder, MLP, decoder.
 
@@ -546,7 +550,7 @@ class MIMO_MLP(Module):
         layer_norm: whether each hidden layer is normalised.
 
     Raises:
-        ConfigError: if there is no hidden layer.
+        NoLayersError: if there is no hidden layer.
     """
 
     def __init__(
@@ -560,7 +564,7 @@ class MIMO_MLP(Module):
     ) -> None:
         super().__init__()
         if not layer_dims:
-            raise ConfigError("a network needs at least one hidden layer: layer_dims is empty")
+            raise NoLayersError("a network needs at least one hidden layer: layer_dims is empty")
         encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs=encoder_kwargs)
         *hidden_dims, last_dim = layer_dims
         self.nets = nn.ModuleDict(
