@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from raymimic.recording.demos import RecordedDataset
 
 _DEMOS, _TRANSITIONS = 50, 100_000
+_NO_VALID = (
+    "no filter key 'valid': the demos are too few; train.validation_fraction=0.1 holds demos out"
+)
 _OF_WALKERS = ("expert", "medium")
 _OF_POLICIES = ("episodes", "env")
 _OF_EXPERTS = (
@@ -133,6 +136,8 @@ def _make(args: argparse.Namespace, out: str) -> None:
             f"{counted(len(returns), 'episode')}, "
             f"mean return {sum(returns) / len(returns):.1f}"
         )
+    if not made.has_valid:
+        print(_NO_VALID)
 
 
 def _record(args: argparse.Namespace, out: str) -> None:
@@ -219,6 +224,8 @@ def _lines(made: RecordedDataset, actor: str) -> list[str]:
     if made.crashes:
         number = counted(len(made.crashes), "episode")
         lines.append(f"left out: {number} that crashed ({made.crashes[0]})")
+    if made.num_demos == 1:
+        lines.append(_NO_VALID)
     keys = {"low_dim": made.low_dim, **made.images}
     settings = " ".join(
         f"observation.modalities.obs.{modality}=[{','.join(names)}]"

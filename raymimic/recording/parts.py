@@ -137,14 +137,9 @@ class Parts:
             raise OutputError(f"'{file}' cannot be read: {error.strerror or error}") from error
 
     @contextmanager
-    def writing(
-        self, env_meta: Mapping[str, Any], filter_keys: Iterable[str] = ()
-    ) -> Iterator[DatasetWriter]:
+    def writing(self, env_meta: Mapping[str, Any]) -> Iterator[DatasetWriter]:
         """Scope in which the dataset is put together, see `whole` and `writing_dataset`."""
-        with (
-            self.whole("hdf5") as whole,
-            writing_dataset(whole, env_meta, filter_keys) as writer,
-        ):
+        with self.whole("hdf5") as whole, writing_dataset(whole, env_meta) as writer:
             yield writer
 
     @contextmanager
