@@ -13,7 +13,15 @@ from raymimic.cli.cameras import (
     given_render_settings,
     render_settings,
 )
-from raymimic.cli.shared import CHECKPOINT_HELP, add_actors, add_import, natural, positive, resumed
+from raymimic.cli.shared import (
+    CHECKPOINT_HELP,
+    add_actors,
+    add_import,
+    hdf5_file,
+    natural,
+    positive,
+    resumed,
+)
 from raymimic.errors import ConfigError
 from raymimic.terminal import counted, readable, shown
 
@@ -44,7 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CKPT",
         help=f"instead of a name: record the policy of a {CHECKPOINT_HELP}",
     )
-    parser.add_argument("--out", help="HDF5 file to write (default: <name>.hdf5 here)")
+    parser.add_argument(
+        "--out", type=hdf5_file, help="HDF5 file to write (default: <name>.hdf5 here)"
+    )
     add_actors(parser)
     parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (default 0)")
     policies = parser.add_argument_group("walker2d, halfcheetah, hopper")

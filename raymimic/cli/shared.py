@@ -124,6 +124,15 @@ def add_set(parser: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
+def hdf5_file(text: str) -> str:
+    """The type of an argument that names an HDF5 file to write."""
+    from raymimic.data.hdf5 import HDF5_ENDINGS
+
+    if not text.endswith(HDF5_ENDINGS):
+        raise argparse.ArgumentTypeError(f"'{text}' must be an HDF5 file: end its name in .hdf5")
+    return text
+
+
 def natural(text: str) -> int:
     """The type of an argument that is a whole number from 0."""
     return _integer(text, least=0)
