@@ -11,6 +11,7 @@ import argparse
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -121,8 +122,23 @@ def rooms(imported: Mapping[str, set[str]]) -> dict[str, set[str]]:
     return found
 
 
+def circle(found: Mapping[str, set[str]]) -> str:
+    """Returns a circle of imports, as `a imports b imports a`; empty if there is none."""
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError as error:
+        return " imports ".join(reversed(error.args[1]))
+    return ""
+
+
 def reduced(found: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """Leaves out the imports that follow from others: of a graph without circles."""
+    """Leaves out the imports that follow from others.
+
+    Raises:
+        ValueError: there is a circle.
+    """
+    if way := circle(found):
+        raise ValueError(f"{way}, a circle: move the code that both need into a room below them")
 
     def below(room: str) -> set[str]:
         return set().union(*({other} | below(other) for other in found.get(room, ())))
@@ -175,7 +191,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if it is old")
     args = parser.parse_args()
-    picture = svg(reduced(rooms(graph())))
+    try:
+        picture = svg(reduced(rooms(graph())))
+    except ValueError as error:
+        sys.exit(str(error))
     if not args.check:
         PICTURE.write_text(picture, encoding="utf-8")
     elif not PICTURE.exists() or PICTURE.read_text(encoding="utf-8") != picture:

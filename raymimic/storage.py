@@ -17,6 +17,7 @@ import shutil
 import stat
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -87,7 +88,7 @@ def _remote(uri: str, call: Callable[[Any, str], T]) -> T:
     for pause in (*_RETRY_AFTER_S, None):
         try:
             return call(*fsspec.core.url_to_fs(uri))
-        except FileNotFoundError:
+        except (FileNotFoundError, OutputError):
             raise
         except (ImportError, ValueError) as error:
             raise OutputError(f"cannot use storage '{uri}': {error}") from error
@@ -121,7 +122,7 @@ def write_bytes(path: str, data: bytes | memoryview) -> None:
             fs.makedirs(posixpath.dirname(name), exist_ok=True)
             fs.pipe_file(name, bytes(data))
 
-        _remote(path, put)
+        _write_remote(path, put)
         return
     target = Path(path)
     try:
@@ -204,10 +205,7 @@ def writing_folder(target: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or holds something already.
     """
-    if is_uri(str(target)):
-        raise OutputError(
-            f"cannot write '{target}': write a local folder, and copy it there afterwards"
-        )
+    refuse_uri(target)
     path = Path(target).absolute()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -273,18 +271,44 @@ def link(path: str, target: str) -> bool:
     return True
 
 
+def refuse_uri(path: str | Path) -> None:
+    """Refuses a URI as the output of a command that writes to disks only.
+
+    Raises:
+        OutputError: it is one.
+    """
+    if is_uri(str(path)):
+        raise OutputError(
+            f"cannot write '{path}': write it to a local disk, and copy it there afterwards"
+        )
+
+
+def check_local(path: str | Path, reads: Iterable[str] = ()) -> None:
+    """As `check_writable`, for a file that is written to disks only.
+
+    Raises:
+        OutputError: see there; or it is a URI.
+    """
+    refuse_uri(path)
+    check_writable(str(path), reads)
+
+
 def check_writable(path: str, reads: Iterable[str] = ()) -> None:
     """Makes sure, before long work, that a file can be written; leaves nothing behind.
 
+    Behind a URI, an empty file is written beside it and deleted; the folder stays.
+
     Args:
-        path: local path or URI of the file; whether a URI can be written shows later.
+        path: local path or URI of the file.
         reads: files that the command reads, paths or URIs.
 
     Raises:
-        OutputError: it cannot (no such place, a name that is too long, permissions), or would
-            replace a file that the command reads, a link, a pipe or a device.
+        OutputError: it cannot (no such place, a name that is too long, permissions, a store that
+            does not answer), or would replace a folder, a file that the command reads, a link, a
+            pipe or a device.
     """
     if is_uri(path):
+        _check_remote(path, reads)
         return
     target = Path(path).absolute()
     try:
@@ -299,6 +323,36 @@ def check_writable(path: str, reads: Iterable[str] = ()) -> None:
             pass
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+def _check_remote(uri: str, reads: Iterable[str]) -> None:
+    def probe(fs: Any, name: str) -> None:
+        if not posixpath.basename(name) or fs.isdir(name):
+            raise OutputError(f"cannot write '{uri}': it is a folder; name a file in it")
+        folder = posixpath.dirname(name)
+        beside = posixpath.join(folder, f".{posixpath.basename(name)}.{uuid.uuid4().hex}.tmp")
+        fs.makedirs(folder, exist_ok=True)
+        fs.pipe_file(beside, b"")
+        with contextlib.suppress(PermissionError):  # one may write there, and not delete
+            fs.rm_file(beside)
+
+    if uri in reads:
+        raise _not_written(uri, OSError(errno.EINVAL, "the command reads this file"))
+    _write_remote(uri, probe)
+
+
+def _write_remote(uri: str, write: Callable[[Any, str], None]) -> None:
+    """As `_remote`, for a file to be written.
+
+    Raises:
+        OutputError: it cannot be.
+    """
+    try:
+        _remote(uri, write)
+    except FileNotFoundError as error:  # such as a bucket that is not there
+        raise OutputError(
+            f"cannot write '{uri}': there is no such place; check the address"
+        ) from error
 
 
 def is_same_file(path: str | Path, other: str | Path) -> bool:
@@ -334,6 +388,13 @@ def read_bytes(path: str) -> bytes:
         return Path(path).read_bytes()
     data: bytes = _remote(path, lambda fs, name: fs.cat_file(name))
     return data
+
+
+def unread(error: OSError) -> str:
+    """The reason why a file cannot be read, and the remedy, for the end of a message."""
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    remedy = "check its permissions" if isinstance(error, PermissionError) else "check the path"
+    return f"{error.strerror or ('no such file' if missing else error)}; {remedy}"
 
 
 def read_many(uris: list[str]) -> list[bytes]:

@@ -100,7 +100,7 @@ def place_in_own_code(error: BaseException) -> str | None:
     return None
 
 
-def with_own_place(error: Exception) -> str | None:
+def with_own_place(error: BaseException) -> str | None:
     """An exception of the user's own code in one line, which ends with its place.
 
     Args:
@@ -111,6 +111,11 @@ def with_own_place(error: Exception) -> str | None:
     """
     place = place_in_own_code(error)
     return None if place is None else f"{reason(error)} ({place})"
+
+
+def own_reason(error: BaseException) -> str:
+    """As `reason`, with the place in the user's own code where the error came from there."""
+    return with_own_place(error) or reason(error)
 
 
 @contextmanager

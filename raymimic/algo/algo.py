@@ -32,6 +32,7 @@ from raymimic.config.base_config import BaseConfig, sections_named
 from raymimic.config.config import Config, leaves
 from raymimic.data.reads import Reads, Window, one_step, one_window
 from raymimic.errors import CheckpointError, ConfigError, did_you_mean
+from raymimic.models.obs_nets import NoLayersError
 from raymimic.observations import normalization, shapes
 from raymimic.observations.modality import process_obs_dict
 from raymimic.observations.shapes import ObsShapes
@@ -230,9 +231,27 @@ class Algo:
         self.actor_update_counter = 0
         self.nets = nn.ModuleDict()
         self._create_shapes(self.obs_config.get("modalities", {}), self.obs_key_shapes)
-        self._create_networks()
+        try:
+            self._create_networks()
+        except NoLayersError as error:
+            raise self._without_layers(error) from error
         self.nets.to(device=self.device, dtype=self.dtype)
         self._create_optimizers()
+
+    def _without_layers(self, error: NoLayersError) -> ConfigError:
+        """The error of a network without hidden layers, with the keys that may be meant."""
+        empty = [
+            f"'{self.algo_config.dotted(key)}'"
+            for key, value in self.algo_config.leaves()
+            if key.endswith("layer_dims") and isinstance(value, list | tuple) and not value
+        ]
+        if not empty:
+            return error
+        verb = "is" if len(empty) == 1 else "are"
+        return ConfigError(
+            f"{' and '.join(empty)} {verb} empty, and a network needs at least one hidden "
+            "layer: list the sizes of its layers, such as [256, 256]"
+        )
 
     # ------------------------------------------------------------------ construction
 

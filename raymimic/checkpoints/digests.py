@@ -30,7 +30,9 @@ def sha256_of(path: str) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint '{path}': {error.strerror}") from error
+        raise CheckpointError(
+            f"cannot read checkpoint '{path}': {storage.unread(error)}"
+        ) from error
 
 
 def check_digest(path: str, sha256: str | None) -> None:

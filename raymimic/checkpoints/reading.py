@@ -59,7 +59,9 @@ def load_dict_from_checkpoint(ckpt_path: str) -> dict[str, Any]:
             f"no checkpoint at '{path}'; a run's checkpoints lie in its folder models/"
         ) from error
     except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint '{path}': {error}") from error
+        raise CheckpointError(
+            f"cannot read checkpoint '{path}': {storage.unread(error)}"
+        ) from error
     except DamagedError as error:
         raise CheckpointError(
             f"checkpoint '{path}' is truncated or damaged: {error}; use another checkpoint of the "

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     import_modules(args.imports)
     if args.to is None and not args.target.endswith(HDF5_ENDINGS):
         raise ConfigError(
-            f"'{args.target}' must be an HDF5 file: end its name with .hdf5, or add --to"
+            f"'{args.target}' must be an HDF5 file: end its name in .hdf5, or add --to"
         )
     convert(args.source, args.target, args.format, args.to)
 

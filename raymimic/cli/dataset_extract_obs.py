@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymimic.cli.cameras import OF_CAMERAS, add_cameras, render_settings
-from raymimic.cli.shared import add_actors, add_allow_links, add_import, positive, resumed
+from raymimic.cli.shared import (
+    add_actors,
+    add_allow_links,
+    add_import,
+    hdf5_file,
+    positive,
+    resumed,
+)
 from raymimic.errors import ConfigError, printable
 from raymimic.terminal import counted, shown
 
@@ -27,7 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("source", help="HDF5 file with states, path or URI")
     parser.add_argument(
-        "--out", help="HDF5 file to write (default: <source>_ld.hdf5 or <source>_im84.hdf5 here)"
+        "--out",
+        type=hdf5_file,
+        help="HDF5 file to write (default: <source>_ld.hdf5 or <source>_im84.hdf5 here)",
     )
     add_actors(parser, "demos")
     parser.add_argument("--n", type=positive, help="extract at most N demos")

@@ -13,7 +13,15 @@ from raymimic.cli.cameras import (
     given_render_settings,
     render_settings,
 )
-from raymimic.cli.shared import CHECKPOINT_HELP, add_actors, add_import, natural, positive, resumed
+from raymimic.cli.shared import (
+    CHECKPOINT_HELP,
+    add_actors,
+    add_import,
+    hdf5_file,
+    natural,
+    positive,
+    resumed,
+)
 from raymimic.errors import ConfigError
 from raymimic.terminal import counted, readable, shown
 
@@ -21,6 +29,9 @@ if TYPE_CHECKING:
     from raymimic.recording.demos import RecordedDataset
 
 _DEMOS, _TRANSITIONS = 50, 100_000
+_NO_VALID = (
+    "no filter key 'valid': the demos are too few; train.validation_fraction=0.1 holds demos out"
+)
 _OF_WALKERS = ("expert", "medium")
 _OF_POLICIES = ("episodes", "env")
 _OF_EXPERTS = (
@@ -41,7 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CKPT",
         help=f"instead of a name: record the policy of a {CHECKPOINT_HELP}",
     )
-    parser.add_argument("--out", help="HDF5 file to write (default: <name>.hdf5 here)")
+    parser.add_argument(
+        "--out", type=hdf5_file, help="HDF5 file to write (default: <name>.hdf5 here)"
+    )
     add_actors(parser)
     parser.add_argument("--seed", type=natural, default=0, help="seed of the episodes (default 0)")
     policies = parser.add_argument_group("walker2d, halfcheetah, hopper")
@@ -133,6 +146,8 @@ def _make(args: argparse.Namespace, out: str) -> None:
             f"{counted(len(returns), 'episode')}, "
             f"mean return {sum(returns) / len(returns):.1f}"
         )
+    if not made.has_valid:
+        print(_NO_VALID)
 
 
 def _record(args: argparse.Namespace, out: str) -> None:
@@ -221,6 +236,8 @@ def _lines(made: RecordedDataset, actor: str) -> list[str]:
     if made.crashes:
         number = counted(len(made.crashes), "episode")
         lines.append(f"left out: {number} that crashed ({made.crashes[0]})")
+    if made.num_demos == 1:
+        lines.append(_NO_VALID)
     keys = {"low_dim": made.low_dim, **made.images}
     settings = {f"observation.modalities.obs.{modality}": names for modality, names in keys.items()}
     return [

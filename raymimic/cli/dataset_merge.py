@@ -2,7 +2,7 @@
 
 import argparse
 
-from raymimic.cli.shared import add_allow_links, add_import, json_text
+from raymimic.cli.shared import add_allow_links, add_import, hdf5_file, json_text
 from raymimic.errors import printable
 from raymimic.terminal import Counting, counted, shown
 
@@ -15,7 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_import(parser)
     parser.add_argument("paths", nargs="+", metavar="FILE", help="HDF5 files, paths or URIs")
-    parser.add_argument("--out", required=True, metavar="NEW.hdf5", help="the file to write")
+    parser.add_argument(
+        "--out", type=hdf5_file, required=True, metavar="NEW.hdf5", help="the file to write"
+    )
     parser.add_argument(
         "--env-from",
         metavar="FILE",

@@ -12,13 +12,13 @@ from raymimic.cli.shared import (
     add_actors,
     add_allow_links,
     add_import,
+    check_distinct,
     json_text,
     leave,
     positive,
     resumed,
 )
 from raymimic.errors import ConfigError, OutputError, printable
-from raymimic.storage import absolute
 from raymimic.terminal import counted, readable, shown
 
 if TYPE_CHECKING:
@@ -134,8 +134,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("tolerance", "json"):
         if getattr(args, name) is not None and not args.verify:
             raise ConfigError(f"--{name} needs the drift: add --verify")
-    if args.json and args.video_path and absolute(args.json) == absolute(args.video_path):
-        raise ConfigError(f"--json and --video_path name the same file, '{args.json}': give two")
+    check_distinct({"--json": args.json, "--video_path": args.video_path})
     if args.tolerance is not None and not args.tolerance >= 0.0:
         raise ConfigError(f"--tolerance {args.tolerance}: it must be a number of at least 0")
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Literal
 
-from raymimic.cli.shared import add_allow_links, add_import, json_text
+from raymimic.cli.shared import add_allow_links, add_import, hdf5_file, json_text
 from raymimic.errors import printable
 from raymimic.terminal import Counting, counted, shown
 
@@ -16,7 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_import(parser)
     parser.add_argument("path", help="HDF5 file, path or URI")
-    parser.add_argument("--out", required=True, metavar="NEW.hdf5", help="the file to write")
+    parser.add_argument(
+        "--out", type=hdf5_file, required=True, metavar="NEW.hdf5", help="the file to write"
+    )
     actions = parser.add_mutually_exclusive_group()
     actions.add_argument("--clip-actions", action="store_true", help="clip actions to [-1, 1]")
     actions.add_argument(

@@ -2,8 +2,14 @@
 
 import argparse
 
-from raymimic.cli.shared import CHECKPOINT_HELP, add_import, json_text, natural, positive
-from raymimic.errors import ConfigError
+from raymimic.cli.shared import (
+    CHECKPOINT_HELP,
+    add_import,
+    check_distinct,
+    json_text,
+    natural,
+    positive,
+)
 from raymimic.terminal import doing
 
 
@@ -35,11 +41,10 @@ def run(args: argparse.Namespace) -> None:
     """Prints every episode and the averages."""
     from raymimic.config.base_config import import_modules
     from raymimic.rollout.report import NewEpisodes, evaluate_checkpoint, evaluation_lines
-    from raymimic.storage import absolute, check_writable, write_bytes
+    from raymimic.storage import check_writable, write_bytes
     from raymimic.user_modules import module_of
 
-    if args.json and args.video and absolute(args.json) == absolute(args.video):
-        raise ConfigError(f"--json and --video name the same file, '{args.json}': name two files")
+    check_distinct({"--json": args.json, "--video": args.video})
     for out in (args.json, args.video):
         if out is not None:
             check_writable(out, reads=[args.checkpoint])

@@ -8,11 +8,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from raymimic.credentials import masked
-from raymimic.errors import OutputError, perhaps
+from raymimic.errors import ConfigError, OutputError, perhaps
+from raymimic.storage import absolute
 from raymimic.terminal import counted
 
 if TYPE_CHECKING:
@@ -56,6 +57,24 @@ class Parser(argparse.ArgumentParser):
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message):
             hint = perhaps(choice[1], re.findall(r"[^', ]+", choice[2]))
         leave(2, f"error: {message}{hint}; see {self.prog} --help")
+
+
+def check_distinct(outputs: Mapping[str, str | None]) -> None:
+    """Makes sure that no two outputs of a command are one file.
+
+    Args:
+        outputs: path or URI of each option's file; None: the option is not given.
+
+    Raises:
+        ConfigError: two options name the same file.
+    """
+    options: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        other = options.setdefault(absolute(path), option)
+        if other != option:
+            raise ConfigError(f"{other} and {option} name the same file, '{path}': name two files")
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +123,15 @@ def add_set(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help_text
     )
+
+
+def hdf5_file(text: str) -> str:
+    """The type of an argument that names an HDF5 file to write."""
+    from raymimic.data.hdf5 import HDF5_ENDINGS
+
+    if not text.endswith(HDF5_ENDINGS):
+        raise argparse.ArgumentTypeError(f"'{text}' must be an HDF5 file: end its name in .hdf5")
+    return text
 
 
 def natural(text: str) -> int:

@@ -598,12 +598,12 @@ def json_from_file(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        absent = isinstance(error, OSError)
-        reason = getattr(error, "strerror", None) or (
-            "no such file" if absent else "not a text file"
-        )
-        raise ConfigError(f"cannot read config {path}: {reason}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {storage.unread(error)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"cannot read config {path}: not a text file; name a file of JSON"
+        ) from None
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep, NUL
         raise ConfigError(f"cannot read config {path}: {error}") from None
     if not isinstance(content, dict):

@@ -17,6 +17,7 @@ from raymimic.data.fetch import local_path
 from raymimic.data.hdf5 import DatasetReader, DemoReader, open_dataset
 from raymimic.envs.env_base import EnvType
 from raymimic.errors import DatasetError, printable
+from raymimic.storage import unread
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def digest_of_files(files: Sequence[Path]) -> str:
     try:
         total = sum(file.stat().st_size for file in files)
     except OSError as error:
-        raise DatasetError(f"'{error.filename}' cannot be read: {error.strerror}") from error
+        raise DatasetError(f"'{error.filename}' cannot be read: {unread(error)}") from error
     above = Path(os.path.commonpath([file.absolute().parent for file in files]))
     for file in sorted(files):
         name = file.absolute().relative_to(above)
@@ -106,7 +107,7 @@ def _file_digest(file: Path, total: int | None = None) -> str:
     try:
         return _digest_of(file, total)
     except OSError as error:
-        raise DatasetError(f"dataset '{file}' cannot be read: {error.strerror}") from error
+        raise DatasetError(f"dataset '{file}' cannot be read: {unread(error)}") from error
 
 
 def _digest_of(file: Path, total: int | None = None) -> str:

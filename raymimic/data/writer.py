@@ -156,7 +156,6 @@ class DatasetWriter:
     Args:
         data: the group of all demos.
         check: raises an error of the file that was met while writing.
-        filter_keys: named subsets that are written even if they stay empty.
         compress: stores images `[T, H, W, C]` compressed, frame by frame (gzip).
 
     Attributes:
@@ -169,13 +168,12 @@ class DatasetWriter:
         self,
         data: h5py.Group,
         check: Callable[[], None],
-        filter_keys: Iterable[str] = (),
         compress: bool = False,
     ) -> None:
         self.attrs: dict[str, Any] = {}
         self.num_demos = self.num_transitions = 0
         self._data, self._check, self._compress = data, check, compress
-        self._filter_keys: dict[str, list[str]] = {key: [] for key in filter_keys}
+        self._filter_keys: dict[str, list[str]] = {}
 
     def add(
         self, episode: RecordedEpisode, filter_keys: Iterable[str] = (), name: str | None = None
@@ -246,7 +244,6 @@ class DatasetWriter:
 def writing_dataset(
     path: str | Path,
     env_meta: Mapping[str, Any],
-    filter_keys: Iterable[str] = (),
     compress: bool = False,
     replace: bool = True,
 ) -> Iterator[DatasetWriter]:
@@ -255,7 +252,6 @@ def writing_dataset(
     Args:
         path: of the HDF5 file.
         env_meta: the environment: `env_name`, `type`, `env_kwargs`; empty: not known.
-        filter_keys: named subsets that are written even if they stay empty.
         compress: stores images compressed, see `DatasetWriter`.
         replace: whether an existing file is replaced.
 
@@ -266,7 +262,7 @@ def writing_dataset(
         OutputError: the file cannot be written, or exists and is not to be replaced.
     """
     with writing_file(path, replace) as (file, check):
-        writer = DatasetWriter(file.create_group("data"), check, filter_keys, compress)
+        writer = DatasetWriter(file.create_group("data"), check, compress)
         yield writer
         writer.finish(env_meta, file)
 
@@ -287,10 +283,7 @@ def writing_file(
     Raises:
         OutputError: the file cannot be written, or exists and is not to be replaced.
     """
-    if storage.is_uri(str(path)):
-        raise OutputError(
-            f"cannot write dataset '{path}': write a local file, and copy it there afterwards"
-        )
+    storage.refuse_uri(path)
     try:
         with (
             storage.writing_file(Path(path), replace=replace) as part,

@@ -35,7 +35,8 @@ from raymimic.envs.env_base import (
 from raymimic.envs.global_numbers import GlobalNumbers
 from raymimic.envs.kinds import UnknownEnvError
 from raymimic.envs.render_settings import IMAGE, RenderSettings, described
-from raymimic.errors import EnvError, did_you_mean, pip_install, reason
+from raymimic.errors import EnvError, did_you_mean, pip_install
+from raymimic.user_modules import own_reason, place_in_own_code
 
 logger = logging.getLogger(__name__)
 
@@ -402,10 +403,9 @@ class EnvGym(EnvBase):
         try:
             with _no_exit("it"):
                 frame = np.asarray(self.env.render())
-        except (
-            Exception
-        ) as error:  # the OpenGL stack may raise anything, ImportError to AttributeError
-            raise EnvError(f"'{self._name}' cannot be rendered here: {reason(error)}") from error
+        except Exception as error:  # OpenGL may raise anything, ImportError to AttributeError
+            fault = f"cannot be rendered here: {own_reason(error)}"
+            raise EnvError(f"'{self._name}' {fault}") from error
         if frame.dtype.kind not in "iu" or frame.ndim not in (2, 3):
             raise EnvError(
                 f"'{self._name}' renders {_kind(frame)} of {frame.dtype}, and not a picture "
@@ -593,7 +593,8 @@ def _no_exit(subject: str) -> Iterator[None]:
         if isinstance(error, Exception | KeyboardInterrupt) or _of_signal(error):
             raise
         ends = isinstance(error, SystemExit)
-        failure = f"calls sys.exit({error})" if ends else f"raises {reason(error)}"
+        place = f" ({own})" if (own := place_in_own_code(error)) else ""
+        failure = f"calls sys.exit({error}){place}" if ends else f"raises {own_reason(error)}"
         raise EnvError(f"{subject} {failure}") from error
 
 
@@ -621,7 +622,7 @@ def _make(name: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
             f"no environment '{name}' is registered{_near(env_id, known)}{_package(env_id)}"
         ) from error
     except Exception as error:  # a constructor may raise anything
-        raise EnvError(f"environment '{name}' cannot be made: {reason(error)}") from error
+        raise EnvError(f"environment '{name}' cannot be made: {own_reason(error)}") from error
     space = getattr(env, "action_space", None)
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         env.close()

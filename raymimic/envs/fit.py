@@ -14,9 +14,10 @@ import numpy.typing as npt
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.render_settings import DEPTH, IMAGE
-from raymimic.errors import EnvError, did_you_mean, reason
+from raymimic.errors import EnvError, did_you_mean
 from raymimic.observations.modality import modality_named, type_fault
 from raymimic.observations.shapes import language_keys
+from raymimic.user_modules import own_reason
 
 if TYPE_CHECKING:
     from raymimic.config import BaseConfig
@@ -176,7 +177,7 @@ def _calling(env: EnvBase, method: str, call: Callable[[], T]) -> T:
         raise
     except Exception as error:  # a simulator may raise anything
         raise EnvError(
-            f"environment '{env.name}' fails in its {method}: {reason(error)}"
+            f"environment '{env.name}' fails in its {method}: {own_reason(error)}"
         ) from error
 
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from raymimic.envs.env_base import EnvBase, EnvType
 from raymimic.envs.render_settings import DEPTH, IMAGE, RenderSettings
 from raymimic.envs.rendering import use_renderer
-from raymimic.errors import ConfigError, EnvError, perhaps, pip_install, reason
-from raymimic.user_modules import check_imported, module_of
+from raymimic.errors import ConfigError, EnvError, perhaps, pip_install
+from raymimic.user_modules import check_imported, module_of, own_reason
 
 Kind = int | str
 EnvClass = TypeVar("EnvClass", bound=type[EnvBase])
@@ -184,8 +184,8 @@ def _failure(kind: Kind, error: Exception) -> str:
     if isinstance(error, ImportError):
         if package and error.name == package:
             return f"needs {package}, which is not installed: {pip_install(package)}"
-        return f"needs a package that cannot be imported: {reason(error)}"
-    failure = f"cannot be made: {reason(error)}"
+        return f"needs a package that cannot be imported: {own_reason(error)}"
+    failure = f"cannot be made: {own_reason(error)}"
     if package:
         mujoco = metadata.version("mujoco")
         if tuple(map(int, mujoco.split(".")[:2])) >= too_new:

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from raymimic.errors import ConfigError, RaymimicError, did_you_mean, printable, reason
-from raymimic.user_modules import same_definition
+from raymimic.errors import ConfigError, RaymimicError, did_you_mean, printable
+from raymimic.user_modules import own_reason, same_definition
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class NamedClasses(Mapping[str, type[T]]):
             raise
         except Exception as error:
             raise ConfigError(
-                f"{section}: {name} cannot be made of {shown(dict(kwargs or {}))}: {reason(error)}"
+                f"{section}: {name} cannot be made of {shown(dict(kwargs or {}))}: "
+                f"{own_reason(error)}"
             ) from error
 
     def _tell(self, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raymimic.errors import ConfigError, RaymimicError, did_you_mean, reason
+from raymimic.errors import ConfigError, RaymimicError, did_you_mean
 from raymimic.models.base_nets import Linear, Module
 from raymimic.models.named_classes import shown
 from raymimic.models.obs_core import ENCODER_CORES, EncoderCore, VisualCoreLanguageConditioned
@@ -16,6 +16,7 @@ from raymimic.models.vision.randomizers import RANDOMIZERS, Randomizer
 from raymimic.observations.modality import modality_named
 from raymimic.observations.shapes import ObsShapes, language_keys
 from raymimic.tensors import repeat_rows
+from raymimic.user_modules import own_reason
 
 ObsDict = Mapping[str, Tensor]
 EncoderKwargs = Mapping[str, Mapping[str, Any]]
@@ -123,7 +124,7 @@ def _works(name: str, section: str, arguments: Any, shape: Sequence[int]) -> Ite
     except Exception as error:
         raise ConfigError(
             f"{section}: {name} with {shown(arguments or {})} fails on the shape {list(shape)}: "
-            f"{reason(error)}"
+            f"{own_reason(error)}"
         ) from error
 
 

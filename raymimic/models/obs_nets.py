@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+class NoLayersError(ConfigError):
+    """A network without a hidden layer."""
+
+
 class MIMO_MLP(Module):
     """Observation groups in, a dict of tensors out: encoder, MLP, decoder.
 
@@ -49,7 +53,7 @@ class MIMO_MLP(Module):
         layer_norm: whether each hidden layer is normalised.
 
     Raises:
-        ConfigError: if there is no hidden layer.
+        NoLayersError: if there is no hidden layer.
     """
 
     _layer_chain: LayerChain | None = None
@@ -65,7 +69,7 @@ class MIMO_MLP(Module):
     ) -> None:
         super().__init__()
         if not layer_dims:
-            raise ConfigError("a network needs at least one hidden layer: layer_dims is empty")
+            raise NoLayersError("a network needs at least one hidden layer: layer_dims is empty")
         encoder = ObservationGroupEncoder(input_obs_group_shapes, encoder_kwargs=encoder_kwargs)
         *hidden_dims, last_dim = layer_dims
         self.nets = nn.ModuleDict(

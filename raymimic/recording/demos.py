@@ -33,7 +33,7 @@ from raymimic.recording.parts import Facts, keeping_parts
 from raymimic.recording.players import Crash
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import ProgressBar
-from raymimic.storage import check_writable
+from raymimic.storage import check_local
 
 VALID_EVERY = 10
 MOST_IN_A_ROW = 20
@@ -41,7 +41,6 @@ MOST_IN_A_ROW = 20
 _MOST_DEMOS = EPISODES // 2
 STATE_ATTRS = {"model": "model_file", "ep_meta": "ep_meta"}
 """The parts of a state that are the same in a whole demo, and their attributes in a file."""
-_LARGEST_SEED = 2**24  # the seeds of its episodes are below 2**63
 
 
 @dataclass(frozen=True)
@@ -277,13 +276,13 @@ def record_demos(
         OutputError: the file cannot be written, or is there already, or another process writes it.
     """
     import_modules(imports)
-    if not 0 < demos <= _MOST_DEMOS or not 0 <= seed < _LARGEST_SEED:
+    if not 0 < demos <= _MOST_DEMOS or seed < 0:
         raise ConfigError(
             f"{demos} demos of seed {seed}: a file has 1 to {_MOST_DEMOS:,} demos, and seeds go "
-            f"from 0 to {_LARGEST_SEED - 1:,}"
+            "from 0 on"
         )
     expert, attrs = recipe.expert(), recipe.attrs()
-    check_writable(str(out))
+    check_local(out)
     made = RecordedDataset(Path(out))
     plan = {**recipe.plan(), "seed": seed, "keep_failures": keep_failures, "compress": compress}
     with keeping_parts(out, plan, compress, replace) as parts:
@@ -310,13 +309,15 @@ def record_demos(
                         break
             if len(takes) < demos:
                 raise EnvError(f"'{recipe.name}': {EPISODES:,} episodes gave too few demos")
-        with parts.writing(env_args, ("train", "valid")) as writer:
+        with parts.writing(env_args) as writer:
             for number, (index, take) in enumerate(takes.items(), 1):
                 valid = number % VALID_EVERY == 0 or 1 < number == demos < VALID_EVERY
                 split = "valid" if valid else "train"
                 parts.copy(index, writer, None, (split, *recipe.filter_keys(take.solved)))
             made.num_demos, made.num_transitions = writer.num_demos, writer.num_transitions
-            writer.attrs |= {**attrs, "seed": seed, **made.attrs()}
+            # HDF5 has no whole numbers beyond 64 bits.
+            stored = seed if seed < 2**63 else str(seed)
+            writer.attrs |= {**attrs, "seed": stored, **made.attrs()}
     made.low_dim, made.images = _to_train_on(expert, take.keys)
     return made
 

@@ -31,7 +31,7 @@ from raymimic.recording.players import Crash, Players
 from raymimic.recording.playing import playing
 from raymimic.recording.progress import ProgressBar
 from raymimic.recording.source_policy import FloatArray, SourcePolicy
-from raymimic.storage import check_writable
+from raymimic.storage import check_local
 
 ENVS = {"walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 DATASETS = {f"{task}-medium-expert": task for task in ENVS}
@@ -40,7 +40,6 @@ ACTION_NOISE = {"walker2d": 0.2, "halfcheetah": 0.1, "hopper": 0.1}
 """Standard deviation of the noise on demonstrated actions, as much as the expert bears. Data of a
 deterministic policy would show neither other actions nor how to recover from an error."""
 VALID_EVERY = 10
-FILTER_KEYS = ("expert", "medium", "train", "valid")
 RANDOM_EPISODES = 50
 
 _LEVELS = ("expert", "medium", "random")  # the index of a level is the stage of its seeds
@@ -56,12 +55,14 @@ class MadeDataset:
         returns: the return of each demo, by level; also of `random` episodes, which are not in the
             file.
         resumed: episodes that an earlier, interrupted run had played.
+        has_valid: whether there are so many demos that the filter key `valid` names some.
     """
 
     path: Path
     transitions: dict[str, int]
     returns: dict[str, list[float]]
     resumed: int
+    has_valid: bool
 
 
 def make_dataset(
@@ -96,7 +97,7 @@ def make_dataset(
     """
     task = dataset_task(name)
     path, wanted = Path(out), {"expert": n_expert, "medium": n_medium}
-    check_writable(str(path))
+    check_local(path)
     transitions = dict.fromkeys(wanted, 0)
     returns: dict[str, list[float]] = {level: [] for level in _LEVELS}
     demos: list[tuple[int, tuple[str, str]]] = []
@@ -114,12 +115,13 @@ def make_dataset(
                 demos.append((index, (level, split)))
                 bar.update(min(shown.length, wanted[level] - transitions[level]))
                 transitions[level] += shown.length
-        with parts.writing(_env_meta(task), FILTER_KEYS) as writer:
+        with parts.writing(_env_meta(task)) as writer:
             for index, filter_keys in demos:
                 parts.copy(index, writer, None, filter_keys)
             for level in ("random", "expert"):
                 writer.attrs[f"{level}_return"] = float(np.mean(returns[level]))
-    return MadeDataset(path, transitions, returns, parts.num_kept)
+    has_valid = any(split == "valid" for _, (_, split) in demos)
+    return MadeDataset(path, transitions, returns, parts.num_kept, has_valid)
 
 
 def dataset_task(name: str) -> str:

@@ -23,7 +23,7 @@ from raymimic.data.curation.copying import check_new
 from raymimic.data.writer import DatasetWriter, RecordedEpisode, writing_dataset
 from raymimic.errors import OutputError
 from raymimic.recording.players import Players
-from raymimic.storage import is_uri, lock, read_json, remove_tree, write_bytes, write_json
+from raymimic.storage import lock, read_json, refuse_uri, remove_tree, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +137,9 @@ class Parts:
             raise OutputError(f"'{file}' cannot be read: {error.strerror or error}") from error
 
     @contextmanager
-    def writing(
-        self, env_meta: Mapping[str, Any], filter_keys: Iterable[str] = ()
-    ) -> Iterator[DatasetWriter]:
+    def writing(self, env_meta: Mapping[str, Any]) -> Iterator[DatasetWriter]:
         """Scope in which the dataset is put together, see `whole` and `writing_dataset`."""
-        with (
-            self.whole("hdf5") as whole,
-            writing_dataset(whole, env_meta, filter_keys) as writer,
-        ):
+        with self.whole("hdf5") as whole, writing_dataset(whole, env_meta) as writer:
             yield writer
 
     @contextmanager
@@ -233,8 +228,7 @@ def keeping_parts(
         OutputError: the folder belongs to another plan or another process, or cannot be written, or
             the file is there already.
     """
-    if is_uri(str(out)):
-        raise OutputError(f"cannot write '{out}': write a local file, and copy it there afterwards")
+    refuse_uri(out)
     folder = Path(f"{out}.parts")
     with ExitStack() as stack:
         try:

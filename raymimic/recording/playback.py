@@ -6,7 +6,7 @@ As in robomimic's `playback_dataset`, a frame is taken after each state or actio
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -40,7 +40,7 @@ from raymimic.recording.source import (
     first_that_works,
 )
 from raymimic.rollout.video import FPS, Picture, writing_mp4
-from raymimic.storage import check_writable, is_uri
+from raymimic.storage import check_local
 
 SIZE = 512
 """Height and width of a view in a film, in pixels, as in robomimic."""
@@ -217,7 +217,7 @@ def play_back(
     import_modules(imports)
     given = Source.locate(source, allow_links)
     if video is not None:
-        check_film(video, reads=[given.path])
+        check_local(video, reads=[given.path])
     names = given.demos(n, filter_key)
     if not playback.use_obs:
         given.check_states(names)
@@ -259,23 +259,6 @@ def play_back(
                 ) from error
         _check_played(report, names)
     return report
-
-
-def check_film(video: str | Path, reads: Iterable[str] = ()) -> None:
-    """Makes sure, before long work, that a film can be written.
-
-    Args:
-        video: path of the film.
-        reads: files that the command reads, paths or URIs.
-
-    Raises:
-        OutputError: its place takes no file, or is a URI, or the command reads it.
-    """
-    if is_uri(str(video)):
-        raise OutputError(
-            f"cannot write '{video}': write a local file, and copy it there afterwards"
-        )
-    check_writable(str(video), reads)
 
 
 def try_film(playback: Playback, env_args: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raymimic.errors import EnvError, RaymimicError, reason
+from raymimic.errors import EnvError, RaymimicError
+from raymimic.user_modules import own_reason
 
 RETRIES = 1
 """How often an episode is played again after its process ended: a machine may have been lost."""
@@ -73,4 +74,4 @@ def attempt(player: Player, job: Any) -> Any:
                 raise
         finally:
             player.close()  # its state is unknown
-        return Crash(reason(error))
+        return Crash(own_reason(error))

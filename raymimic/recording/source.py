@@ -20,6 +20,7 @@ from raymimic.recording.demos import STATE_ATTRS, seeded_generators
 from raymimic.recording.open_env import OpenEnv
 from raymimic.recording.players import Crash
 from raymimic.storage import absolute
+from raymimic.user_modules import own_reason
 
 T = TypeVar("T")
 
@@ -220,7 +221,7 @@ def first_that_works(names: Sequence[str], play: Callable[[str], T]) -> T:
         except RaymimicError as error:
             faults.append(error)
         except Exception as error:  # a simulator may raise anything
-            faults.append(EnvError(f"demo '{name}' cannot be played back: {reason(error)}"))
+            faults.append(EnvError(f"demo '{name}' cannot be played back: {own_reason(error)}"))
     raise faults[0]
 
 

@@ -25,8 +25,9 @@ import torch
 from raymimic.envs.env_base import Array, EnvBase, Observation
 from raymimic.envs.fit import GOAL, OBSERVATION, read
 from raymimic.envs.vector import VectorEnv
-from raymimic.errors import EnvError, reason
+from raymimic.errors import EnvError
 from raymimic.tracking.episode_rows import EpisodeRow
+from raymimic.user_modules import own_reason
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Film:
                 picture = env.render(mode="rgb_array")
                 self.frames.setdefault(seed, []).append(Frame(picture, step, episode_return))
             except Exception as error:  # an episode without a film is better than none
-                self.error = reason(error)
+                self.error = own_reason(error)
 
 
 @dataclass
@@ -370,7 +371,7 @@ class _Play:
                 logger.warning("%s", error)
                 if not self.idle and not self.running:
                     for left in waiting:
-                        self.finished[left] = Episode.failed(left, reason(error))
+                        self.finished[left] = Episode.failed(left, own_reason(error))
                     waiting.clear()
                     break
                 continue
@@ -406,9 +407,9 @@ class _Play:
         return over, bool(info.get("terminated", False))
 
     def _fail(self, episode: _Running, error: Exception) -> None:
-        logger.info("the episode with seed %d failed: %s", episode.seed, reason(error))
+        logger.info("the episode with seed %d failed: %s", episode.seed, own_reason(error))
         self.envs.discard(episode.env)  # its state is unknown
-        self._finish(episode.finished(False, reason(error)), episode.env)
+        self._finish(episode.finished(False, own_reason(error)), episode.env)
 
     def _finish(self, episode: Episode, env: int) -> None:
         self.finished[episode.seed] = episode

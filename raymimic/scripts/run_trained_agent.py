@@ -8,9 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from raymimic.cli.entry import run_script
-from raymimic.cli.shared import CHECKPOINT_HELP, Parser, add_actors, add_import, natural, positive
+from raymimic.cli.shared import (
+    CHECKPOINT_HELP,
+    Parser,
+    add_actors,
+    add_import,
+    check_distinct,
+    natural,
+    positive,
+)
 from raymimic.errors import ConfigError
-from raymimic.storage import absolute, check_writable, write_bytes
+from raymimic.storage import check_local, check_writable, write_bytes
 from raymimic.terminal import shown
 
 
@@ -32,21 +40,23 @@ def run_trained_agent(args: argparse.Namespace) -> dict[str, float]:
     """
     from raymimic.checkpoints.sources import fetched
     from raymimic.recording.demos import record_demos
-    from raymimic.recording.playback import Playback, check_film, play_back
+    from raymimic.recording.playback import Playback, play_back
     from raymimic.recording.policy import PolicyRecipe
     from raymimic.rollout.playable import Playable
 
     if args.render:
         raise ConfigError("--render needs a screen: --video_path OUT.mp4 films the same")
     json_path = getattr(args, "json_path", None)
-    files = [path for path in (args.video_path, json_path, args.dataset_path) if path is not None]
-    if len(set(map(absolute, files))) < len(files):
-        raise ConfigError(
-            "--video_path, --json_path and --dataset_path name the same file twice: give another"
-        )
+    check_distinct(
+        {
+            "--video_path": args.video_path,
+            "--json_path": json_path,
+            "--dataset_path": args.dataset_path,
+        }
+    )
     film = None
     if args.video_path is not None:
-        check_film(args.video_path, reads=[args.agent])
+        check_local(args.video_path, reads=[args.agent])
         cameras = tuple(args.camera_names) if args.camera_names else None
         film = Playback(cameras=cameras, skip=args.video_skip)
     if json_path is not None:

@@ -15,7 +15,7 @@ from raymimic.credentials import masked
 from raymimic.errors import ConfigError, RaymimicError
 from raymimic.tracking import mlflow_tracker, tensorboard_tracker
 from raymimic.tracking.tracker import RunInfo, Tracker
-from raymimic.user_modules import same_definition
+from raymimic.user_modules import own_reason, same_definition
 
 # Makes the tracker of a run; None where the config does not ask for it.
 TrackerFactory = Callable[[BaseConfig, RunInfo], Tracker | None]
@@ -71,5 +71,5 @@ def _made(name: str, config: BaseConfig, run: RunInfo) -> Tracker | None:
     except Exception as error:  # a user's factory may raise anything
         raise ConfigError(
             f"the tracker '{name}' of module '{TRACKERS[name].__module__}' cannot be made: "
-            f"{type(error).__name__}: {masked(str(error))}; fix it there"
+            f"{masked(own_reason(error))}; fix it there"
         ) from error

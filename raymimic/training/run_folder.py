@@ -386,7 +386,7 @@ def config_of_run(run_dir: str, imports: Sequence[str] = ()) -> BaseConfig:
             "<output_dir>/<name>/<time>"
         ) from error
     except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
+        raise ConfigError(f"cannot read '{path}': {storage.unread(error)}") from error
     except ValueError as error:
         raise ConfigError(
             f"'{path}' is not valid JSON ({error}); its checkpoints hold the config too, under "

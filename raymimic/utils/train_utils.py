@@ -21,10 +21,11 @@ from raymimic.checkpoints.content import CheckpointContent, TrainingSection, pla
 from raymimic.config import BaseConfig
 from raymimic.config.names import name_problem
 from raymimic.data.training_data import dataset_entries, settle_depth
-from raymimic.errors import ConfigError, EnvError, OutputError, reason
+from raymimic.errors import ConfigError, EnvError, OutputError
 from raymimic.observations.shapes import LANG_EMB_KEY
 from raymimic.rollout.video import FPS, encode_mp4
 from raymimic.training.run_folder import RunFolder, newest, run_base
+from raymimic.user_modules import own_reason
 from raymimic.utils.dataset import MetaDataset, SequenceDataset
 from raymimic.utils.env_utils import AnyEnv
 from raymimic.utils.log_utils import custom_tqdm
@@ -417,7 +418,7 @@ def run_rollout(
             if done or (terminate_on_success and success["task"]):
                 break
     except tuple(env.rollout_exceptions) as error:
-        print(f"WARNING: the episode ended by an exception: {reason(error)}")
+        print(f"WARNING: the episode ended by an exception: {own_reason(error)}")
     results = {"Return": total, "Horizon": steps, "Success_Rate": float(success.pop("task"))}
     return results | {f"{name}_Success_Rate": float(met) for name, met in success.items()}
 

@@ -110,7 +110,7 @@ def record(path, demos=5, steps=4, env_name="Rail", width=2, bad=None, **env_kwa
         env_kwargs: of the environment.
     """
     meta = {"env_name": env_name, "type": "rail", "env_kwargs": env_kwargs, "note": "kept"}
-    with writing_dataset(path, meta, ("train", "valid")) as writer:
+    with writing_dataset(path, meta) as writer:
         for number in range(demos):
             actions = np.full((steps, 1), (0.3 if number % 2 else 0.1), np.float32)
             x = 0.2 + np.concatenate([[0.0], np.cumsum(actions[:-1, 0])])

@@ -568,6 +568,12 @@ def test_two_outputs_of_one_name(refused, checkpoint):
     refused(args, "--json and --video name the same file")
 
 
+def test_results_to_a_store_that_cannot_be_used(refused, checkpoint):
+    """The store is tried first: later, the environment would be refused."""
+    args = ["evaluate", str(checkpoint), "--json", "nosuchscheme://bucket/a.json"]
+    refused([*args, "--env", "no_such_env"], "cannot use storage 'nosuchscheme://bucket/a.json'")
+
+
 def test_video_of_another_kind(refused, checkpoint):
     refused(["evaluate", str(checkpoint), "--video", "out.avi"], "'out.avi'", ".mp4")
 

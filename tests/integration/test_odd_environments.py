@@ -94,7 +94,8 @@ def test_training_goes_on_where_episodes_fail(
     assert metrics["Rollout/Success_Rate/Odd-v0"] == 0.0
     log = "".join(p.read_text() for p in tmp_path.rglob("log.txt"))
     # Each is said once, what it counts for every time.
-    assert log.count("2 of 6 episodes failed (RuntimeError: the simulation is unstable)") == 1
+    failed = "2 of 6 episodes failed (RuntimeError: the simulation is unstable"
+    assert log.count(f"{failed} ({DATA}/odd_envs.py, line ") == 1
     assert "Odd-v0 return 10.0 [10.0, 10.0], 2 of 6 episodes failed" in log
     assert "Odd-v0 return 10.0 [10.0, 10.0], 1 of 6 episodes failed" in log
     assert log.count("warning: component 0 of the data's actions goes from -1 to ") == 1

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import small_config
 
 from raymimic.algo import BC, TD3_BC, Algo, algo_factory, register_algo_factory_func
 from raymimic.config import BaseConfig, config_factory
@@ -275,3 +276,26 @@ def test_registry():
     with pytest.raises(ConfigError, match="an algorithm 'bc' is registered already"):
         register_algo_factory_func("bc")(lambda algo_config: (TD3_BC, {}))
     assert type(make(make_config("bc"))) is BC
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "settings"),
+    [
+        ("bc", "algo.actor_layer_dims", {}),
+        ("bc", "algo.vae.decoder_layer_dims", {"algo.vae.enabled": True}),
+        ("td3_bc", "algo.actor.layer_dims", {}),
+        ("td3_bc", "algo.critic.layer_dims", {}),
+        ("cql", "algo.critic.layer_dims", {}),
+        ("iql", "algo.actor.layer_dims", {}),
+        ("bcq", "algo.action_sampler.vae.encoder_layer_dims", {}),
+        ("gl", "algo.ae.planner_layer_dims", {"algo.vae.enabled": False}),
+        ("hbc", "algo.planner.ae.planner_layer_dims", {"algo.planner.vae.enabled": False}),
+        ("iris", "algo.value_planner.value.critic.layer_dims", {}),
+    ],
+)
+def test_a_network_without_layers_is_named_by_its_key(
+    name: str, key: str, settings: dict[str, Any]
+) -> None:
+    config = small_config(name, **settings, **{key: ()})
+    with pytest.raises(ConfigError, match=f"'{key}' is empty, .* such as \\[256, 256\\]"):
+        make(config)

@@ -97,3 +97,23 @@ def test_every_command_explains_itself_without_heavy_imports(words: str, tmp_pat
     assert ran.status == 0, ran.err
     assert f"usage: raymimic {words} " in ran.out
     assert ran.out.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "make hopper-medium-expert --out",
+        "extract-obs a.hdf5 --out",
+        "repair a.hdf5 --out",
+        "merge a.hdf5 b.hdf5 --out",
+        "convert a.hdf5",
+    ],
+)
+def test_datasets_have_the_name_of_one(
+    words: str, cli: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = cli("dataset", *words.split(), "new.zarr")
+    assert ran.status == 2
+    assert "'new.zarr' must be an HDF5 file: end its name in .hdf5" in ran.err
+    assert not list(tmp_path.iterdir())

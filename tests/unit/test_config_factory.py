@@ -246,7 +246,10 @@ def test_files_with_mistakes_are_named(tmp_path: Path, text, message):
 
 
 def test_missing_and_binary_files(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"cannot read config .*none.json: No such file"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cannot read config .*none.json: No such file or directory; check the path",
+    ):
         config_from_file(tmp_path / "none.json")
     (tmp_path / "data.json").write_bytes(b"\x89HDF\xff\xfe")
     with pytest.raises(ConfigError, match=r"not a text file"):

@@ -397,7 +397,7 @@ def test_a_file_of_no_format_is_told_so_with_the_formats(
     assert ran.status == 2
     assert "did you mean 'd4rl'" in ran.err
     ran = cli("dataset", "convert", "notes.txt", "out", "--format", "d4rl")
-    assert "end its name with .hdf5" in ran.err
+    assert "end its name in .hdf5" in ran.err
     ran = cli("dataset", "convert", "whole.hdf5", "cut.hdf5")
     assert ran.status == 2
     assert "'cut.hdf5' exists already" in ran.err

@@ -1,5 +1,6 @@
 """An environment that does not fit a policy is refused in one sentence; one that does is played."""
 
+import re
 import signal
 from typing import Any
 
@@ -43,6 +44,7 @@ class Reader:
         return np.tile(np.float32([-9, 9]), (len(ob["flat"]), 1))
 
 
+IN_FILE = r" \(/.*/odd_envs\.py, line \d+\)$"
 MISFITS = {
     "width": r"gives observation 'flat' of shape \[4\], and the policy reads \[3\]",
     "five actions": "takes actions of 5 components, and the policy gives 2",
@@ -50,13 +52,14 @@ MISFITS = {
     "discrete": r"Discrete\(2\), and only vectors can be played",
     "dict of actions": "only vectors can be played",
     "constructor": "'Odd-v0' cannot be made: RuntimeError: no licence",
-    "constructor without a word": "'Odd-v0' cannot be made: RuntimeError$",
+    "constructor without a word": r"'Odd-v0' cannot be made: RuntimeError" + IN_FILE,
     "constructor exits": r"'Odd-v0' cannot be made: it calls sys.exit\(no licence\)",
-    "reset raises": "'Odd-v0' fails in its reset: ValueError: the arm collides$",
-    "coloured": r"fails in its reset: ValueError: \\x1b\[31mred$",
-    "step raises": "'Odd-v0' fails in its step: ZeroDivisionError$",
-    "step exits": r"'Odd-v0' fails in its step: it calls sys.exit\(0\)$",
-    "step panics": "'Odd-v0' fails in its step: it raises PanicException: index out of bounds$",
+    "reset raises": r"'Odd-v0' fails in its reset: ValueError: the arm collides" + IN_FILE,
+    "coloured": r"fails in its reset: ValueError: \\x1b\[31mred" + IN_FILE,
+    "step raises": r"'Odd-v0' fails in its step: ZeroDivisionError" + IN_FILE,
+    "step exits": r"'Odd-v0' fails in its step: it calls sys.exit\(0\)" + IN_FILE,
+    "step panics": r"'Odd-v0' fails in its step: it raises PanicException: index out of bounds"
+    + IN_FILE,
     "info of another type": "gives info as a value of type list: it must be a dictionary$",
     "old reset": r"returns from its reset an array of shape \[3\], as old gym's do.*shimmy",
     "old step": "returns from its step a tuple of 4 values.*shimmy",
@@ -258,7 +261,7 @@ def test_an_episode_that_raises_fails_and_no_other() -> None:
     assert [e.seed for e in episodes] == seeds
     assert {e.seed for e in episodes if e.error} == {12, 13, 28}
     broken = episodes[2]
-    assert broken.error == "RuntimeError: the simulation is unstable"
+    assert re.fullmatch("RuntimeError: the simulation is unstable" + IN_FILE, broken.error)
     assert (broken.length, broken.episode_return, broken.success) == (4, 4.0, False)
     played = [(e.seed, e.episode_return, e.length) for e in episodes if not e.error]
     assert played == [
@@ -270,7 +273,8 @@ def test_a_simulator_that_ends_the_process_fails_its_episode() -> None:
     crashing = odd("episodes exit", crash_seeds=[1])
     episodes = run_episodes(Reader(), crashing, range(4), Rules(100), 2)
     assert [e.episode_return for e in episodes] == [10.0, 4.0, 10.0, 10.0]
-    assert episodes[1].error == "environment 'Odd-v0' fails in its step: it calls sys.exit(0)"
+    fault = r"environment 'Odd-v0' fails in its step: it calls sys.exit\(0\)"
+    assert re.fullmatch(fault + IN_FILE, episodes[1].error)
 
 
 def test_a_signal_ends_the_process_whatever_the_simulator_does(
@@ -342,8 +346,10 @@ def test_failed_episodes_count_as_not_solved_and_in_no_other_average() -> None:
     assert (log["Failed_Episodes"], log["Return"], log["Horizon"]) == (1.0, 10.0, 10.0)
     assert log["Success_Rate"] == 0.75
     assert log["Success_Rate_CI_High"] < 1.0
-    assert failures(episodes) == (
-        "1 of 4 episodes failed (RuntimeError: the simulation is unstable)"
+    assert re.fullmatch(
+        r"1 of 4 episodes failed \(RuntimeError: the simulation is unstable "
+        r"\(/.*/odd_envs\.py, line \d+\)\)",
+        failures(episodes),
     )
 
 

@@ -211,7 +211,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         ({}, ["--size", "20"], ["--size is for images", "--cameras"]),
         ({}, ["--cameras", "front", "--size", "20", "--width", "3"], ["twice"]),
         ({}, ["--done_mode", "3"], ["invalid choice"]),
-        ({}, ["--out", "s3://bucket/a.hdf5"], ["write a local file, and copy it there"]),
+        ({}, ["--out", "s3://bucket/a.hdf5"], ["write it to a local disk"]),
         ({}, ["--shaped"], ["'Rail' has no shaped rewards", "--shaped"]),
         ({"width": 3}, [], ["'Rail' has states of shape (2,), not (3,)"]),
         ({"bad": {0: RAISES, 4: RAISES}, "steps": 1}, [], ["demo_0", "the cart jams"]),

@@ -55,6 +55,15 @@ def test_all_demos_with_the_names_of_their_files(paths: list[str], tmp_path: Pat
                 np.testing.assert_array_equal(new[f"data/demo_{i}/{key}"], old[key])
 
 
+def test_filter_keys_without_demos_are_left_out(paths: list[str], tmp_path: Path) -> None:
+    with h5py.File(paths[0], "a") as file:
+        file["mask/valid"] = np.array([], dtype="S1")
+    made = merge(paths, tmp_path / "all.hdf5")
+    assert made.notes == ("left out filter key 'expert_valid', which holds no demos",)
+    assert "expert_valid" not in made.filter_keys
+    assert validate(tmp_path / "all.hdf5").faults == ()
+
+
 def test_files_of_one_name(paths: list[str], tmp_path: Path) -> None:
     same = Path(paths[1]).rename(tmp_path / "old/expert.hdf5")
     made = merge([paths[0], str(same)], tmp_path / "all.hdf5")

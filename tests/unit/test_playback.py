@@ -125,7 +125,7 @@ def test_any_number_of_actors_plays_the_same(renderer, cluster, cli, tmp_path: P
         (["--video_path", "a.avi"], ["end it in .mp4"]),
         (["--verify", "--use-obs"], ["--use-obs shows images, and --verify"]),
         (["--video_path", "a.mp4", "--json", "a.json"], ["--json needs the drift"]),
-        (["--verify", "--video_path", "a.mp4", "--json", "./a.mp4"], ["same file, './a.mp4'"]),
+        (["--verify", "--video_path", "a.mp4", "--json", "./a.mp4"], ["same file, 'a.mp4'"]),
         (["--verify", "--tolerance", "nan"], ["--tolerance nan"]),
         (["--verify", "--filter-key", "trian"], ["no filter key 'trian'", "did you mean 'train'"]),
         (["--video_path", "a.mp4", "--cameras", "frnt"], ["no camera 'frnt'", "'front'"]),

@@ -121,9 +121,13 @@ def test_bad_input_is_one_sentence(renderer, cli, checkpoint, tmp_path, args, na
     ("args", "error", "message"),
     [
         (["--video_path", "a.mp4", "--camera_names", "trac"], EnvError, "did you mean 'track'"),
-        (["--video_path", "memory://a.mp4"], OutputError, "write a local file, and copy it there"),
+        (["--video_path", "memory://a.mp4"], OutputError, "write it to a local disk"),
         (["--video_path", "."], OutputError, "cannot write"),
-        (["--video_path", "a", "--json_path", "./a"], ConfigError, "name the same file twice"),
+        (
+            ["--video_path", "a", "--json_path", "./a"],
+            ConfigError,
+            "--video_path and --json_path name the same",
+        ),
     ],
 )
 def test_robomimics_script_refuses_before_it_plays(

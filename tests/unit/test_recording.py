@@ -18,6 +18,7 @@ from tiny import start_ray
 from raymimic.data.writer import RecordedEpisode, writing_dataset
 from raymimic.envs.kinds import env_from_metadata
 from raymimic.envs.rendering import use_renderer
+from raymimic.envs.seeds import Purpose, episode_seeds
 from raymimic.errors import ConfigError, EnvError, pip_install
 from raymimic.recording.demos import ExpertPlayer, Recipe, play_episode, record_demos
 from raymimic.recording.experts.expert import Expert, expert_of, register_expert
@@ -135,6 +136,19 @@ def test_a_kept_failure_and_an_expert_that_never_ends(cli, tmp_path: Path) -> No
     ran = cli(*broken)
     assert_refused(ran, "'slider-broken'", "all of them crashed", "RuntimeError: the slider jams")
     assert [path.name for path in tmp_path.iterdir()] == ["kept.hdf5"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2**24, 2**70])
+def test_a_single_demo_of_any_seed(cli, tmp_path: Path, seed: int) -> None:
+    args = ["--actors", "0", "--demos", "1", "--out", "one.hdf5", "--seed", str(seed)]
+    ran = cli(*SLIDER, *args)
+    assert "no filter key 'valid': the demos are too few; train.validation_fraction" in ran.out
+    with h5py.File(tmp_path / "one.hdf5") as file:
+        assert list(file["mask"]) == ["train"]
+        assert str(file["data"].attrs["seed"]) == str(seed)
+        first = episode_seeds(Purpose.DEMONSTRATION, seed, 0, 1)[0]
+        assert file["data/demo_0"].attrs["seed"] == first < 2**63
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,11 @@ def test_every_shipped_sweep_runs_dry_and_trains(
 
 MISTAKES = {
     "nothing": ((), "nothing to tune: give either a sweep's YAML file or --configs FOLDER"),
-    "no file": (("none.yaml",), "cannot read sweep none.yaml: No such file or directory"),
-    "no folder": (("--configs", "none"), "--configs none: there is no such folder"),
+    "no file": (
+        ("none.yaml",),
+        "cannot read sweep none.yaml: No such file or directory; check the path",
+    ),
+    "no folder": (("--configs", "none"), "--configs none: there is no such folder; check the path"),
     "no value": (("s.yaml", "--set", "seeds"), "--set takes key=value"),
     "no key": (
         ("s.yaml", "--set", "algo.alhpa=1"),

@@ -176,7 +176,10 @@ def test_files_mean_numbers_by_1e_3_and_name_themselves(tmp_path):
     path.write_text("algo: td3_bc\nspase: {}\n")
     with pytest.raises(ConfigError, match=r"mine.yaml: unknown key 'spase'; did you mean 'space'"):
         sweep_from_file(path)
-    with pytest.raises(ConfigError, match=r"cannot read sweep .*none.yaml: No such file"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cannot read sweep .*none.yaml: No such file or directory; check the path",
+    ):
         sweep_from_file(tmp_path / "none.yaml")
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(ConfigError, match=r"cannot read sweep .*pipe.yaml: it is a pipe"):

@@ -264,3 +264,21 @@ def test_the_same_calls_serve_a_uri() -> None:
     assert not storage.exists(uri)
     with pytest.raises(OutputError, match="nosuchscheme"):
         storage.write_bytes("nosuchscheme://x/y", b"")
+
+
+def test_a_uri_is_tried_before_long_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.check_writable("memory://bucket/tried/a.json")
+    assert storage.files("memory://bucket/tried") == []
+    storage.write_bytes("memory://bucket/tried/a.json", b"old")
+    storage.check_writable("memory://bucket/tried/a.json")
+    assert storage.read_bytes("memory://bucket/tried/a.json") == b"old"
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(storage, "_RETRY_AFTER_S", ())
+    for uri, reads, message in (
+        ("nosuchscheme://x/y", [], "nosuchscheme"),
+        ("memory://bucket/tried", [], "it is a folder"),
+        ("memory://bucket/a.pth", ["memory://bucket/a.pth"], "the command reads this file"),
+        (f"file://{tmp_path}/file/a.json", [], "file/a.json"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            storage.check_writable(uri, reads)

@@ -86,7 +86,7 @@ class DemoGroup:
                 times = tuple(path.stat().st_mtime_ns for path in paths)
         except OSError as error:
             raise DatasetError(
-                f"dataset '{self.file.path}' cannot be read: {error.strerror or error}"
+                f"dataset '{self.file.path}' cannot be read: {storage.unread(error)}"
             ) from error
         return Version(digest, times)
 

@@ -259,5 +259,5 @@ def stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     try:
         found = [(file, file.stat()) for file in files]
     except OSError as error:
-        raise DatasetError(f"'{error.filename}' cannot be read: {error.strerror}") from error
+        raise DatasetError(f"'{error.filename}' cannot be read: {storage.unread(error)}") from error
     return [(str(file.absolute()), stat.st_size, stat.st_mtime_ns) for file, stat in found]

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import h5py
 
 from raymimic.data.hdf5 import DatasetReader, DemoReader, Item
-from raymimic.storage import check_writable, exists_already
+from raymimic.storage import check_local, exists_already
 
 
 def check_new(path: str | Path) -> None:
@@ -17,7 +17,7 @@ def check_new(path: str | Path) -> None:
     """
     if Path(path).exists() or Path(path).is_symlink():
         raise exists_already(path)
-    check_writable(str(path))
+    check_local(path)
 
 
 def copy_demo(

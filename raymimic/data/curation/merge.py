@@ -123,6 +123,9 @@ def merge(
         writer = DatasetWriter(data, check)
         writer.attrs, writer.num_transitions = attrs, sum(s.meta.num_transitions for s in sources)
         writer.finish(env_args, new)
+        for key in [key for key, chosen in members.items() if not chosen]:
+            notes.append(f"left out filter key '{key}', which holds no demos")
+            del members[key]
         for key, chosen in sorted(members.items()):
             put_mask(new.require_group("mask"), key, chosen)
     return MergedDataset(

@@ -86,7 +86,7 @@ def configs_in(folder: str | Path, overrides: Sequence[tuple[str, Any]] = ()) ->
 
 def _read(folder: Path) -> dict[Path, BaseConfig]:
     if not folder.is_dir():
-        raise ConfigError(f"--configs {folder}: there is no such folder")
+        raise ConfigError(f"--configs {folder}: there is no such folder; check the path")
     configs = {path: config_from_file(path) for path in sorted(folder.glob("*.json"))}
     bases = {
         Path(config.meta.hp_base_config_file).name

@@ -99,9 +99,12 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: its sections lie too deep within each other") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"cannot read sweep {path}: {reason}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read sweep {path}: {storage.unread(error)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"cannot read sweep {path}: not a text file; name a file of YAML"
+        ) from None
 
 
 def sweep_from_file(path: str | Path, overrides: Iterable[tuple[str, Any]] = ()) -> SweepSpec:
