@@ -47,6 +47,7 @@ def test_isaaclabs_scripts(hopper: Path, tmp_path: Path):
     assert checkpoint["env_metadata"]["env_name"] == "Hopper-v5"
 
 
+@pytest.mark.slow
 def test_mimicgens_scripts(hopper: Path, tmp_path: Path):
     told = answer("robomimic_mimicgen.py", hopper, tmp_path)
     assert told == {
@@ -69,6 +70,7 @@ def test_mimicgens_scripts(hopper: Path, tmp_path: Path):
     assert (tmp_path / "log.txt").read_text() == "a line of the log\n"
 
 
+@pytest.mark.slow
 def test_robomimics_examples(hopper: Path, tmp_path: Path):
     told = answer("robomimic_examples.py", hopper, tmp_path)
     assert told["locks"] == [100, 200, 1e-4, [10], 10]
@@ -196,6 +198,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installed", [False, True])
 @pytest.mark.parametrize(
     ("words", "line"),

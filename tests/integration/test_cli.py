@@ -168,6 +168,7 @@ def test_runs_of_one_second_share_no_folder(tmp_path):
 # -- the other commands --
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_same_episodes_again(cli, hopper):
     ckpt = cli(*train_args(hopper), "--json").result["last_checkpoint"]
 
@@ -209,10 +210,11 @@ def test_dataset_make_and_info(cli, tmp_path):
     args = ["--expert", "1", "--medium", "1", "--actors", "0"]
     ran = cli("dataset", "make", "walker2d-medium-expert", *args)
     assert ran.status == 0, ran.err
-    path, expert, medium = ran.out.splitlines()
+    path, expert, medium, valid = ran.out.splitlines()
     assert path == "dataset: walker2d_medium_expert.hdf5"
     assert expert.startswith("expert: ")
     assert "transitions in 1 episode, mean return " in medium
+    assert valid.startswith("no filter key 'valid': the demos are too few")
 
     ran = cli("dataset", "info", "walker2d_medium_expert.hdf5")
     assert ran.status == 0, ran.err

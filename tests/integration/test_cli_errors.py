@@ -717,7 +717,10 @@ def in_shell(line: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-")), "<&- >&- 2>&-"],
+)
 def test_closed_streams_are_nowhere(closed: str, hopper: Path, tmp_path: Path) -> None:
     done = in_shell(f'"$@" {closed}', *train_args(hopper, algo="bc"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

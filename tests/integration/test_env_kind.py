@@ -24,6 +24,7 @@ def cli(cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> Callable[..
     return cli
 
 
+@pytest.mark.slow
 def test_a_policy_is_evaluated_in_a_kind_of_ones_own(
     cli: Callable[..., Ran], tmp_path: Path
 ) -> None:

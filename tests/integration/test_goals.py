@@ -37,6 +37,7 @@ def demos(tmp_path: Path) -> Path:
     return tmp_path / "reach.hdf5"
 
 
+@pytest.mark.slow
 def test_a_policy_learns_to_reach_the_goals_of_its_environment(
     cli: Callable[..., Ran], demos: Path, tmp_path: Path
 ) -> None:

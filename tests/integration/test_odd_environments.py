@@ -83,6 +83,7 @@ def test_an_environment_that_only_this_process_knows_is_tried_here(
     assert "'Mine-v0' gives observation 'flat' of shape [4]" in ran.err
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_episodes_fail(
     trained: Trained, cli: Callable[..., Ran], tmp_path: Path
 ) -> None:

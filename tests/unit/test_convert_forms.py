@@ -405,7 +405,7 @@ def test_a_file_of_no_format_is_told_so_with_the_formats(
     assert "'link.hdf5' exists already" in cli("dataset", "convert", "whole.hdf5", "link.hdf5").err
     ran = cli("dataset", "convert", "whole.hdf5", "s3://bucket/x-v0", "--to", "minari")
     assert ran.status == 2
-    assert "'s3://bucket/x-v0': write a local folder" in ran.err
+    assert "'s3://bucket/x-v0': write it to a local disk" in ran.err
     assert not Path("s3:").exists()
 
 

@@ -146,6 +146,7 @@ def test_files_in_blocks_can_be_read(tmp_path: Path) -> None:
     assert sweeps > 0
 
 
+@pytest.mark.slow
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_hopper(tmp_path / "demos.hdf5")
     monkeypatch.setenv("PYTHONPATH", str(PROGRAMS.parent))

@@ -23,6 +23,7 @@ from raymimic.scripts.generate_paper_configs import (
 GOLDEN = Path(__file__).parents[1] / "golden" / "data" / "paper_configs.json"
 
 
+@pytest.mark.slow
 def test_all_configs_are_those_that_robomimic_writes(tmp_path: Path):
     """`GOLDEN` has the first 16 digits of each file's SHA-256, of sorted JSON without line ends.
 

@@ -264,6 +264,7 @@ def _rank(rank: int, folder: str) -> None:
         Path(folder, "found.json").write_text(json.dumps(max(differences)))
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_result_of_one(tmp_path: Path) -> None:
     run_two_ranks(_rank, str(tmp_path))
     assert json.loads((tmp_path / "found.json").read_text()) < 1e-9

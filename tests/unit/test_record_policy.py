@@ -76,6 +76,7 @@ def test_the_file_is_the_same_for_any_number_of_actors(checkpoint: str, tmp_path
     assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 def test_robomimics_script_records_plays_and_films(renderer, checkpoint, tmp_path, capfd) -> None:
     words = ["--agent", checkpoint, "--n_rollouts", "2", "--horizon", "12", "--actors", "0"]
     paths = {name: str(tmp_path / f"a.{name}") for name in ("hdf5", "mp4", "json")}

@@ -80,6 +80,7 @@ def test_optimizers_that_step_together_step_as_each_alone(rates):
         assert_same(ours, alone)
 
 
+@pytest.mark.slow
 def test_a_training_does_not_import_torchs_compiler(hopper, tmp_path):
     code = "import sys\nfrom raymimic.cli import main\n"
     code += "try: main(sys.argv[1:])\nfinally: print('torch._dynamo' in sys.modules)"
