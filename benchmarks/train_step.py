@@ -9,7 +9,7 @@ around it, and `ratio` is the median over the repeats of raymimic's rate over th
 goal, on two quiet cores, is a ratio of at least 1.0 over ten pairs of 20 s, 10 s of each loop (one
 more warms up):
 
-    train_step.py --algo td3_bc --threads 2 --seconds 110 --repeats 10
+    train_step.py --algo td3_bc --threads 2 --seconds 220 --repeats 10
 
 usage: train_step.py [--algo td3_bc] [--threads 2] [--seconds 10] [--repeats 5] [--device cpu]
 """
