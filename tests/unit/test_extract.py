@@ -118,7 +118,8 @@ def test_the_file_is_the_same_for_any_number_of_actors(cluster, cli, tmp_path: P
     assert dropped == "left out: 3 demos that cannot be played back"
     assert killed.startswith("  demo_4: ")
     assert "SIGKILL" in killed
-    assert raised == "  demo_8: RuntimeError: the cart jams"
+    assert raised.startswith("  demo_8: RuntimeError: the cart jams (")
+    assert "rail_kind.py, line " in raised
     assert "demo 'demo_10' has no 'states'" in lacking
     assert look == "look at it: raymimic dataset info one.hdf5"
     two = tmp_path / "two.hdf5"

@@ -86,7 +86,7 @@ def test_the_file_is_the_same_for_any_number_of_actors(cli, cluster, tmp_path: P
     assert path.startswith("dataset: one.hdf5, 11 demos, ")
     assert "0.92 (11 of 12, 95 % interval 0.65 to 0.99)" in rate  # Wilson, by hand
     assert crashed.startswith("left out: 2 episodes that crashed (")
-    assert "observation.modalities.obs.rgb=[top_image]" in train
+    assert "'observation.modalities.obs.rgb=[\"top_image\"]'" in train
     record_demos(Recipe("slider-line"), "two.hdf5", 11, 2, imports=IMPORTS, progress=False)
     assert (tmp_path / "one.hdf5").read_bytes() == (tmp_path / "two.hdf5").read_bytes()
     with h5py.File("two.hdf5") as file:
@@ -114,7 +114,7 @@ def test_a_killed_recording_goes_on(cli, tmp_path: Path) -> None:
     ran = cli(*words)
     assert ran.status == 0, ran.err
     assert f"{num_kept} of the episodes are from an earlier, interrupted run" in ran.out
-    assert "observation.modalities.obs.rgb=[top_image]" in ran.out
+    assert "'observation.modalities.obs.rgb=[\"top_image\"]'" in ran.out
     made = record_demos(Recipe("slider-line"), "two.hdf5", 200, 0, imports=IMPORTS, progress=False)
     assert (made.resumed, made.num_demos, len(made.crashes)) == (0, 200, 2)
     assert (tmp_path / "one.hdf5").read_bytes() == (tmp_path / "two.hdf5").read_bytes()
