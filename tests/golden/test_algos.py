@@ -27,6 +27,7 @@ from raymimic.checkpoints.policy import policy_from_checkpoint
 from raymimic.config import config_factory
 
 CHECKPOINTS = sorted(path.stem for path in (DATA / "checkpoints").glob("*.pth"))
+SLOW = ("diffusion_policy_ddim", "diffusion_policy_ema")  # of the size of diffusion_policy_ddpm
 
 
 def make_case(name: str) -> tuple[Algo, dict[str, Any]]:
@@ -53,7 +54,9 @@ def test_batch_is_processed_as_by_robomimic(name):
     assert torch.equal(batch["dones"], raw["dones"])
 
 
-@pytest.mark.parametrize("name", variants())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in variants()]
+)
 def test_computes_what_robomimic_computes(name):
     algo, raw = make_case(name)
     compare(name, algo, raw)

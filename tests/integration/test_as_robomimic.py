@@ -30,6 +30,7 @@ def answer(program: str, hopper: Path, folder: Path) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_isaaclabs_scripts(hopper: Path, tmp_path: Path):
     told = answer("robomimic_isaaclab.py", hopper, tmp_path)
     assert told["actions"] == [[1, 3], [1, 3]]
@@ -157,6 +158,7 @@ def test_a_folder_of_that_name_is_no_package(tmp_path: Path):
     assert done.stdout == "raymimic\n", done.stderr
 
 
+@pytest.mark.slow
 def test_robomimics_own_scripts_run_as_modules(hopper: Path):
     done = run(
         *("-m", "raymimic.as_robomimic", "-m", "robomimic.scripts.get_dataset_info"),

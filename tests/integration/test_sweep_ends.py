@@ -87,6 +87,7 @@ def spec_of(tmp_path: Path, **changes: Any) -> SweepSpec:
     return sweep_from_dict(content | changes)
 
 
+@pytest.mark.slow
 def test_hours_count_over_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     off = {"mlflow.enabled": False}
     spec = spec_of(tmp_path, budget={"hours": 0.5}, set=off)

@@ -285,16 +285,12 @@ def installed(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"needs {package}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "atol"),
     [
         pytest.param("metaworld-reach-v3", {}, 1e-6, marks=installed("metaworld")),
-        pytest.param(
-            "robosuite-lift",
-            {"horizon": 15},
-            1e-4,
-            marks=(installed("robosuite"), pytest.mark.slow),
-        ),
+        pytest.param("robosuite-lift", {"horizon": 15}, 1e-4, marks=installed("robosuite")),
     ],
 )
 def test_states_give_the_recorded_observations_and_actions_the_states(

@@ -87,6 +87,7 @@ def test_subsets_are_those_of_robomimic(path: Path, cli: Cli) -> None:
     assert masks(path) == before
 
 
+@pytest.mark.slow
 def test_the_scripts_take_the_arguments_of_robomimic(path: Path) -> None:
     module = "raymimic.scripts.filter_dataset_size"
     words = ["-m", module, "--dataset", str(path), "--num_demos", "2", "--input_filter_key", "few"]
