@@ -1,6 +1,6 @@
 """Operations on nested dicts, lists and tuples of tensors."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -51,17 +51,13 @@ def maybe_no_grad(no_grad: bool) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def frozen(net: nn.Module | Iterable[Tensor]) -> Iterator[None]:
+def frozen(net: nn.Module) -> Iterator[None]:
     """Scope in which graphs leave out a network's parameters.
 
     It is for a critic through which an actor's loss flows: it saves the critic's weight gradients,
     which are not needed. Where no graph is made there is nothing to leave out.
-
-    Args:
-        net: the network, or its parameters, which takes less time.
     """
-    params = net.parameters() if isinstance(net, nn.Module) else net
-    learning = [p for p in params if p.requires_grad] if torch.is_grad_enabled() else []
+    learning = [p for p in net.parameters() if p.requires_grad] if torch.is_grad_enabled() else []
     for p in learning:
         p.requires_grad = False
     try:

@@ -703,13 +703,6 @@ class Algo:
             else:
                 yield name, optimizer
 
-    def _optimized(self, name: str) -> Iterator[nn.Parameter]:
-        """Yields the parameters that the optimizers of a network move."""
-        optimizers = self.optimizers[name]
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            for group in optimizer.param_groups:
-                yield from group["params"]
-
     def set_train(self) -> None:
         """Puts networks into training mode, except target networks."""
         self.nets.train()

@@ -174,7 +174,7 @@ class BCQ(CriticAlgo):
         with torch.no_grad():
             actions = self._sample(obs, goal, 1)
         critic = self._critics()[0]
-        with tensors.frozen(self._optimized("critic")):  # its weight gradients are of no use here
+        with tensors.frozen(critic):  # its weight gradients are of no use here
             values: Tensor = critic(obs, self._perturb("actor", obs, actions, goal), goal)
         return -values.mean()
 

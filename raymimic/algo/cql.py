@@ -125,7 +125,7 @@ class CQL(CriticAlgo):
         if self.actor_update_counter < self.algo_config.actor.bc_start_steps:
             gain = policy.log_prob(batch["actions"])
         else:
-            with tensors.frozen(self._optimized("critic")):  # their weights' gradients: of no use
+            with tensors.frozen(self.nets["critic"]):  # their weights' gradients: of no use
                 args = batch["obs"], actions, batch["goal_obs"]
                 gain = self.ensemble_values("critic", *args).amin(dim=0)
         loss = (alpha.detach() * log_prob).mean() - gain.mean()

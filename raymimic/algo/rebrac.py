@@ -64,7 +64,7 @@ class ReBRAC(TD3_BC):
         """
         config = self.algo_config.actor
         action = self.nets["actor"](batch["obs"], batch["goal_obs"])
-        with tensors.frozen(self._optimized("critic")):  # its weight gradients are of no use here
+        with tensors.frozen(self.nets["critic"]):  # its weight gradients are of no use here
             values = self.ensemble_values("critic", batch["obs"], action, batch["goal_obs"])
         q = values.amin(dim=0)
         scale = 1.0 / self.dist_mean(q.abs()) if config.normalize_q else 1.0

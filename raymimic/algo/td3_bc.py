@@ -94,7 +94,7 @@ class TD3_BC(CriticAlgo):
         """
         action = self.nets["actor"](batch["obs"], batch["goal_obs"])
         critic = self._critics()[0]
-        with tensors.frozen(self._optimized("critic")):  # its weight gradients are of no use here
+        with tensors.frozen(critic):  # its weight gradients are of no use here
             q = critic(batch["obs"], action, batch["goal_obs"])
         lam = self.algo_config.alpha / self.dist_mean(q.abs())
         loss: Tensor = F.mse_loss(action, batch["actions"]) - lam * q.mean()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,13 +64,27 @@ def onednn_product(
     return y
 
 
+Net = TypeVar("Net", bound=type[nn.Module])
+_KNOWN_FORWARDS: dict[type[nn.Module], Any] = {}
+
+
+def computed_without_calls(cls: Net) -> Net:
+    """Notes the `forward` of a class whose modules are computed without a call (`is_altered`)."""
+    _KNOWN_FORWARDS[cls] = cls.forward
+    return cls
+
+
+for _known in (nn.Linear, nn.ReLU, nn.Sequential):
+    computed_without_calls(_known)
+
+
 def is_altered(module: nn.Module) -> bool:
     """Tells whether a call of the module does something else than its class's `forward`.
 
-    There are hooks, of the module or of all modules; or it is compiled, or has a `forward` of its
-    own: some libraries add to a network that way.
+    There are hooks, of the module or of all modules; or it is compiled, or it or its class was
+    given another `forward`: some libraries add to a network that way.
     """
-    own = vars(module)
+    own, forward = vars(module), type(module).forward
     return bool(
         own["_forward_hooks"]
         or own["_forward_pre_hooks"]
@@ -79,6 +93,7 @@ def is_altered(module: nn.Module) -> bool:
         or any(_HOOKS_OF_ALL_MODULES)
         or "forward" in own
         or "_compiled_call_impl" in own
+        or _KNOWN_FORWARDS.get(type(module), forward) is not forward
     )
 
 
@@ -136,6 +151,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -
     return y.relu_() if relu else y
 
 
+@computed_without_calls
 class Linear(nn.Linear):
     """`nn.Linear`, computed by `linear`."""
 
@@ -235,6 +251,7 @@ class Sequential(nn.Sequential):
         return super().train(mode and not self.fixed)
 
 
+@computed_without_calls
 class MLP(Module):
     """Linear layers with an activation after each hidden one.
 

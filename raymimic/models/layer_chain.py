@@ -14,12 +14,15 @@ from raymimic.models.obs_coders import (
     joined,
 )
 
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
 
 class _Structure:
     """All that tells, at little cost, whether the modules of a network have changed.
 
-    It sees modules that were replaced, added or removed, hooks that were registered, parameters
-    that became something else, and attributes that a module was given, such as a `forward`.
+    It sees modules that were replaced, added, removed or reordered, classes that were given another
+    `forward`, hooks that were registered, parameters that became something else, and attributes
+    that a module was given, such as a `forward`.
 
     Args:
         net: the network.
@@ -29,19 +32,19 @@ class _Structure:
     def __init__(self, net: nn.Module, nets: nn.Module) -> None:
         self._whole = net._modules
         children: list[Mapping[str, Any]] = [net._modules]
-        keys: list[Mapping[str, Any]] = []
         attributes: list[Mapping[str, Any]] = []
-        for module in nets.modules():
-            if module._modules or isinstance(module, nn.ModuleDict):
+        self._modules = list(nets.modules())
+        for module in self._modules:
+            if module._modules or isinstance(module, _CONTAINERS):
                 children.append(module._modules)
-            if isinstance(module, ObservationEncoder):
-                keys.append(module.obs_shapes)
             if not isinstance(module, nn.ModuleDict):
                 attributes.append(vars(module))
             if module._parameters:
                 attributes.append(module._parameters)
-        self._children, self._children_then = children, [dict(own) for own in children]
-        self._keys, self._keys_then = keys, [list(own) for own in keys]
+        self._forwards_then = [type(module).forward for module in self._modules]
+        self._children, self._children_then = children, [[*own.items()] for own in children]
+        self._encoders = [own for own in self._modules if isinstance(own, ObservationEncoder)]
+        self._keys_then = [[*own.obs_shapes] for own in self._encoders]
         self._attributes, self._sizes_then = attributes, [len(own) for own in attributes]
         self._hooks_then = RemovableHandle.next_id  # the number of all hooks so far
 
@@ -50,8 +53,9 @@ class _Structure:
         return (
             net._modules is self._whole
             and RemovableHandle.next_id == self._hooks_then
-            and self._children == self._children_then
-            and [*map(list, self._keys)] == self._keys_then
+            and [[*own.items()] for own in self._children] == self._children_then
+            and [[*own.obs_shapes] for own in self._encoders] == self._keys_then
+            and [type(module).forward for module in self._modules] == self._forwards_then
             and [*map(len, self._attributes)] == self._sizes_then
         )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from raymimic.errors import ConfigError, RaymimicError, did_you_mean
-from raymimic.models.base_nets import Linear, Module
+from raymimic.models.base_nets import Linear, Module, computed_without_calls
 from raymimic.models.named_classes import shown
 from raymimic.models.obs_core import ENCODER_CORES, EncoderCore, VisualCoreLanguageConditioned
 from raymimic.models.trial import first_pass
@@ -155,6 +155,7 @@ def _add_net(nets: nn.ModuleDict, key: str, net: nn.Module) -> None:
         ) from error
 
 
+@computed_without_calls
 class ObservationEncoder(Module):
     """Encodes each observation key, flattens it, and concatenates them in order.
 
@@ -433,6 +434,7 @@ def states_for(
     return repeated
 
 
+@computed_without_calls
 class ObservationGroupEncoder(Module):
     """Encodes several groups of observations (`obs`, `goal`, …) side by side.
 
@@ -490,6 +492,7 @@ class ObservationGroupEncoder(Module):
         return features.reshape(*steps, features.shape[-1])
 
 
+@computed_without_calls
 class ObservationDecoder(Module):
     """Predicts each output from shared features by a linear layer of its own.
 

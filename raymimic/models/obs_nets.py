@@ -93,6 +93,10 @@ class MIMO_MLP(Module):
 
     def forward(self, **groups: ObsDict | None) -> dict[str, Tensor]:
         """Maps observations of each group to `{output: [B, *shape]}`."""
+        if torch.compiler.is_compiling():  # it would compile anew whenever a hook is registered
+            features = self.nets["mlp"](self.nets["encoder"](**groups))
+            outputs: dict[str, Tensor] = self.nets["decoder"](features)
+            return outputs
         return self.layer_chain()(groups)
 
     def layer_chain(self) -> LayerChain:

@@ -20,6 +20,11 @@ from raymimic.algo import algo_factory
 from raymimic.config import config_factory
 from raymimic.models import layer_chain
 from raymimic.models.base_nets import MLP, Linear, is_altered
+from raymimic.models.obs_coders import (
+    ObservationDecoder,
+    ObservationEncoder,
+    ObservationGroupEncoder,
+)
 from raymimic.models.obs_nets import MIMO_MLP
 from raymimic.observations.shapes import ObsShapes
 
@@ -103,6 +108,13 @@ def test_layers_that_change_after_the_first_pass_count(change):
     assert same == (change.__name__ == "frozen_first_layer")
 
 
+class Doubled(Linear):
+    """A layer of a user's own class."""
+
+    def forward(self, x: Tensor, relu: bool = False) -> Tensor:
+        return super().forward(x, relu) * 2.0
+
+
 class Twice(nn.Module):
     """A part of a user's own."""
 
@@ -176,6 +188,21 @@ def order_of_keys(net: MIMO_MLP) -> None:
     shapes["b"] = shapes.pop("b")
 
 
+def other_keys(net: MIMO_MLP) -> None:
+    net.nets["encoder"].nets["obs"].obs_shapes = ObsShapes({"a": (2, 2), "b": (3,)})
+
+
+def order_of_groups(net: MIMO_MLP) -> None:
+    groups = net.nets["encoder"].nets
+    obs = groups["obs"]
+    del groups["obs"]
+    groups["obs"] = obs
+
+
+def another_class(net: MIMO_MLP) -> None:
+    net.nets["mlp"]._model[0].__class__ = Doubled
+
+
 def fewer_keys(net: MIMO_MLP) -> None:
     del net.nets["encoder"].nets["obs"].obs_shapes["a"]
     net.nets["mlp"]._model[0] = Linear(5, 8)
@@ -190,7 +217,7 @@ NET_CHANGES = {
         for change in (
             *(all_networks, all_layers, groups_encoders, one_groups_encoder, one_keys_encoder),
             *(an_outputs_layer, hooked_encoder_of_a_group, hooked_output, forward_of_its_own),
-            *(order_of_keys, fewer_keys),
+            *(order_of_keys, other_keys, fewer_keys, order_of_groups, another_class),
         )
     },
 }
@@ -204,6 +231,62 @@ def test_parts_that_change_after_the_first_pass_count(change):
     net.double()
     after = assert_same(net)
     assert not torch.allclose(before["y"], after["y"]) or change is an_outputs_layer
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *(Linear, MLP, ObservationEncoder, ObservationGroupEncoder, ObservationDecoder),
+        *(nn.Sequential, nn.ReLU),
+    ],
+)
+@pytest.mark.parametrize("used", [False, True])
+def test_a_class_with_another_forward_is_called(monkeypatch, cls, used):
+    forward, calls = cls.forward, []
+
+    def patched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        calls.append(module)
+        return forward(module, *args, **kwargs)
+
+    net = make_net()
+    if used:
+        net(**make_inputs())
+    monkeypatch.setattr(cls, "forward", patched)
+    net(**make_inputs())
+    assert set(calls) == {module for module in net.modules() if type(module) is cls}
+    monkeypatch.undo()
+    calls.clear()
+    assert_same(net)
+    assert not calls
+
+
+def test_a_layer_in_a_row_that_was_empty_counts():
+    net = make_net()
+    net.nets["mlp"]._model = nn.Sequential()
+    net.nets["mlp"]._model.append(nn.Identity())
+    net.nets["decoder"].nets["y"] = Linear(9, 4).double()
+    net.nets["decoder"].nets["z"] = Linear(9, 6).double()
+    del net.nets["mlp"]._model[0]
+    before = assert_same(net)
+    net.nets["mlp"]._model.append(nn.Tanh())
+    assert not torch.equal(assert_same(net)["y"], before["y"])
+
+
+def test_a_compiled_network_is_not_compiled_anew_for_a_hook_elsewhere():
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    net = make_net()
+    expected = net(**make_inputs())
+    compiled = torch.compile(net, backend=backend, fullgraph=True)
+    for _ in range(3):
+        torch.zeros(1, requires_grad=True).register_hook(lambda grad: grad)
+        for key, y in compiled(**make_inputs()).items():
+            torch.testing.assert_close(y, expected[key], rtol=0, atol=1e-12)
+    assert len(graphs) == 1
 
 
 def test_a_hook_that_is_gone_no_longer_counts():
